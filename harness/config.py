@@ -1,0 +1,206 @@
+"""The configuration of a run: dataclass schemas of the Hydra groups.
+
+Each group's options are YAML files in `harness/conf/<group>`; the groups `method` and `backbone` come from their
+registries. A field whose value equals its default is left out of a run's identity, so adding one renames nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+# Enum members are lower case because OmegaConf takes a member's name from the command line.
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class RoiAlign(Enum):
+    """exact: torchvision's operation. grid: one bilinear sample a bin, by grid_sample; faster on the CPU, not equal."""
+
+    exact = "exact"
+    grid = "grid"
+
+
+class Blending(Enum):
+    basic = "basic"
+    alpha = "alpha"
+    gaussian = "gaussian"
+
+
+@dataclass
+class PasteConfig:
+    """Compositing (design 5.1). Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
+
+    blending: Blending = Blending.basic
+    rotation: float = 0.0
+    jitter: float = 0.0
+
+
+@dataclass
+class DataConfig:
+    """A dataset in the LVIS v1 layout. Paths are relative to `root`; annotation `coco_url`s name the image files."""
+
+    name: str = MISSING
+    root: str = MISSING
+    train_annotations: str = "lvis/lvis_v1_train.json"
+    val_annotations: str = "lvis/lvis_v1_val.json"
+    images: str = "coco"
+    pool: str | None = None  # a path, or the name of a pool below root/pools
+    area_statistics: str | None = None  # JSON of mean and standard deviation; computed from the annotations without
+    num_classes: int | None = None  # 1453 with DiverGen's extra categories; the dataset's own number without
+    # Training view: scale jitter, then a crop to size² (padded where the image is smaller), then a flip.
+    size: int = 640
+    scale_min: float = 0.1
+    scale_max: float = 2.0
+    flip: bool = True
+    # Test view: short side and longest side.
+    test_short: int = 800
+    test_long: int = 1333
+    repeat_threshold: float = 0.001  # repeat factor sampling; 0 switches it off
+    paste: PasteConfig = field(default_factory=PasteConfig)
+    workers: int = 2  # per rank; no part of a run's identity
+    cache: str | None = None  # folder of memory-mapped annotations; beside the annotations without
+
+
+@dataclass
+class DetectorConfig:
+    """CenterNet2 (2103.07461) with the figures of BSGAL's configuration; see design 5.4."""
+
+    strides: list[int] = field(default_factory=lambda: [8, 16, 32])  # backbone levels that enter the FPN
+    extra_levels: int = 2  # by stride-2 convolutions on the last FPN level
+    channels: int = 256
+    # CenterNet proposal network
+    head_convs: int = 4
+    head_groups: int = 32  # GroupNorm
+    size_ranges: list[list[float]] = field(
+        default_factory=lambda: [[0, 80], [64, 160], [128, 320], [256, 640], [512, 1.0e7]]
+    )
+    heatmap_overlap: float = 0.8
+    heatmap_min_radius: float = 4.0
+    pre_nms_train: int = 4000
+    post_nms_train: int = 2000
+    pre_nms_test: int = 1000
+    post_nms_test: int = 256
+    proposal_nms: float = 0.9
+    proposal_threshold: float = 1.0e-4
+    # Cascade
+    stage_ious: list[float] = field(default_factory=lambda: [0.6, 0.7, 0.8])
+    proposals_per_image: int = 512
+    positive_fraction: float = 0.25
+    roi_align: RoiAlign = RoiAlign.exact
+    box_resolution: int = 7
+    fc_layers: int = 2
+    fc_width: int = 1024
+    federated: bool = True
+    federated_classes: int = 50
+    federated_power: float = 0.5
+    # Mask head
+    mask_convs: int = 4
+    mask_channels: int = 256
+    mask_resolution: int = 14  # of the RoI; predictions are twice that
+    # Test
+    score_threshold: float = 0.02
+    nms: float = 0.5
+    detections: int = 300
+
+
+@dataclass
+class EngineConfig:
+    name: str = "native"
+    config: str | None = None  # a detectron2 or mmdet configuration, by name or path
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ScheduleConfig:
+    """Training. Iterations count optimiser steps; the number of ranks is global_batch / batch_per_rank."""
+
+    iterations: int = MISSING
+    global_batch: int = MISSING
+    batch_per_rank: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = 1.0e-4
+    warmup_iterations: int = 10000
+    warmup_factor: float = 1.0e-4
+    clip_value: float | None = 1.0
+    ema: float | None = 0.999
+    precision: Precision = Precision.fp32
+    activation_checkpointing: bool = False
+    channels_last: bool = False
+    # The next four are no part of a run's identity.
+    checkpoint_every: int = 5000
+    checkpoint_minutes: float = 30.0
+    keep_checkpoints: int = 2
+    log_every: int = 20
+
+
+@dataclass
+class EvaluationConfig:
+    batch: int = 1
+    save_detections: bool = False
+    limit: int | None = None  # evaluate on the first so many images
+
+
+@dataclass
+class LauncherConfig:
+    """Where runs are executed and with what; no part of a run's identity."""
+
+    name: str = "local"  # local or slurm
+    parallel: int = 1  # runs at a time (local) or array_parallelism (slurm)
+    gpus: int = 0  # per node
+    nodes: int = 1
+    cpus: int = 2  # per task
+    memory_gb: float = 8.0  # per node
+    minutes: int = 60
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    comment: str | None = None
+    signal_seconds: int = 120  # how long before the time limit the run is told to save
+    setup: list[str] = field(default_factory=list)  # shell lines before the run
+    sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
+
+
+@dataclass
+class RunConfig:
+    """One training and evaluation, or one evaluation of given weights."""
+
+    defaults: list[Any] = field(
+        default_factory=lambda: [
+            {"data": "mini"},
+            {"detector": "small"},
+            {"engine": "native"},
+            {"schedule": "mini"},
+            {"evaluation": "lvis"},
+            {"launcher": "local"},
+            {"backbone": "resnet18"},
+            {"method": "baseline"},
+            "_self_",
+        ]
+    )
+    name: str = ""  # the row of a table that the run belongs to; the method's name when empty
+    seed: int = 0
+    threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
+    train: bool = True  # false evaluates `weights` as they are
+    weights: str | None = None  # a checkpoint to start from
+    init_from: str | None = None  # the run_id whose final weights (not EMA) this run goes on from
+    needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
+    method_paths: list[str] = field(default_factory=list)  # files that register further methods
+    runs_dir: str = "runs"
+    data: DataConfig = field(default_factory=DataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    backbone: Any = MISSING
+    method: Any = MISSING

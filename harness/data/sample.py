@@ -1,0 +1,175 @@
+"""What travels from a loader worker to the training step: views of images with their targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Masks:
+    """Instance masks cut to windows, so that an instance costs its box, not the image.
+
+    crops (n, h, w) uint8 0/1, zero beyond each instance's own window; h and w are the largest window of the image.
+    origin (n, 2) int32: x, y of each crop's corner in the image. size: (H, W) of the image.
+    """
+
+    crops: Tensor
+    origin: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> Masks:
+        return cls(torch.zeros(0, 1, 1, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.int32), (height, width))
+
+    @classmethod
+    def from_full(cls, full: Tensor) -> Masks:
+        """From (n, H, W) masks over the whole image."""
+        n, height, width = full.shape
+        if n == 0:
+            return cls.empty(height, width)
+        rows, columns = full.any(2), full.any(1)
+        y0, x0 = rows.int().argmax(1), columns.int().argmax(1)
+        y1 = height - rows.flip(1).int().argmax(1)
+        x1 = width - columns.flip(1).int().argmax(1)
+        hidden = ~rows.any(1)
+        y1[hidden], x1[hidden] = y0[hidden], x0[hidden]
+        crops = torch.zeros(n, max(int((y1 - y0).max()), 1), max(int((x1 - x0).max()), 1), dtype=torch.uint8)
+        for i in range(n):
+            part = full[i, y0[i] : y1[i], x0[i] : x1[i]]
+            crops[i, : part.shape[0], : part.shape[1]] = part
+        return cls(crops, torch.stack([x0, y0], 1).int(), (height, width))
+
+    def full(self) -> Tensor:
+        """(n, H, W) uint8 over the whole image."""
+        height, width = self.size
+        n, h, w = self.crops.shape
+        out = torch.zeros(n, height + h, width + w, dtype=torch.uint8)
+        for i, (x, y) in enumerate(self.origin.tolist()):
+            out[i, y : y + h, x : x + w] = self.crops[i]
+        return out[:, :height, :width]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, keep: Tensor) -> Masks:
+        return Masks(self.crops[keep], self.origin[keep], self.size)
+
+    def to(self, device: torch.device | str) -> Masks:
+        return Masks(self.crops.to(device, non_blocking=True), self.origin.to(device, non_blocking=True), self.size)
+
+
+@dataclass
+class Targets:
+    """Ground truth of one image.
+
+    boxes (n, 4) float32 xyxy pixels; labels (n,) int64 0-based categories; masks; pasted (n,) bool;
+    pool_row (n,) int64, the row of the pool that `Method.prepare` returned, -1 for a real instance.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Masks
+    pasted: Tensor
+    pool_row: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: Tensor) -> Targets:
+        return Targets(
+            self.boxes[keep], self.labels[keep], self.masks[keep], self.pasted[keep], self.pool_row[keep]
+        )
+
+    def to(self, device: torch.device | str) -> Targets:
+        move = {"device": device, "non_blocking": True}
+        return Targets(
+            self.boxes.to(**move),
+            self.labels.to(**move),
+            self.masks.to(device),
+            self.pasted.to(**move),
+            self.pool_row.to(**move),
+        )
+
+
+@dataclass
+class View:
+    """An image (3, H, W) uint8 RGB and its targets."""
+
+    image: Tensor
+    targets: Targets
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+    def to(self, device: torch.device | str) -> View:
+        return View(self.image.to(device, non_blocking=True), self.targets.to(device))
+
+
+@dataclass
+class Sample:
+    """One training position.
+
+    augmented is None where nothing was drawn or nothing of it survived; reference is None where none was asked for
+    or the crop left it without instances. drawn_rows (k,) and drawn_categories (k,) int64 are what the method drew.
+    skipped counts pool images that could not be read, by fault.
+    """
+
+    position: int
+    image_index: int
+    original: View
+    augmented: View | None = None
+    reference: View | None = None
+    drawn_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    drawn_categories: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """The samples of one rank's step."""
+
+    samples: list[Sample]
+
+    @property
+    def original(self) -> list[View]:
+        return [sample.original for sample in self.samples]
+
+    @property
+    def augmented(self) -> list[View]:
+        """The pasted view of each image, the original one where nothing was pasted."""
+        return [sample.augmented or sample.original for sample in self.samples]
+
+    @property
+    def reference(self) -> list[View]:
+        return [sample.reference for sample in self.samples if sample.reference is not None]
+
+    @property
+    def has_pasted(self) -> Tensor:
+        return torch.tensor([sample.augmented is not None for sample in self.samples])
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = []
+        for sample in self.samples:
+            views = {
+                name: view.to(device) if view is not None else None
+                for name, view in (
+                    ("original", sample.original),
+                    ("augmented", sample.augmented),
+                    ("reference", sample.reference),
+                )
+            }
+            moved.append(
+                Sample(
+                    sample.position,
+                    sample.image_index,
+                    drawn_rows=sample.drawn_rows,
+                    drawn_categories=sample.drawn_categories,
+                    skipped=sample.skipped,
+                    **views,  # type: ignore[arg-type]
+                )
+            )
+        return Batch(moved)

@@ -1,0 +1,71 @@
+"""The contract between the harness and an engine: the framework that builds a detector and computes its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data.sample import View
+from methods.contract import LossTable, Need, Proposals, Scope
+
+
+@dataclass
+class Prediction:
+    """Detections of one image, best first.
+
+    boxes (k, 4) float32 xyxy in pixels of the image as it lies on disk; scores (k,) float32; labels (k,) int64
+    0-based; rles: COCO's compressed run-length encodings over the whole image, one a detection.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    rles: list[dict[str, object]]
+
+
+class Engine(Protocol):
+    """A built detector that the training step drives.
+
+    `module` holds every parameter; its `train`/`eval` mode is the engine's to set inside `losses` and `predict`.
+    """
+
+    module: nn.Module
+    capabilities: frozenset[Need]
+
+    def losses(
+        self,
+        views: Sequence[View],
+        proposals: Proposals,
+        rng: torch.Generator,
+        *,
+        backbone_in_eval: bool = False,
+    ) -> LossTable:
+        """Per-image losses of views already on the module's device. No collective is called inside.
+
+        `rng` (on that device) draws proposals and federated classes.
+        """
+
+    def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Detections of images (3, h, w) uint8 RGB, scaled back to `sizes`, their (height, width) on disk."""
+
+    def parameters(self, scope: Scope) -> list[nn.Parameter]:
+        """The trained parameters of a scope, always in the same order."""
+
+    def load(self, weights: Path) -> str:
+        """Loads a checkpoint by name without executing code; returns what matched, was missing and was left over.
+
+        Raises UserError when a required part is missing.
+        """
+
+
+class EngineFactory(Protocol):
+    """How an engine's module is reached: `build` beside its capabilities, by name, through `harness.engine.create`."""
+
+    def __call__(self, config: object, num_classes: int, image_counts: np.ndarray) -> Engine:
+        """`image_counts` (C,) int64: training images per category, for federated draws."""

@@ -1,0 +1,371 @@
+"""The contract between a method and the harness: what a method may override and what it is handed.
+
+A method imports this module, torch and NumPy; it never imports the harness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ViewKind(Enum):
+    """A version of the batch: the real images, the same with instances pasted, or the reference images."""
+
+    ORIGINAL = "original"
+    AUGMENTED = "augmented"
+    REFERENCE = "reference"
+
+
+class Proposals(Enum):
+    """What the box heads are run on. Ground-truth proposals imply no federated mask, as published."""
+
+    SAMPLED = "sampled"
+    GROUND_TRUTH = "ground_truth"
+
+
+class LossKind(Enum):
+    CLASSIFICATION = "classification"
+    BOX = "box"
+    MASK = "mask"
+    PROPOSAL = "proposal"
+
+
+class Scope(Enum):
+    """Which parameters a gradient is taken over."""
+
+    ALL = "all"
+    HEADS = "heads"
+    LAST = "last"
+
+
+class Need(Enum):
+    """What a method asks of an engine; checked before a run starts."""
+
+    PASTED_ATTRIBUTION = "pasted_attribution"
+    GROUND_TRUTH_PROPOSALS = "ground_truth_proposals"
+
+
+class PasteRule(Enum):
+    """AREA: X-Paste's category area statistics, anywhere in the image. AS_IT_LIES: same place and size as at home."""
+
+    AREA = "area"
+    AS_IT_LIES = "as_it_lies"
+
+
+# ---------------------------------------------------------------------------------------------- what a method is handed
+
+
+class Pool(Protocol):
+    """Instances that can be pasted, read-only and shared between workers. A row is an index into it."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def categories(self) -> np.ndarray:
+        """(N,) int64, the 0-based category of every row."""
+
+    @property
+    def present_categories(self) -> np.ndarray:
+        """Sorted (K,) int64: the categories that have at least one row."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `column` takes."""
+
+    def rows_of(self, category: int) -> np.ndarray:
+        """(M,) int64 rows of a category, empty when it has none."""
+
+    def column(self, name: str) -> np.ndarray:
+        """(N,) values of a column such as generator, prompt_id, clip_score (percent), area_fraction (0..1).
+
+        Raises KeyError when the pool's index has no such column.
+        """
+
+    def subset(self, rows: np.ndarray) -> Pool:
+        """The pool of these rows alone, renumbered in the order given."""
+
+
+class DatasetFacts(Protocol):
+    """Statistics of the training set, read-only."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def num_categories(self) -> int: ...
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """(C,) one-letter strings: r (1-10 training images), c (11-100), f (more)."""
+
+    @property
+    def image_count(self) -> np.ndarray:
+        """(C,) int64: training images that hold the category."""
+
+    def images_of(self, category: int) -> np.ndarray:
+        """(M,) int64 indices of the training images that hold a category."""
+
+    def categories_of(self, image: int) -> np.ndarray:
+        """(K,) int64 categories that an image holds, ascending."""
+
+    def instance_pool(self) -> Pool:
+        """The training set's own instances as a pool: columns image (its index) and annotation."""
+
+    def join(self, first: Pool, second: Pool) -> Pool:
+        """One pool of both: the first one's rows, then the second one's. Columns that only one has are dropped."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of a training image before it is decoded."""
+
+    index: int
+    width: int
+    height: int
+    categories: np.ndarray  # (K,) int64, ascending
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What to paste into one image: pool rows, in pasting order, and how each is placed.
+
+    The harness fills in `categories` (k,) and `image` before it hands the draw to `Method.reference`.
+    """
+
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    rules: tuple[PasteRule, ...] | PasteRule = PasteRule.AREA
+    categories: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    image: ImageFacts | None = None
+
+    def rule_of(self, place: int) -> PasteRule:
+        return self.rules if isinstance(self.rules, PasteRule) else self.rules[place]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss as per-image sums.
+
+    sum (n,): the loss summed over the image's terms. count (n,): what the image adds to the normaliser.
+    pasted (n,): the part of `sum` that comes from pasted instances, where the engine attributes it.
+    across_ranks: the normaliser is the mean over ranks (CenterNet's number of positives), reduced after the decision.
+    """
+
+    kind: LossKind
+    sum: Tensor
+    count: Tensor
+    pasted: Tensor | None = None
+    across_ranks: bool = False
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Losses by name. A batch loss is a sum over images divided by the summed counts (at least 1)."""
+
+    losses: Mapping[str, Loss]
+
+    def names(self, *kinds: LossKind) -> tuple[str, ...]:
+        """Names of the losses of these kinds; all without one."""
+        return tuple(name for name, loss in self.losses.items() if not kinds or loss.kind in kinds)
+
+    def batch(self, name: str, normaliser: Tensor | None = None) -> Tensor:
+        """One loss of the batch, a scalar; `normaliser` replaces the local count where ranks share one."""
+        loss = self.losses[name]
+        return loss.sum.sum() / (loss.count.sum() if normaliser is None else normaliser).clamp(min=1)
+
+    def total(self, *kinds: LossKind) -> Tensor:
+        """Sum of the batch losses of these kinds (all without one), a scalar."""
+        return torch.stack([self.batch(name) for name in self.names(*kinds)]).sum()
+
+    def pasted_total(self, *kinds: LossKind) -> Tensor:
+        """The part of `total` that comes from pasted instances, over the same normalisers."""
+        parts = []
+        for name in self.names(*kinds):
+            loss = self.losses[name]
+            if loss.pasted is None:
+                raise ValueError(f"the engine does not say which part of {name} comes from pasted instances")
+            parts.append(loss.pasted.sum() / loss.count.sum().clamp(min=1))
+        return torch.stack(parts).sum()
+
+    def per_image(self, *kinds: LossKind, pasted: bool = False) -> Tensor:
+        """(n,) each image's share of `total` (or of `pasted_total`): its sums over the batch's normalisers."""
+        parts = []
+        for name in self.names(*kinds):
+            loss = self.losses[name]
+            value = loss.pasted if pasted else loss.sum
+            if value is None:
+                raise ValueError(f"the engine does not say which part of {name} comes from pasted instances")
+            parts.append(value / loss.count.sum().clamp(min=1))
+        return torch.stack(parts).sum(0)
+
+    def where(self, keep: Tensor, other: LossTable) -> LossTable:
+        """Per image, this table where `keep` (n,) bool holds and `other` elsewhere."""
+        mixed = {}
+        for name, loss in self.losses.items():
+            rest = other.losses[name]
+            mixed[name] = replace(
+                loss,
+                sum=torch.where(keep, loss.sum, rest.sum),
+                count=torch.where(keep, loss.count, rest.count),
+                pasted=None,
+            )
+        return LossTable(mixed)
+
+
+class Step(Protocol):
+    """One training step as a method sees it. n is the number of training images on this rank."""
+
+    iteration: int  # 0-based
+    progress: float  # share of the schedule that is done, 0..1
+    rng: np.random.Generator  # keyed by (seed, iteration, rank)
+
+    @property
+    def has_pasted(self) -> Tensor:
+        """(n,) bool on the device: images into which something was pasted."""
+
+    @property
+    def num_references(self) -> int:
+        """How many reference images the step has (images that lost all instances to the crop are left out)."""
+
+    def losses(
+        self,
+        view: ViewKind,
+        proposals: Proposals = Proposals.SAMPLED,
+        *,
+        backbone_in_eval: bool = False,
+        grad: bool = True,
+        images: int | None = None,
+    ) -> LossTable:
+        """The view's losses; computed once per (view, proposals, backbone mode) and kept until the step ends.
+
+        `backbone_in_eval` runs the backbone without stochastic depth and with running statistics;
+        `images` takes only the first so many.
+        """
+
+    def gradient(self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None) -> Tensor:
+        """Flat float32 gradient (P,) of a scalar over a scope; the graph is kept for training where it is needed."""
+
+    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+        """Length P of that gradient."""
+
+    def losses_after_step(
+        self,
+        view: ViewKind,
+        lr: float,
+        reference_proposals: Proposals = Proposals.SAMPLED,
+    ) -> LossTable:
+        """The reference batch's losses (no gradient) after one plain SGD step of size `lr` on the view's total loss.
+
+        Weights are restored bit for bit.
+        """
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a tensor that every rank holds; every rank must call it. One rank: unchanged."""
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Adds a figure to the step's metrics; a tensor is read only when metrics are written."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images keep the pasted view, and why.
+
+    keep (n,) bool. contribution: scalar or (n,) float, threshold: scalar, both as they go into the decision log;
+    None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
+    """
+
+    keep: Tensor
+    contribution: Tensor | None = None
+    threshold: Tensor | float | None = None
+    decided: bool = True
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known when training starts, handed to `Method.start`."""
+
+    total_iterations: int
+    device: torch.device
+    images_per_rank: int
+    dataset: DatasetFacts
+    needed: tuple[Mapping[str, Any], ...] = ()  # records of the runs that this one `needs`, as dictionaries
+
+
+# --------------------------------------------------------------------------------------------------------- the method
+
+
+@dataclass
+class Method:
+    """A thing under comparison. Every hook has a default; `baseline` overrides none.
+
+    Dataclass fields are the configuration. Run-time state is made in `start`, never in a field; loader workers
+    hold an instance of their own that `prepare`, `draw` and `reference` are called on.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    source: ClassVar[str] = ""  # paper or repository
+    pastes: ClassVar[bool] = False  # whether a pool is read at all
+
+    def validate(self) -> None:
+        """Raises ValueError with one sentence for a combination of options that makes no sense."""
+
+    def required(self) -> frozenset[Need]:
+        """What the chosen options need of an engine."""
+        return self.needs
+
+    def uses_reference(self) -> bool:
+        """Whether reference images are loaded."""
+        return type(self).reference is not Method.reference
+
+    def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
+        """Offline, once: filter, subset or replace the pool."""
+        return pool
+
+    def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
+        """Per image, in loader workers: what to paste."""
+        return Draw()
+
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+        """Per image, in loader workers: index of the training image that joins the reference batch."""
+        return None
+
+    def start(self, start: Start) -> None:
+        """Makes run-time state, once per process, before the first step or `load_state_dict`."""
+
+    def select(self, step: Step) -> Selection:
+        """Per step, on the device: which images keep the pasted view. The default keeps all."""
+        return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive preemption: tensors, numbers, strings, lists and dictionaries of these."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave, after `start`."""
+
+
+def uniform_over_categories(pool: Pool, rng: np.random.Generator, max_samples: int = 20) -> Draw:
+    """X-Paste's draw: a number uniform in 0..max_samples-1, each a uniform category, then a uniform instance of it.
+
+    Source: X-Paste (2212.03863), `cas_random`.
+    """
+    count = int(rng.integers(0, max_samples)) if max_samples > 0 else 0
+    if count == 0 or len(pool) == 0:
+        return Draw()
+    categories = rng.choice(pool.present_categories, count)
+    return Draw(rows=np.array([rng.choice(pool.rows_of(int(c))) for c in categories], np.int64))
+
+
+def concatenated(draws: Iterable[Draw]) -> Draw:
+    """One draw of several, in order."""
+    parts = [draw for draw in draws if len(draw.rows)]
+    if not parts:
+        return Draw()
+    rules = tuple(part.rule_of(i) for part in parts for i in range(len(part.rows)))
+    return Draw(rows=np.concatenate([part.rows for part in parts]), rules=rules)
