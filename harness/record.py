@@ -1,0 +1,204 @@
+"""What a run leaves behind and what a sweep expects: schemas, atomic writing, reading many.
+
+    runs/<run_id>/config.yaml           the resolved configuration
+                  record.json           `Record`
+                  metrics.jsonl         one line a logged step
+                  decisions.parquet     one row an image and decision
+                  per_category.parquet  AP of every category; matches.parquet: what a bootstrap over images needs
+                  log.txt, checkpoint/, claim/
+    runs/sweeps/<name>/manifest.json    `Manifest`
+
+This module imports neither torch nor pandas, so that `harness status` starts at once; reports stand on it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+class Status(str, Enum):
+    """running: claimed and not ended. waiting: its parent has no complete record. interrupted: stopped to be resumed."""
+
+    running = "running"
+    complete = "complete"
+    failed = "failed"
+    waiting = "waiting"
+    interrupted = "interrupted"
+
+
+class FailureKind(str, Enum):
+    python_error = "python error"
+    out_of_memory = "out of memory"
+    timeout = "time-out"
+    node_failure = "node failure"
+    cancelled = "cancelled"
+    never_started = "never started"
+
+
+@dataclass
+class Record:
+    """One run.
+
+    settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
+    metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
+    statistics: the method's own figures (acceptance_rate in 0..1, agreement with a pool's hidden truth, skipped images).
+    cost: wall_seconds, train_seconds, evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
+    gpus. provenance: commit, dirty_diff, packages, hardware, jobs (SLURM ids), restarts, fingerprints, parents, code.
+    failure: kind and message, for a run that failed or waits.
+    """
+
+    run_id: str
+    name: str
+    status: Status
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, str] | None = None
+    started: float | None = None  # seconds since the epoch
+    ended: float | None = None
+    schema: int = SCHEMA
+
+
+@dataclass
+class ExpectedRun:
+    """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings."""
+
+    run_id: str
+    name: str
+    overrides: list[str]
+    axes: dict[str, str]
+    parents: list[str] = field(default_factory=list)  # run_ids that must be complete before it starts
+    resources: dict[str, Any] = field(default_factory=dict)
+    iterations: int = 0
+
+
+@dataclass
+class Submission:
+    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order."""
+
+    job_name: str
+    folder: str
+    launcher: str
+    run_ids: list[str]
+    job_ids: list[str] = field(default_factory=list)  # empty until the scheduler has answered
+    created: float = 0.0
+
+
+@dataclass
+class Manifest:
+    sweep: str
+    description: str
+    report: str | None
+    runs: list[ExpectedRun]
+    submissions: list[Submission] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+def run_id(prefix: str, identity: Mapping[str, Any]) -> str:
+    """`prefix` and ten hexadecimal digits of the SHA-256 of what the result depends on."""
+    canonical = json.dumps(identity, sort_keys=True, default=str)
+    return f"{prefix}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder, renamed to `path` on success and removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def record_path(runs: Path, run: str) -> Path:
+    return runs / run / "record.json"
+
+
+def write_record(runs: Path, record: Record) -> None:
+    write_json(record_path(runs, record.run_id), asdict(record))
+
+
+def read_record(runs: Path, run: str) -> Record | None:
+    """The record of a run; None where it has left none yet. Raises ValueError that names a file that is not a record."""
+    path = record_path(runs, run)
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _record_of(path, text)
+
+
+def _record_of(path: Path, text: bytes) -> Record:
+    try:
+        content = json.loads(text)
+        if content["schema"] > SCHEMA:
+            raise ValueError(f"{path}: written by a newer version (schema {content['schema']}); upgrade bsgal-bench")
+        known = {f.name for f in fields(Record)}
+        content = {key: value for key, value in content.items() if key in known}
+        return Record(**{**content, "status": Status(content["status"])})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a record ({error}); delete the file and run `harness sweep` again") from error
+
+
+def read_records(runs: Path) -> list[Record]:
+    """Every record below `runs`, by run_id."""
+    if not runs.is_dir():
+        return []
+    names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
+    with ThreadPoolExecutor(8) as pool:
+        records = pool.map(lambda name: read_record(runs, name), names)
+        return [record for record in records if record is not None]
+
+
+def manifest_path(runs: Path, sweep: str) -> Path:
+    return runs / "sweeps" / sweep / "manifest.json"
+
+
+def write_manifest(runs: Path, manifest: Manifest) -> None:
+    write_json(manifest_path(runs, manifest.sweep), asdict(manifest))
+
+
+def read_manifest(runs: Path, sweep: str) -> Manifest | None:
+    path = manifest_path(runs, sweep)
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    return Manifest(
+        **{
+            **content,
+            "runs": [ExpectedRun(**run) for run in content["runs"]],
+            "submissions": [Submission(**submission) for submission in content["submissions"]],
+        }
+    )
+
+
+def sweep_names(runs: Path) -> list[str]:
+    """Sweeps that have a manifest below `runs`."""
+    return sorted(path.parent.name for path in runs.glob("sweeps/*/manifest.json"))
