@@ -119,7 +119,10 @@ class DatasetFacts(Protocol):
         """The training set's own instances as a pool: columns image (its index) and annotation."""
 
     def join(self, first: Pool, second: Pool) -> Pool:
-        """One pool of both: the first one's rows, then the second one's. Columns that only one has are dropped."""
+        """One pool of both: the first one's rows, then the second one's.
+
+        A column that only one has is filled up with -1 (integers), NaN (floats) or "" (text).
+        """
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,10 @@ class Step(Protocol):
         """(n,) bool on the device: images into which something was pasted."""
 
     @property
+    def any_pasted(self) -> bool:
+        """Whether something was pasted into any image; known on the host, so asking costs no wait."""
+
+    @property
     def num_references(self) -> int:
         """How many reference images the step has (images that lost all instances to the crop are left out)."""
 
@@ -248,8 +255,13 @@ class Step(Protocol):
         `images` takes only the first so many.
         """
 
-    def gradient(self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None) -> Tensor:
-        """Flat float32 gradient (P,) of a scalar over a scope; the graph is kept for training where it is needed."""
+    def gradient(
+        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+    ) -> Tensor:
+        """Flat float32 gradient (P,) of a scalar over a scope, written to `out` where given.
+
+        keep_graph=False frees the graph: for losses that are not trained on, the reference batch's.
+        """
 
     def num_parameters(self, scope: Scope = Scope.ALL) -> int:
         """Length P of that gradient."""
@@ -259,10 +271,14 @@ class Step(Protocol):
         view: ViewKind,
         lr: float,
         reference_proposals: Proposals = Proposals.SAMPLED,
+        *,
+        loss: Tensor | None = None,
+        images: int | None = None,
     ) -> LossTable:
         """The reference batch's losses (no gradient) after one plain SGD step of size `lr` on the view's total loss.
 
-        Weights are restored bit for bit.
+        `loss`, a scalar of the view's pass, replaces the total; `images` takes only the first so many references.
+        Every call of a step draws the reference proposals alike. Weights are restored bit for bit.
         """
 
     def average(self, value: Tensor) -> Tensor:
@@ -278,12 +294,15 @@ class Selection:
 
     keep (n,) bool. contribution: scalar or (n,) float, threshold: scalar, both as they go into the decision log;
     None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
+    gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
+    has it already; one rank then saves the backward pass.
     """
 
     keep: Tensor
     contribution: Tensor | None = None
     threshold: Tensor | float | None = None
     decided: bool = True
+    gradient: Tensor | None = None
 
 
 @dataclass(frozen=True)
