@@ -174,19 +174,6 @@ class LauncherConfig:
 class RunConfig:
     """One training and evaluation, or one evaluation of given weights."""
 
-    defaults: list[Any] = field(
-        default_factory=lambda: [
-            {"data": "mini"},
-            {"detector": "small"},
-            {"engine": "native"},
-            {"schedule": "mini"},
-            {"evaluation": "lvis"},
-            {"launcher": "local"},
-            {"backbone": "resnet18"},
-            {"method": "baseline"},
-            "_self_",
-        ]
-    )
     name: str = ""  # the row of a table that the run belongs to; the method's name when empty
     seed: int = 0
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
