@@ -1,0 +1,178 @@
+"""One training step: what a method is handed, and what is made of its decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data.sample import Batch, View
+from harness.distributed import Ranks
+from harness.engine.contract import Engine
+from harness.gradient import FlatGradient
+from harness.seeding import derived_seed, generator
+from methods.contract import LossTable, Proposals, Scope, Selection, ViewKind
+
+
+@dataclass(frozen=True)
+class StepPosition:
+    """Where in which run a step stands; all of its randomness follows from this."""
+
+    seed: int
+    iteration: int
+    total_iterations: int
+
+
+class TrainingStep:
+    """Implements `methods.contract.Step` over an engine.
+
+    Every view's pass is computed once and kept for training. Batch-norm statistics move only for the passes that are
+    trained on: each pass starts from the step's first statistics, and `commit` writes those of the trained views.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batch: Batch,
+        position: StepPosition,
+        ranks: Ranks,
+        gradients: dict[Scope, FlatGradient],
+        loss_scale: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self.engine, self.batch, self.ranks = engine, batch, ranks
+        self.iteration = position.iteration
+        self.progress = position.iteration / max(position.total_iterations, 1)
+        self.seed = position.seed
+        self.rng: np.random.Generator = generator(position.seed, f"method/rank{ranks.rank}", position.iteration)
+        self.device = next(engine.module.parameters()).device
+        self.has_pasted = batch.has_pasted.to(self.device)
+        self._any_pasted = bool(batch.has_pasted.any())
+        self._gradients = gradients
+        self._loss_scale = loss_scale
+        self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
+        self._statistics = [b for b in engine.module.buffers() if b.is_floating_point()] if _has_running(engine) else []
+        self._statistics_after: dict[ViewKind, list[Tensor]] = {}
+        self.logged: dict[str, float | Tensor] = {}
+
+    @property
+    def num_references(self) -> int:
+        return len(self.batch.reference)
+
+    def losses(
+        self,
+        view: ViewKind,
+        proposals: Proposals = Proposals.SAMPLED,
+        *,
+        backbone_in_eval: bool = False,
+        grad: bool = True,
+        images: int | None = None,
+    ) -> LossTable:
+        if view is ViewKind.AUGMENTED and not self._any_pasted:
+            view = ViewKind.ORIGINAL
+        views = self._views(view)[:images]
+        key = (view, proposals, backbone_in_eval, len(views))
+        if key not in self._tables:
+            with torch.set_grad_enabled(grad):
+                table = self._pass(view, views, proposals, backbone_in_eval)
+            if not grad:
+                return table
+            self._tables[key] = table
+        return self._tables[key]
+
+    def _views(self, view: ViewKind) -> list[View]:
+        views: list[View] = getattr(self.batch, view.value)
+        if not views:
+            raise ValueError("the step has no reference image; ask `num_references` first")
+        return views
+
+    def _pass(self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool) -> LossTable:
+        rng = torch.Generator(self.device)
+        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}/rank{self.ranks.rank}", self.iteration))
+        before = [b.clone() for b in self._statistics]
+        table = self.engine.losses(views, proposals, rng, backbone_in_eval=backbone_in_eval)
+        if not backbone_in_eval:
+            self._statistics_after[view] = [b.clone() for b in self._statistics]
+        _overwrite(self._statistics, before)
+        return table
+
+    def gradient(
+        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+    ) -> Tensor:
+        if out is None:
+            out = torch.empty(self.num_parameters(scope), device=self.device)
+        scale = self._loss_scale()
+        FlatGradient(self._gradients[scope].parameters, out).backward(loss * scale, keep_graph=keep_graph)
+        return out.div_(scale) if scale != 1.0 else out
+
+    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+        return self._gradients[scope].length
+
+    def losses_after_step(
+        self,
+        view: ViewKind,
+        lr: float,
+        reference_proposals: Proposals = Proposals.SAMPLED,
+    ) -> LossTable:
+        flat = self._gradients[Scope.ALL]
+        gradient = self.gradient(self.losses(view).total())
+        held = [parameter.detach().clone() for parameter in flat.parameters]
+        moved = FlatGradient(flat.parameters, gradient).views
+        with torch.no_grad():
+            # `.data` leaves autograd's version counters alone: the view's graph is still trained on.
+            torch._foreach_add_([p.data for p in flat.parameters], moved, alpha=-lr)
+            try:
+                return self.losses(ViewKind.REFERENCE, reference_proposals, backbone_in_eval=True, grad=False)
+            finally:
+                _overwrite(flat.parameters, held)
+
+    def average(self, value: Tensor) -> Tensor:
+        return self.ranks.average(value)
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        self.logged[name] = value.detach() if isinstance(value, Tensor) else value
+
+    # ------------------------------------------------------------------------------------ after the decision
+
+    def trained_table(self, selection: Selection) -> LossTable:
+        """The losses that are trained on: each image's kept view."""
+        keep = selection.keep & self.has_pasted if self._any_pasted else self.has_pasted
+        kept, rejected = bool(keep.any()), bool((self.has_pasted & ~keep).any())
+        if kept and rejected:
+            self._commit(ViewKind.AUGMENTED, ViewKind.ORIGINAL)
+            return self.losses(ViewKind.AUGMENTED).where(keep, self.losses(ViewKind.ORIGINAL))
+        view = ViewKind.AUGMENTED if kept else ViewKind.ORIGINAL
+        table = self.losses(view)
+        self._commit(view)
+        return table
+
+    def _commit(self, *views: ViewKind) -> None:
+        for view in views:
+            self.losses(view)
+        if self._statistics:
+            after = [self._statistics_after[view] for view in views]
+            _overwrite(self._statistics, [torch.stack(parts).mean(0) for parts in zip(*after, strict=True)])
+
+    def batch_losses(self, table: LossTable) -> dict[str, Tensor]:
+        """Every loss of the batch, over normalisers that ranks share where they must.
+
+        The one collective of the forward side; every rank calls it once a step, whatever it decided.
+        """
+        shared = [name for name, loss in table.losses.items() if loss.across_ranks]
+        counts: dict[str, Tensor] = {}
+        if shared:
+            mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
+            counts = dict(zip(shared, mean.unbind(), strict=True))
+        return {name: table.batch(name, counts.get(name)) for name in table.losses}
+
+
+def _has_running(engine: Engine) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in engine.module.modules())
+
+
+def _overwrite(tensors: list[Tensor] | list[nn.Parameter], values: list[Tensor]) -> None:
+    """In place and unseen by autograd: batch norm saves its running statistics, and copying bumps their version."""
+    if tensors:
+        torch._foreach_copy_([tensor.data for tensor in tensors], values)
