@@ -1,0 +1,41 @@
+"""A stop that is asked for from outside: handlers set a flag and nothing else, the training loop reads it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+# SIGUSR2 comes ahead of a time limit or a preemption with grace, SIGTERM with every other end, SIGINT from Ctrl-C.
+STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class StopFlag:
+    """Set by SIGUSR2, SIGTERM or the first Ctrl-C; a second Ctrl-C interrupts at once.
+
+    A context manager that puts the earlier handlers back. Outside the main thread it installs nothing, since Python
+    allows handlers there alone.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._earlier: dict[int, object] = {}
+
+    def is_set(self) -> bool:
+        return self.reason is not None
+
+    def __enter__(self) -> StopFlag:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._earlier[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
+        self._earlier.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
