@@ -1,6 +1,6 @@
 """Procedural pictures for the embedded dataset: objects made of shape x texture x hue, and the clutter behind them.
 
-Colours are float32 RGB in 0..1. Everything is a function of the generator that is handed in.
+Colours are RGB in 0..1. Everything is a function of the generator that is handed in.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 # What sets the difficulty of the dataset, in one place.
 CLUTTER_PIECES = (5, 11)  # textured patches behind the objects of an image, fewest and most
@@ -24,7 +25,7 @@ VALUE = (0.6, 0.95)
 SHADING = (0.05, 0.3)  # strength of the light's gradient across a real object
 POOL_SHADING = (0.25, 0.5)  # and across a generated one
 IMAGE_GAIN = (0.75, 1.15)
-IMAGE_NOISE = (2.0, 5.0)  # standard deviation in grey levels
+IMAGE_NOISE = (1.0, 4.5)  # standard deviation in grey levels
 IMAGE_BLUR = (0.0, 0.6)  # sigma in pixels
 POOL_BLUR = (0.7, 1.3)  # sigma in pixels at the pool's resolution
 POOL_HUE_SHIFT = {"soft": 7.0, "toon": -7.0}  # degrees, the same for every instance of a generator
@@ -131,6 +132,10 @@ def _mushroom() -> NDArray[np.float64]:
     return _fit(np.concatenate([cap, stem]))
 
 
+def _blob(waves: tuple[tuple[int, float, float], ...]) -> NDArray[np.float64]:
+    return _polar(lambda t: 1 + np.sum([size * np.cos(count * t + phase) for count, size, phase in waves], 0))
+
+
 SHAPES: dict[str, NDArray[np.float64]] = {
     "disc": _polar(lambda t: np.ones_like(t)),
     "square": _outline((-1, -1), (1, -1), (1, 1), (-1, 1)),
@@ -158,6 +163,14 @@ SHAPES: dict[str, NDArray[np.float64]] = {
     "crown": _outline((-1, 0.7), (-1, -0.6), (-0.5, 0.05), (0, -0.8), (0.5, 0.05), (1, -0.6), (1, 0.7)),
     "tee": _outline((-1, -1), (1, -1), (1, -0.4), (0.3, -0.4), (0.3, 1), (-0.3, 1), (-0.3, -0.4), (-1, -0.4)),
 }
+BLOBS = {
+    "blob0": _blob(((2, 0.35, 0.3), (3, 0.25, 1.0))),
+    "blob1": _blob(((1, 0.3, 0.0), (4, 0.3, 0.5))),
+    "blob2": _blob(((3, 0.4, 2.0), (7, 0.15, 0.0))),
+    "blob3": _blob(((2, 0.5, 1.2), (5, 0.2, 0.7))),
+    "blob4": _blob(((1, 0.45, 1.0), (2, 0.3, 2.2), (6, 0.12, 0.0))),
+    "blob5": _blob(((4, 0.25, 0.0), (3, 0.3, 0.9), (9, 0.1, 0.0))),
+}
 
 
 # --- textures: share of the accent colour at (u, v) in a square of side 2 --------------------------------------------
@@ -171,7 +184,7 @@ Texture = Callable[[Array, Array, float], Array]
 TEXTURES: dict[str, Texture] = {
     "plain": lambda u, v, phase: np.zeros_like(u),
     "striped": lambda u, v, phase: _step(np.sin(4.2 * np.pi / 2 * u + phase)),
-    "dotted": lambda u, v, phase: _step(np.cos(3.4 * np.pi / 2 * u + phase) + np.cos(3.4 * np.pi / 2 * v) - 0.7),
+    "dotted": lambda u, v, phase: _step(np.cos(5 * np.pi / 2 * u + phase) + np.cos(5 * np.pi / 2 * v) - 0.5),
     "checked": lambda u, v, phase: _step(3 * np.sin(3.4 * np.pi / 2 * u + phase) * np.sin(3.4 * np.pi / 2 * v)),
     "ringed": lambda u, v, phase: _step(np.sin(4.6 * np.pi / 2 * 1.3 * np.hypot(u, v) + 0.4 * np.sin(phase))),
     "halved": lambda u, v, phase: _step(3 * (v - 0.2 * np.sin(phase))),
@@ -180,6 +193,11 @@ TEXTURES: dict[str, Texture] = {
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------
+
+
+def fill(shape: str) -> float:
+    """Share of its square that a shape covers."""
+    return float(cv2.contourArea(SHAPES[shape].astype(np.float32))) / 4
 
 
 def draw_pose(rng: np.random.Generator, extent: float, turn: float = 0.45) -> Pose:
@@ -208,7 +226,8 @@ def render_object(look: Look, pose: Pose, light: Light, rng: np.random.Generator
     cos, sin = np.cos(pose.angle), np.sin(pose.angle)
     mirror = np.diag([-1.0 if pose.mirrored else 1.0, 1.0])
     forward = np.array([[cos, -sin], [sin, cos]]) @ np.diag(half) @ mirror
-    points = SHAPES[look.shape] @ forward.T
+    outline = SHAPES[look.shape] if look.shape in SHAPES else BLOBS[look.shape]
+    points = outline @ forward.T
     low = np.floor(points.min(0)).astype(int) - 1
     width, height = (np.ceil(points.max(0)).astype(int) + 1 - low).tolist()
 
@@ -232,13 +251,14 @@ def real_light(rng: np.random.Generator, direction: float) -> Light:
     return Light(shading=float(rng.uniform(*SHADING)), direction=direction, gain=float(rng.uniform(0.85, 1.1)))
 
 
-def pool_light(rng: np.random.Generator, generator: str) -> Light:
+def pool_light(rng: np.random.Generator, generator: str, bright: bool = False, faded: bool = False) -> Light:
     """The light of a generated instance: harder than the real one, from anywhere, with the generator's own cast."""
     return Light(
         shading=float(rng.uniform(*POOL_SHADING)),
         direction=float(rng.uniform(0, 2 * np.pi)),
+        gain=1.2 if bright else 1.0,
         hue_shift=POOL_HUE_SHIFT[generator],
-        saturation_gain=1.2 if generator == "soft" else 0.85,
+        saturation_gain=(1.2 if generator == "soft" else 0.85) * (0.65 if faded else 1.0),
     )
 
 
@@ -259,25 +279,14 @@ def stylise(cutout: Cutout, generator: str, rng: np.random.Generator) -> Cutout:
 
 def random_blob(rng: np.random.Generator, extent: float) -> Cutout:
     """A wobbly outline with any texture and hue: of no category, for clutter and off-distribution pool instances."""
-    name = f"blob{rng.integers(6)}"
-    look = Look(name, str(rng.choice(list(TEXTURES))), float(rng.uniform(0, 360)), str(rng.choice(["light", "dark"])))
+    look = Look(
+        str(rng.choice(list(BLOBS))),
+        str(rng.choice(list(TEXTURES))),
+        float(rng.uniform(0, 360)),
+        str(rng.choice(["light", "dark"])),
+    )
     light = Light(float(rng.uniform(0, 0.5)), float(rng.uniform(0, 6.28)), float(rng.uniform(0.6, 1.1)))
     return render_object(look, draw_pose(rng, extent, np.pi), light, rng)
-
-
-def _blob(waves: tuple[tuple[int, float, float], ...]) -> NDArray[np.float64]:
-    return _polar(lambda t: 1 + sum(size * np.cos(count * t + phase) for count, size, phase in waves))
-
-
-BLOBS = {
-    "blob0": _blob(((2, 0.35, 0.3), (3, 0.25, 1.0))),
-    "blob1": _blob(((1, 0.3, 0.0), (4, 0.3, 0.5))),
-    "blob2": _blob(((3, 0.4, 2.0), (7, 0.15, 0.0))),
-    "blob3": _blob(((2, 0.5, 1.2), (5, 0.2, 0.7))),
-    "blob4": _blob(((1, 0.45, 1.0), (2, 0.3, 2.2), (6, 0.12, 0.0))),
-    "blob5": _blob(((4, 0.25, 0.0), (3, 0.3, 0.9), (9, 0.1, 0.0))),
-}
-SHAPES.update(BLOBS)
 
 
 def smooth_field(rng: np.random.Generator, height: int, width: int, cells: int, low: float, high: float) -> Array:
@@ -303,17 +312,27 @@ def render_background(rng: np.random.Generator, height: int, width: int) -> Arra
     return canvas
 
 
-def composite(canvas: Array, cutout: Cutout, x: int, y: int) -> NDArray[np.bool_]:
-    """Put a cut-out onto the canvas in place, its corner at (x, y). Returns the (H, W) pixels it covers by half."""
-    height, width = canvas.shape[:2]
-    h, w = cutout.alpha.shape
-    top, left, bottom, right = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
-    covered = np.zeros((height, width), bool)
-    if top < bottom and left < right:
-        part = (slice(top - y, bottom - y), slice(left - x, right - x))
-        window = canvas[top:bottom, left:right]
-        window += cutout.alpha[part][..., None] * (cutout.color[part] - window)
-        covered[top:bottom, left:right] = cutout.alpha[part] >= 0.5
+def _overlap(cutout: Cutout, x: int, y: int, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where a cut-out with its corner at (x, y) meets an image of `size` (h, w): slices of both."""
+    (h, w), (height, width) = cutout.alpha.shape, size
+    top, left = min(max(y, 0), height), min(max(x, 0), width)
+    bottom, right = max(min(y + h, height), top), max(min(x + w, width), left)
+    on_image = (slice(top, bottom), slice(left, right))
+    return on_image, (slice(top - y, bottom - y), slice(left - x, right - x))
+
+
+def composite(canvas: Array, cutout: Cutout, x: int, y: int) -> None:
+    """Blend a cut-out into the canvas (h, w, 3), in place, its corner at (x, y)."""
+    on_canvas, part = _overlap(cutout, x, y, (canvas.shape[0], canvas.shape[1]))
+    window = canvas[on_canvas]
+    window += cutout.alpha[part][..., None] * (cutout.color[part] - window)
+
+
+def footprint(cutout: Cutout, x: int, y: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels (h, w) of an image of `size` that a cut-out with its corner at (x, y) covers by at least half."""
+    on_image, part = _overlap(cutout, x, y, size)
+    covered = np.zeros(size, bool)
+    covered[on_image] = cutout.alpha[part] >= 0.5
     return covered
 
 
@@ -322,6 +341,6 @@ def finish_photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uin
     sigma = float(rng.uniform(*IMAGE_BLUR))
     exposed = canvas * float(rng.uniform(*IMAGE_GAIN))
     if sigma > 0.2:
-        exposed = cv2.GaussianBlur(exposed, (0, 0), sigma)
+        exposed = cv2.GaussianBlur(exposed, (0, 0), sigma).astype(np.float32)
     noise = rng.standard_normal(exposed.shape, np.float32) * np.float32(rng.uniform(*IMAGE_NOISE))
     return np.clip(exposed * 255 + noise, 0, 255).round().astype(np.uint8)
