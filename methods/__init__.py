@@ -1,5 +1,5 @@
-"""The registry of methods: built in, from entry points, from files."""
+"""What is compared: the contract, the registry, one file per method."""
 
-from methods.registry import build_config, find, names, register
+from methods.registry import find, load_file, name_of, names, register, source_fingerprint
 
-__all__ = ["build_config", "find", "names", "register"]
+__all__ = ["find", "load_file", "name_of", "names", "register", "source_fingerprint"]

@@ -328,7 +328,7 @@ class Method:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    source: ClassVar[str] = ""  # paper or repository
+    paper: ClassVar[str] = ""  # paper or repository that it comes from
     pastes: ClassVar[bool] = False  # whether a pool is read at all
 
     def validate(self) -> None:

@@ -1,0 +1,361 @@
+"""BSGAL: batched streaming generative active learning.
+
+A pasted batch is accepted by its contribution: how much a training step on it lowers the loss of a reference batch of
+real images, estimated to first order from a cache of reference gradients or measured by a probing step.
+Source: arXiv 2406.02435 (ICML 2024) and its repository, aim-uofa/DiverGen, folder BSGAL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.contract import (
+    DatasetFacts,
+    Draw,
+    LossKind,
+    LossTable,
+    Need,
+    Proposals,
+    Scope,
+    Selection,
+    Start,
+    Step,
+    ViewKind,
+)
+from methods.contribution import GradientCache, RunningWindow
+from methods.registry import register
+from methods.xpaste import PoolPasting
+
+
+class Mode(Enum):
+    """paste_only: the pasted instances' own loss against a threshold (published for ResNet-50).
+
+    paste_or_ori: the augmented view's full loss against the original view's (published for Swin-L).
+    """
+
+    paste_only = "paste_only"
+    paste_or_ori = "paste_or_ori"
+
+
+class Estimator(Enum):
+    """gradient: first order, from the cache. loss_difference: the reference loss after a probing SGD step."""
+
+    gradient = "gradient"
+    loss_difference = "loss_difference"
+
+
+class Threshold(Enum):
+    """fixed: `tau`. percentile: what `accept_rate` of the last contributions exceed. scheduled_percentile: that rate
+    moving linearly to `accept_rate_end` over the schedule."""
+
+    fixed = "fixed"
+    percentile = "percentile"
+    scheduled_percentile = "scheduled_percentile"
+
+
+class CacheRule(Enum):
+    momentum = "momentum"
+    average = "average"
+
+
+class CachePrecision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class ReferenceLoss(Enum):
+    """first_stage: the classification loss of the cascade's first stage alone."""
+
+    classification = "classification"
+    first_stage = "first_stage"
+    box = "box"
+    mask = "mask"
+    all = "all"
+
+
+class ReferencePolicy(Enum):
+    """What a reference image holds: one of the drawn classes, a class of the training set, or whatever it holds."""
+
+    drawn_class = "drawn_class"
+    random_class = "random_class"
+    random_image = "random_image"
+
+
+class ReferenceProposals(Enum):
+    """as_published: ground truth for the gradient, sampled for the loss difference."""
+
+    as_published = "as_published"
+    ground_truth = "ground_truth"
+    sampled = "sampled"
+
+
+class EmptyReference(Enum):
+    """What becomes of a step of which a reference image lost its instances to the crop.
+
+    leave_out: the others serve as always. sampled: as published, the others are run with sampled proposals and the
+    federated loss.
+    """
+
+    leave_out = "leave_out"
+    sampled = "sampled"
+
+
+class GradientScope(Enum):
+    """heads and last skip the backbone's backward pass."""
+
+    all = "all"
+    heads = "heads"
+    last = "last"
+
+
+KINDS = {
+    ReferenceLoss.classification: (LossKind.CLASSIFICATION,),
+    ReferenceLoss.box: (LossKind.BOX,),
+    ReferenceLoss.mask: (LossKind.MASK,),
+    ReferenceLoss.all: (),
+}
+PUBLISHED_TAU = -0.05
+
+
+@register("bsgal")
+@dataclass
+class BSGAL(PoolPasting):
+    """Accepts pasted batches by their contribution to the loss of real reference images (gradient cache).
+
+    tau: threshold of paste_only; without it -0.05 for cosines, as published, and 0 for other figures.
+    reference_images: at most so many of the batch's reference images are used. reference_every: the reference gradient
+    is taken every so many steps. shared_pass: the augmented view's training pass serves the contribution; exact unless
+    the backbone behaves otherwise in training (stochastic depth, batch statistics), for which the published code ran it
+    apart. sync: one decision for all ranks, from averaged gradients. probe_lr: rate of the loss difference's SGD step.
+    """
+
+    paper = "BSGAL, arXiv 2406.02435"
+
+    mode: Mode = Mode.paste_only
+    estimator: Estimator = Estimator.gradient
+    threshold: Threshold = Threshold.fixed
+    tau: float | None = None
+    accept_rate: float = 0.5
+    accept_rate_end: float = 0.5
+    window: int = 1000
+    cache: CacheRule = CacheRule.momentum
+    momentum: float = 0.1
+    cache_precision: CachePrecision = CachePrecision.fp32
+    normalise: bool = True
+    scope: GradientScope = GradientScope.all
+    reference_loss: ReferenceLoss = ReferenceLoss.classification
+    reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
+    reference_proposals: ReferenceProposals = ReferenceProposals.as_published
+    empty_reference: EmptyReference = EmptyReference.leave_out
+    reference_images: int = 4
+    reference_every: int = 1
+    shared_pass: bool = True
+    sync: bool = False
+    probe_lr: float = 1.0e-4
+
+    # ---------------------------------------------------------------------------------------------------- configuration
+
+    def validate(self) -> None:
+        super().validate()
+        for name, low, high in (("accept_rate", 0, 1), ("accept_rate_end", 0, 1), ("momentum", 0, 0.999999)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must lie in {low}..{high}")
+        for name in ("window", "reference_images", "reference_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.probe_lr <= 0:
+            raise ValueError(f"probe_lr is {self.probe_lr}, and must be positive")
+        if self.mode is Mode.paste_or_ori and self.threshold is not Threshold.fixed:
+            raise ValueError("paste_or_ori compares the two views with each other and takes no percentile threshold")
+        if self.mode is Mode.paste_or_ori and self.tau is not None:
+            raise ValueError("paste_or_ori compares the two views with each other and takes no tau")
+        if self.threshold is not Threshold.fixed and self.tau is not None:
+            raise ValueError(f"tau belongs to threshold=fixed, and the threshold is {self.threshold.name}")
+        if self.estimator is Estimator.loss_difference:
+            self._validate_loss_difference()
+
+    def _validate_loss_difference(self) -> None:
+        for name in ("scope", "cache", "cache_precision", "normalise", "reference_every", "sync"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} belongs to estimator=gradient: the loss difference takes no gradient to keep")
+
+    def required(self) -> frozenset[Need]:
+        needs = {Need.PASTED_ATTRIBUTION} if self.mode is Mode.paste_only else set()
+        if self._proposals() is Proposals.GROUND_TRUTH:
+            needs.add(Need.GROUND_TRUTH_PROPOSALS)
+        return frozenset(needs)
+
+    def _proposals(self) -> Proposals:
+        if self.reference_proposals is ReferenceProposals.as_published:
+            return Proposals.GROUND_TRUTH if self.estimator is Estimator.gradient else Proposals.SAMPLED
+        return Proposals[self.reference_proposals.name.upper()]
+
+    # -------------------------------------------------------------------------------------------- per image, in workers
+
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+        if self.reference_policy is ReferencePolicy.drawn_class:
+            # Drawn, even if the instance was discarded later; the image's own classes where nothing was drawn.
+            own = draw.image.categories if draw.image is not None else draw.categories
+            classes = draw.categories if len(draw.categories) else own
+        elif self.reference_policy is ReferencePolicy.random_class:
+            classes = np.flatnonzero(dataset.image_count)
+        else:
+            classes = np.zeros(0, np.int64)
+        if len(classes):
+            images = dataset.images_of(int(rng.choice(classes)))
+            if len(images):  # none for a category that has generated instances alone
+                return int(rng.choice(images))
+        return int(rng.integers(dataset.num_images))
+
+    # ------------------------------------------------------------------------------------------ per step, on the device
+
+    def start(self, start: Start) -> None:
+        self._device = start.device
+        self._gradients: GradientCache | None = None
+        self._buffer: Tensor | None = None
+        self._window = RunningWindow(self.window, start.device)
+
+    def select(self, step: Step) -> Selection:
+        if self.estimator is Estimator.loss_difference:
+            return self._by_loss_difference(step)
+        cache = self._updated_cache(step)
+        if not self._anything_pasted(step) or cache.updates == 0:
+            return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
+        if self.mode is Mode.paste_or_ori:
+            augmented = self._contribution(step, cache, self._view_loss(step, ViewKind.AUGMENTED), "augmented")
+            original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original")
+            return _for_all(step, augmented, original)
+        table = step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
+        pasted = table.pasted_total(LossKind.CLASSIFICATION)
+        return self._against_threshold(step, self._contribution(step, cache, pasted, "pasted"))
+
+    def _view_loss(self, step: Step, view: ViewKind) -> Tensor:
+        return step.losses(view, backbone_in_eval=not self.shared_pass).total()
+
+    def _updated_cache(self, step: Step) -> GradientCache:
+        """The cache, with this step's reference gradient in it where one is due and there are reference images."""
+        cache, buffer = self._buffers(step)
+        if step.iteration % self.reference_every and cache.updates:
+            return cache
+        present = step.num_references > 0
+        if present:
+            step.gradient(self._reference_total(self._reference_losses(step, grad=True)), self._scope, out=buffer)
+        if self.sync:
+            # Every rank takes part in every average; those without reference images weigh nothing.
+            share = step.average(torch.full((), float(present), device=buffer.device))
+            if not present:
+                buffer.zero_()
+            buffer.copy_(step.average(buffer)).div_(share.clamp(min=1e-12))
+            present = bool(share > 0)
+        if present:
+            cache.update(buffer)
+            step.log("contribution/reference_norm", cache.norm())
+        return cache
+
+    def _contribution(self, step: Step, cache: GradientCache, loss: Tensor, name: str) -> Tensor:
+        """⟨G, ∇loss⟩ as a scalar on the device, divided by the two norms where that is asked for."""
+        buffer = self._buffers(step)[1]
+        step.gradient(loss, self._scope, out=buffer)
+        if self.sync:
+            buffer.copy_(step.average(buffer))
+        norm = torch.linalg.vector_norm(buffer)
+        step.log(f"contribution/{name}_norm", norm)
+        product = cache.product(buffer)
+        return product / (cache.norm() * norm + 1e-8) if self.normalise else product
+
+    def _anything_pasted(self, step: Step) -> bool:
+        if not self.sync:
+            return step.any_pasted
+        return bool(step.average(torch.full((), float(step.any_pasted), device=step.has_pasted.device)) > 0)
+
+    def _against_threshold(self, step: Step, contribution: Tensor) -> Selection:
+        if self.threshold is Threshold.fixed:
+            return _for_all(step, contribution, torch.full_like(contribution, self._tau))
+        rate = self.accept_rate
+        if self.threshold is Threshold.scheduled_percentile:
+            rate += (self.accept_rate_end - self.accept_rate) * step.progress
+        threshold = self._window.quantile(1 - rate)
+        self._window.add(contribution)
+        return _for_all(step, contribution, threshold.to(contribution.dtype))
+
+    def _by_loss_difference(self, step: Step) -> Selection:
+        if not step.any_pasted or step.num_references == 0:
+            return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
+        if self.mode is Mode.paste_only:
+            table = step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
+            before = self._reference_total(self._reference_losses(step, grad=False))
+            after = self._after_probe(step, ViewKind.AUGMENTED, table.pasted_total(LossKind.CLASSIFICATION))
+            return self._against_threshold(step, before - after)
+        original = self._after_probe(step, ViewKind.ORIGINAL, self._view_loss(step, ViewKind.ORIGINAL))
+        augmented = self._after_probe(step, ViewKind.AUGMENTED, self._view_loss(step, ViewKind.AUGMENTED))
+        step.log("reference_loss/after_original", original)
+        step.log("reference_loss/after_augmented", augmented)
+        # As published, a tie goes to the original view.
+        keep = (augmented < original).expand(len(step.has_pasted))
+        return Selection(keep=keep, contribution=original - augmented, threshold=torch.zeros_like(original))
+
+    def _after_probe(self, step: Step, view: ViewKind, loss: Tensor) -> Tensor:
+        proposals, images = self._reference_proposals(step), self.reference_images
+        return self._reference_total(step.losses_after_step(view, self.probe_lr, proposals, loss=loss, images=images))
+
+    def _reference_losses(self, step: Step, grad: bool) -> LossTable:
+        proposals, images = self._reference_proposals(step), self.reference_images
+        return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=grad, images=images)
+
+    def _reference_proposals(self, step: Step) -> Proposals:
+        lost = step.num_references < len(step.has_pasted)
+        return Proposals.SAMPLED if lost and self.empty_reference is EmptyReference.sampled else self._proposals()
+
+    def _reference_total(self, table: LossTable) -> Tensor:
+        if self.reference_loss is ReferenceLoss.first_stage:
+            return table.batch(table.names(LossKind.CLASSIFICATION)[0])
+        return table.total(*KINDS[self.reference_loss])
+
+    # ------------------------------------------------------------------------------------------------------------ state
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope[self.scope.name.upper()]
+
+    @property
+    def _tau(self) -> float:
+        if self.tau is not None:
+            return self.tau
+        return PUBLISHED_TAU if self.estimator is Estimator.gradient and self.normalise else 0.0
+
+    def _buffers(self, step: Step) -> tuple[GradientCache, Tensor]:
+        """The cache and the one flat buffer that every gradient of a step is written to, made at the first step."""
+        if self._gradients is None:
+            self._gradients = self._new_cache(step.num_parameters(self._scope))
+        if self._buffer is None:
+            self._buffer = torch.zeros_like(self._gradients.mean, dtype=torch.float32)
+        return self._gradients, self._buffer
+
+    def _new_cache(self, size: int) -> GradientCache:
+        momentum = self.momentum if self.cache is CacheRule.momentum else None
+        dtype = torch.float32 if self.cache_precision is CachePrecision.fp32 else torch.bfloat16
+        return GradientCache(size, momentum, dtype, self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"window": self._window.state_dict()}
+        if self._gradients is not None:
+            state["cache"] = self._gradients.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._window.load_state_dict(state["window"])
+        if "cache" in state:
+            self._gradients = self._new_cache(len(state["cache"]["mean"]))
+            self._gradients.load_state_dict(state["cache"])
+
+
+def _for_all(step: Step, contribution: Tensor, threshold: Tensor) -> Selection:
+    """One decision for every image of the batch: accept at or above the threshold."""
+    keep = (contribution >= threshold).expand(len(step.has_pasted))
+    return Selection(keep=keep, contribution=contribution, threshold=threshold)

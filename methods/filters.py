@@ -1,0 +1,66 @@
+"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from methods.contract import Pool
+
+
+def highest_clip_mask(pool: Pool) -> np.ndarray:
+    """(N,) bool: of rows that cut the same image with different masks, the one with the highest CLIP score.
+
+    Equal scores keep the earlier row. Source: X-Paste (2212.03863), section 3.2.
+    """
+    keep = np.ones(len(pool), bool)
+    if not {"path", "clip_score"} <= set(pool.columns) or len(pool) == 0:
+        return keep
+    _, image = np.unique(np.asarray(pool.column("path")).astype(str), return_inverse=True)
+    score = np.nan_to_num(np.asarray(pool.column("clip_score"), np.float64), nan=-np.inf)
+    # The category is part of the key: one picture may serve two categories.
+    order = np.lexsort((-score, pool.categories, image))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(image[order]) != 0) | (np.diff(pool.categories[order]) != 0)
+    keep[:] = False
+    keep[order[first]] = True
+    return keep
+
+
+def clip_at_least(pool: Pool, threshold: float, below_best: float) -> np.ndarray:
+    """(N,) bool: CLIP score (percent) ≥ min(threshold, the category's best − below_best); unscored rows pass."""
+    if "clip_score" not in pool.columns or len(pool) == 0:
+        return np.ones(len(pool), bool)
+    score = np.asarray(pool.column("clip_score"), np.float64)
+    best = np.full(int(pool.categories.max()) + 1, -np.inf)
+    np.maximum.at(best, pool.categories, np.nan_to_num(score, nan=-np.inf))
+    return np.isnan(score) | (score >= np.minimum(threshold, best - below_best)[pool.categories])
+
+
+def area_within(pool: Pool, low: float, high: float) -> np.ndarray:
+    """(N,) bool: the instance covers between `low` and `high` of its image; unmeasured rows pass."""
+    if "area_fraction" not in pool.columns:
+        return np.ones(len(pool), bool)
+    fraction = np.asarray(pool.column("area_fraction"), np.float64)
+    return np.isnan(fraction) | ((fraction >= low) & (fraction <= high))
+
+
+def top_share(pool: Pool, column: str, share: float) -> np.ndarray:
+    """(N,) bool: the best `share` of each category by a column, at least one row; unscored rows come last.
+
+    Raises KeyError where the pool lacks the column.
+    """
+    score = np.nan_to_num(np.asarray(pool.column(column), np.float64), nan=-np.inf)
+    place = place_in_category(pool.categories, -score)
+    counts = np.bincount(pool.categories, minlength=1)
+    quota = np.maximum(1, np.ceil(share * counts - 1e-9)).astype(np.int64)
+    return place < quota[pool.categories]
+
+
+def place_in_category(categories: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """(N,) int64: each row's place (from 0) within its category by ascending key; ties keep the rows' order."""
+    order = np.lexsort((key, categories))
+    ordered = categories[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, int)
+    place = np.empty(len(categories), np.int64)
+    place[order] = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.append(starts, len(ordered))))
+    return place
