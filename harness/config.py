@@ -134,11 +134,12 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
-    # The next four are no part of a run's identity.
+    # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
     log_every: int = 20
+    tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
 
 @dataclass

@@ -39,7 +39,6 @@ class TrainingStep:
         batch: Batch,
         position: StepPosition,
         ranks: Ranks,
-        gradients: dict[Scope, FlatGradient],
         loss_scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.engine, self.batch, self.ranks = engine, batch, ranks
@@ -49,8 +48,7 @@ class TrainingStep:
         self.rng: np.random.Generator = generator(position.seed, f"method/rank{ranks.rank}", position.iteration)
         self.device = next(engine.module.parameters()).device
         self.has_pasted = batch.has_pasted.to(self.device)
-        self._any_pasted = bool(batch.has_pasted.any())
-        self._gradients = gradients
+        self.any_pasted = bool(batch.has_pasted.any())
         self._loss_scale = loss_scale
         self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
         self._statistics = [b for b in engine.module.buffers() if b.is_floating_point()] if _has_running(engine) else []
@@ -70,17 +68,17 @@ class TrainingStep:
         grad: bool = True,
         images: int | None = None,
     ) -> LossTable:
-        if view is ViewKind.AUGMENTED and not self._any_pasted:
+        if view is ViewKind.AUGMENTED and not self.any_pasted:
             view = ViewKind.ORIGINAL
         views = self._views(view)[:images]
         key = (view, proposals, backbone_in_eval, len(views))
-        if key not in self._tables:
-            with torch.set_grad_enabled(grad):
-                table = self._pass(view, views, proposals, backbone_in_eval)
-            if not grad:
-                return table
+        if key in self._tables:
+            return self._tables[key]
+        with torch.set_grad_enabled(grad):
+            table = self._pass(view, views, proposals, backbone_in_eval)
+        if grad:
             self._tables[key] = table
-        return self._tables[key]
+        return table
 
     def _views(self, view: ViewKind) -> list[View]:
         views: list[View] = getattr(self.batch, view.value)
@@ -104,29 +102,33 @@ class TrainingStep:
         if out is None:
             out = torch.empty(self.num_parameters(scope), device=self.device)
         scale = self._loss_scale()
-        FlatGradient(self._gradients[scope].parameters, out).backward(loss * scale, keep_graph=keep_graph)
+        FlatGradient(self.engine.parameters(scope), out).backward(loss * scale, keep_graph=keep_graph)
         return out.div_(scale) if scale != 1.0 else out
 
     def num_parameters(self, scope: Scope = Scope.ALL) -> int:
-        return self._gradients[scope].length
+        return sum(parameter.numel() for parameter in self.engine.parameters(scope))
 
     def losses_after_step(
         self,
         view: ViewKind,
         lr: float,
         reference_proposals: Proposals = Proposals.SAMPLED,
+        *,
+        loss: Tensor | None = None,
+        images: int | None = None,
     ) -> LossTable:
-        flat = self._gradients[Scope.ALL]
-        gradient = self.gradient(self.losses(view).total())
-        held = [parameter.detach().clone() for parameter in flat.parameters]
-        moved = FlatGradient(flat.parameters, gradient).views
-        with torch.no_grad():
-            # `.data` leaves autograd's version counters alone: the view's graph is still trained on.
-            torch._foreach_add_([p.data for p in flat.parameters], moved, alpha=-lr)
-            try:
-                return self.losses(ViewKind.REFERENCE, reference_proposals, backbone_in_eval=True, grad=False)
-            finally:
-                _overwrite(flat.parameters, held)
+        parameters = self.engine.parameters(Scope.ALL)
+        gradient = self.gradient(self.losses(view).total() if loss is None else loss)
+        held = [parameter.detach().clone() for parameter in parameters]
+        moved = FlatGradient(parameters, gradient).views
+        # `.data` leaves autograd's version counters alone: the view's graph is still trained on.
+        torch._foreach_add_([parameter.data for parameter in parameters], moved, alpha=-lr)
+        try:
+            views = self._views(ViewKind.REFERENCE)[:images]
+            with torch.no_grad():
+                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True)
+        finally:
+            _overwrite(parameters, held)
 
     def average(self, value: Tensor) -> Tensor:
         return self.ranks.average(value)
@@ -138,7 +140,7 @@ class TrainingStep:
 
     def trained_table(self, selection: Selection) -> LossTable:
         """The losses that are trained on: each image's kept view."""
-        keep = selection.keep & self.has_pasted if self._any_pasted else self.has_pasted
+        keep = selection.keep & self.has_pasted if self.any_pasted else self.has_pasted
         kept, rejected = bool(keep.any()), bool((self.has_pasted & ~keep).any())
         if kept and rejected:
             self._commit(ViewKind.AUGMENTED, ViewKind.ORIGINAL)

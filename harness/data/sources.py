@@ -1,0 +1,50 @@
+"""Where a dataset's files lie; the embedded dataset is made here on first use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.config import DataConfig
+from harness.data.embedded import make_mini
+from harness.errors import UserError
+
+
+def root(data: DataConfig) -> Path:
+    """The dataset's folder. Raises UserError when it does not exist."""
+    folder = Path(data.root).expanduser()
+    if data.name == "mini":
+        make_mini(folder)
+    if not folder.is_dir():
+        raise UserError(f"data.root: the folder {folder} does not exist; `harness data check` says what belongs there")
+    return folder
+
+
+def train_annotations(data: DataConfig) -> Path:
+    return _annotations(data, data.train_annotations)
+
+
+def val_annotations(data: DataConfig) -> Path:
+    return _annotations(data, data.val_annotations)
+
+
+def _annotations(data: DataConfig, name: str) -> Path:
+    path = root(data) / name
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; `harness data check data={data.name}` says what to download where")
+    return path
+
+
+def pool(data: DataConfig) -> Path | None:
+    """The pool's file: a path, or the name of a pool below root/pools; None where none is configured."""
+    if data.pool is None:
+        return None
+    given = Path(data.pool).expanduser()
+    named = root(data) / "pools" / f"{data.pool}.json"
+    if given.is_file():
+        return given
+    if named.is_file():
+        return named
+    from harness.compose import nearest
+
+    valid = sorted(path.stem for path in named.parent.glob("*.json"))
+    raise UserError(f"data.pool={data.pool}: neither a file nor a pool in {named.parent}; {nearest(data.pool, valid)}")
