@@ -20,8 +20,8 @@ def fingerprint(path: Path) -> str:
     path = Path(path)
     try:
         stat = path.stat()
-        stamp = [str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns]
-        memo = _memo_folder() / f"{hashlib.sha256(stamp[0].encode()).hexdigest()[:32]}.json"
+        stamp: list[str | int] = [str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns]
+        memo = _memo_folder() / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
         known = _remembered(memo, stamp)
         if known is not None:
             return known

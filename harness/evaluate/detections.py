@@ -1,0 +1,266 @@
+"""Detections in columns: what an evaluation reads, from results files and from predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import UserError
+from harness.evaluate.bootstrap import write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harness.data.lvis import Annotations, Rle
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """N run-length encoded masks: sizes (N, 2) int32 height and width; mask i's compressed counts are
+    counts[offsets[i] : offsets[i + 1]], with offsets (N + 1,) int64."""
+
+    sizes: np.ndarray
+    offsets: np.ndarray
+    counts: bytes
+
+    @classmethod
+    def build(cls, rles: Sequence[Rle]) -> Masks:
+        """From COCO's compressed run-length encodings."""
+        counts = [c.encode() if isinstance(c, str) else c for c in (rle["counts"] for rle in rles)]
+        offsets = np.zeros(len(rles) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, counts), np.int64, len(counts)), out=offsets[1:])
+        sizes = np.array([rle["size"] for rle in rles], np.int32).reshape(-1, 2)
+        return cls(sizes, offsets, b"".join(counts))
+
+    def rles(self, index: np.ndarray) -> list[Rle]:
+        """The masks at `index` as COCO's compressed run-length encodings."""
+        starts, ends = self.offsets[index].tolist(), self.offsets[index + 1].tolist()
+        sizes = self.sizes[index].tolist()
+        return [{"size": size, "counts": self.counts[a:b]} for size, a, b in zip(sizes, starts, ends, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """N detections, in the order in which equal scores are ranked.
+
+    image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
+    width, height in pixels, None where only masks are known; masks None where only boxes are.
+    """
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray | None
+    masks: Masks | None
+
+    def __post_init__(self) -> None:
+        columns = (self.image_ids, self.category_ids, self.scores, self.boxes, self.masks and self.masks.sizes)
+        lengths = [len(column) for column in columns if column is not None]
+        if len(set(lengths)) > 1 or len(lengths) == 3:
+            raise ValueError(f"columns of equal length, boxes or masks among them, are wanted, not {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def build(
+        cls,
+        image_ids: Any,
+        category_ids: Any,
+        scores: Any,
+        boxes: Any | None = None,
+        rles: Sequence[Rle] | None = None,
+    ) -> Detections:
+        """From sequences of equal length, converted to the columns' types."""
+        return cls(
+            np.asarray(image_ids, np.int64).reshape(-1),
+            np.asarray(category_ids, np.int64).reshape(-1),
+            np.asarray(scores, np.float64).reshape(-1),
+            None if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4),
+            None if rles is None else Masks.build(rles),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Detections]) -> Detections:
+        """The parts one after another. Raises ValueError when some have boxes or masks and others lack them."""
+        if not parts:
+            return cls.build([], [], [], [], [])
+        filled = [part for part in parts if len(part)] or list(parts[:1])
+        if len({(part.boxes is None, part.masks is None) for part in filled}) > 1:
+            raise ValueError("detections with and without boxes or masks cannot be concatenated")
+        boxes = [part.boxes for part in filled if part.boxes is not None]
+        masks = [part.masks for part in filled if part.masks is not None]
+        return cls(
+            np.concatenate([part.image_ids for part in filled]),
+            np.concatenate([part.category_ids for part in filled]),
+            np.concatenate([part.scores for part in filled]),
+            np.concatenate(boxes) if boxes else None,
+            _concatenate_masks(masks) if masks else None,
+        )
+
+    @classmethod
+    def read(cls, path: Path, annotations: Annotations | None = None) -> Detections:
+        """Reads COCO/LVIS results JSON, or Parquet as `write_parquet` writes it (by the name's ending).
+
+        `annotations` give the image sizes that polygon masks need. Raises UserError naming the file and the entry.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; detections as results JSON or Parquet are wanted")
+        return _read_parquet(path) if path.suffix == ".parquet" else _read_json(path, annotations)
+
+    @classmethod
+    def from_results(
+        cls, results: Sequence[dict[str, Any]], annotations: Annotations | None = None, source: str = "detections"
+    ) -> Detections:
+        """From entries of the COCO/LVIS results format: image_id, category_id, score, bbox and/or segmentation.
+
+        Raises UserError naming `source`, the entry's position and the field.
+        """
+        if not results:
+            return cls.build([], [], [], [], [])
+        has_boxes, has_masks = (any(key in entry for entry in results) for key in ("bbox", "segmentation"))
+        boxes = rles = None
+        if has_boxes or not has_masks:
+            boxes = _numbers(results, "bbox", source, width=4)
+        if has_masks:
+            segmentations = _column(results, "segmentation", source)
+            rles = [_as_rle(value, i, results, annotations, source) for i, value in enumerate(segmentations)]
+        image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
+        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+            for i in np.flatnonzero(ids != np.floor(ids))[:1]:
+                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
+        return cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
+
+    def write_parquet(self, path: Path) -> None:
+        """Columns image_id, category_id, score, bbox, mask_size, mask_counts, the last three where known."""
+        import pyarrow as pa
+
+        columns: dict[str, pa.Array] = {
+            "image_id": pa.array(self.image_ids),
+            "category_id": pa.array(self.category_ids),
+            "score": pa.array(self.scores),
+        }
+        if self.boxes is not None:
+            columns["bbox"] = pa.FixedSizeListArray.from_arrays(pa.array(self.boxes.ravel()), 4)
+        if self.masks is not None:
+            columns["mask_size"] = pa.FixedSizeListArray.from_arrays(pa.array(self.masks.sizes.ravel()), 2)
+            offsets, counts = pa.py_buffer(self.masks.offsets), pa.py_buffer(self.masks.counts)
+            columns["mask_counts"] = pa.Array.from_buffers(pa.large_binary(), len(self), [None, offsets, counts])
+        write_table(pa.table(columns), path)
+
+
+def _concatenate_masks(parts: Sequence[Masks]) -> Masks:
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Masks(np.concatenate([p.sizes for p in parts]), offsets, b"".join(p.counts for p in parts))
+
+
+def _read_json(path: Path, annotations: Annotations | None) -> Detections:
+    import orjson
+
+    try:
+        results = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno} of {path.stat().st_size} bytes"
+        raise UserError(f"{path}: no valid JSON at {where}: {error.msg}") from error
+    if not isinstance(results, list):
+        raise UserError(
+            f"{path}: a list of results is wanted, {{image_id, category_id, score, bbox, segmentation}} each"
+        )
+    for i, entry in enumerate(results):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: entry {i} is no object")
+    return Detections.from_results(results, annotations, str(path))
+
+
+def _read_parquet(path: Path) -> Detections:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path).combine_chunks()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: no readable Parquet file ({error})") from error
+    for name in ("image_id", "category_id", "score"):
+        if name not in table.column_names:
+            raise UserError(f"{path}: has no column {name!r}")
+    if not {"bbox", "mask_counts"} & set(table.column_names):
+        raise UserError(f"{path}: has neither column 'bbox' nor 'mask_counts'")
+    for name in table.column_names:
+        if table[name].null_count:
+            raise UserError(f"{path}: column {name!r} has empty cells")
+    boxes = _nested(table, "bbox", 4).astype(np.float64) if "bbox" in table.column_names else None
+    masks = _parquet_masks(table) if "mask_counts" in table.column_names else None
+    image_ids, category_ids, scores = (table[name].to_numpy() for name in ("image_id", "category_id", "score"))
+    return Detections(
+        image_ids.astype(np.int64), category_ids.astype(np.int64), scores.astype(np.float64), boxes, masks
+    )
+
+
+def _parquet_masks(table: pa.Table) -> Masks:
+    import pyarrow as pa
+
+    column = table["mask_counts"].cast(pa.large_binary())
+    counts = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_binary())
+    _, offsets, data = counts.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[: len(counts) + 1] if offsets else np.zeros(1, np.int64)
+    return Masks(_nested(table, "mask_size", 2).astype(np.int32), bounds, data.to_pybytes() if data else b"")
+
+
+def _nested(table: pa.Table, name: str, width: int) -> np.ndarray:
+    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(values) != width * len(table):
+        raise UserError(f"column {name!r} of the Parquet file: lists of {width} numbers are wanted")
+    return values.reshape(-1, width)
+
+
+def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list:
+    try:
+        return [entry[key] for entry in results]
+    except KeyError:
+        i = next(i for i, entry in enumerate(results) if key not in entry)
+        raise UserError(f"{source}: entry {i} has no {key!r}") from None
+
+
+def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: int | None = None) -> np.ndarray:
+    values = _column(results, key, source)
+    shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
+    try:
+        numbers = np.array(values, np.float64) if values else np.zeros(shape)
+        if numbers.shape == shape:
+            return numbers
+    except (ValueError, TypeError):
+        pass
+    wanted = "a number" if width is None else f"a list of {width} numbers"
+    for i, value in enumerate(values):
+        try:
+            good = np.array(value, np.float64).shape == shape[1:]
+        except (ValueError, TypeError):
+            good = False
+        if not good:
+            raise UserError(f"{source}: entry {i}: {key!r} is {value!r}, {wanted} is wanted")
+    raise UserError(f"{source}: {key!r} of some entry is not {wanted}")
+
+
+def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: Annotations | None, source: str) -> Rle:
+    """Compressed run lengths from any of COCO's segmentation forms."""
+    if isinstance(value, dict) and "size" in value and isinstance(value.get("counts"), (str, bytes)):
+        return value
+    from pycocotools import mask as mask_utils
+
+    try:
+        if isinstance(value, dict):
+            return mask_utils.frPyObjects(value, *value["size"])
+        if annotations is not None:
+            image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
+            height, width = int(annotations.heights[image]), int(annotations.widths[image])
+            return mask_utils.merge(mask_utils.frPyObjects(value, height, width))
+    except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
+        raise UserError(f"{source}: entry {i}: 'segmentation' cannot be read ({error!r})") from error
+    raise UserError(f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size")

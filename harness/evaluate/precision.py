@@ -1,0 +1,51 @@
+"""Average precision and recall from ranked matches, for all categories at once, with a weight for every image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+_EPSILON = np.spacing(1)
+
+
+def average_precision(
+    hit: np.ndarray, counted: np.ndarray, starts: np.ndarray, instances: np.ndarray, weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """AP over the 101 recalls, and the greatest recall, of C categories at one IoU threshold and area range.
+
+    hit, counted (D,) bool, detections by category and falling score: true positives, and those that are not ignored.
+    starts (C + 1,): category c has rows starts[c]:starts[c + 1]. instances (C,): its ground truth. weight (D,): how
+    many times a detection appears, once without; instances are weighted by the caller. Returns (C,) float64 twice,
+    NaN for categories without ground truth.
+    """
+    times = np.ones(len(hit), np.int64) if weight is None else weight.astype(np.int64)
+    ranked = np.concatenate([[0], np.cumsum(np.where(counted, times, 0))])
+    rows = np.flatnonzero(hit & counted)
+    hits = np.concatenate([[0], np.cumsum(times[rows])])
+    first = np.searchsorted(rows, starts)
+    category = np.repeat(np.arange(len(starts) - 1), np.diff(first))
+    true = hits[1:] - hits[first[category]]
+    precision = true / (ranked[rows + 1] - ranked[starts[category]] + _EPSILON)
+
+    present = np.flatnonzero(instances > 0)
+    ap, recall = np.full((2, len(instances)), np.nan)
+    begin, end = first[present], first[present + 1]
+    recall[present] = (hits[end] - hits[begin]) / instances[present]
+    # Precision only rises at hits, and to the right of the hit that first reaches a recall its envelope needs only
+    # the hits from there on: so blocks of hits between recalls, their maxima, and a running maximum from the right.
+    wanted = hits[begin][:, None] + _hits_for_recalls(instances[present])
+    reaching = np.minimum(np.searchsorted(hits[1:], wanted, side="left"), end[:, None])
+    edges = np.concatenate([reaching, end[:, None]], 1)
+    maxima = np.maximum.reduceat(np.append(precision, 0.0), edges.ravel()).reshape(edges.shape)[:, :-1]
+    maxima[edges[:, :-1] >= edges[:, 1:]] = 0
+    ap[present] = np.maximum.accumulate(maxima[:, ::-1], axis=1).mean(1)
+    return ap, recall
+
+
+def _hits_for_recalls(instances: np.ndarray) -> np.ndarray:
+    """(n, 101) int64: the fewest hits, one at least, whose share of the instances reaches each recall."""
+    count = instances[:, None]
+    hits = np.maximum(np.ceil(RECALLS * count).astype(np.int64) - 1, 1)
+    for _ in range(2):  # rounding leaves the estimate short by one or two
+        hits += hits / count < RECALLS
+    return hits
