@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from harness.config import DataConfig
@@ -13,10 +14,16 @@ def root(data: DataConfig) -> Path:
     """The dataset's folder. Raises UserError when it does not exist."""
     folder = Path(data.root).expanduser()
     if data.name == "mini":
-        make_mini(folder)
+        _embedded(folder)
     if not folder.is_dir():
         raise UserError(f"data.root: the folder {folder} does not exist; `harness data check` says what belongs there")
     return folder
+
+
+@cache
+def _embedded(folder: Path) -> None:
+    """Once a process: whether it is whole is told by counting thousands of files."""
+    make_mini(folder)
 
 
 def train_annotations(data: DataConfig) -> Path:
@@ -48,3 +55,12 @@ def pool(data: DataConfig) -> Path | None:
 
     valid = sorted(path.stem for path in named.parent.glob("*.json"))
     raise UserError(f"data.pool={data.pool}: neither a file nor a pool in {named.parent}; {nearest(data.pool, valid)}")
+
+
+def pool_truth(data: DataConfig) -> Path | None:
+    """The hidden truth of one of the embedded dataset's pools, for judging decisions afterwards; methods never see it."""
+    file = pool(data)
+    if data.name != "mini" or file is None:
+        return None
+    truth = root(data) / "truth" / f"{file.stem}.parquet"
+    return truth if truth.is_file() else None

@@ -1,0 +1,76 @@
+"""What a run shows while it works: a bar on a terminal, plain lines elsewhere, everything in log.txt."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("harness")
+
+
+@contextmanager
+def run_log(path: Path, is_main: bool) -> Iterator[None]:
+    """Sends the package's log to the run's file and, on rank 0, to stderr."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(path)]
+    if is_main:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        with logging_redirect_tqdm([log]):
+            yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class TrainingProgress:
+    """Called with each line of metrics; a context manager."""
+
+    def __init__(self, total: int, start: int, shown: bool) -> None:
+        self.bar = tqdm(total=total, initial=start, desc="train", unit="step", disable=not (shown and _on_terminal()))
+        self.shown = shown
+        self.said = 0.0
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self.bar.update(line["iteration"] - self.bar.n)
+        figures = {"loss": f"{line['loss']:.3f}"}
+        if line["acceptance"] is not None:
+            figures["accepted"] = f"{line['acceptance']:.0%}"
+        self.bar.set_postfix(figures)
+        last = line["iteration"] == line["total"]
+        if self.shown and self.bar.disable and (last or time.monotonic() - self.said > 10):
+            self.said = time.monotonic()
+            text = ", ".join(f"{name} {value}" for name, value in figures.items())
+            speed = f"{line['steps_per_second']:.2f} steps/s"
+            log.info("step %d of %d, %s, %s", line["iteration"], line["total"], text, speed)
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+@contextmanager
+def counting(total: int, what: str, shown: bool) -> Iterator[tqdm[Any]]:
+    """A bar over `total` items, for a terminal; silent elsewhere."""
+    with tqdm(total=total, desc=what, unit="image", disable=not (shown and _on_terminal())) as bar:
+        yield bar
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()

@@ -1,0 +1,100 @@
+"""A run's decisions on disk, and what a record keeps of them.
+
+decisions.parquet holds one row an image and step in which something was pasted: iteration, rank, image (its place in
+the rank's batch), pool_rows, categories (lists), contribution, threshold (nullable), accepted, decided, and clean_share
+(nullable): how much of what was pasted is clean by the hidden truth, known for the embedded dataset's pools alone and
+looked up after training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.config import DataConfig
+from harness.data import sources
+from harness.record import write_atomically
+from methods.contract import Pool
+
+SCHEMA = pa.schema(
+    [
+        ("iteration", pa.int64()),
+        ("rank", pa.int32()),
+        ("image", pa.int64()),
+        ("pool_rows", pa.list_(pa.int64())),
+        ("categories", pa.list_(pa.int64())),
+        ("contribution", pa.float64()),
+        ("threshold", pa.float64()),
+        ("accepted", pa.bool_()),
+        ("decided", pa.bool_()),
+        ("clean_share", pa.float64()),
+    ]
+)
+
+
+def write_decisions(folder: Path, rows: Sequence[dict[str, Any]], pool: Pool, data: DataConfig) -> None:
+    """Writes decisions.parquet; `rows` are one dictionary an image, in the columns above but clean_share."""
+    clean = _clean_rows(pool, data)
+    shares = [_share(clean, row["pool_rows"]) for row in rows]
+    table = pa.Table.from_pylist([{**row, "clean_share": share} for row, share in zip(rows, shares, strict=True)], SCHEMA)
+    with write_atomically(folder / "decisions.parquet") as temporary:
+        pq.write_table(table, temporary)
+
+
+def decision_statistics(folder: Path) -> dict[str, Any]:
+    """acceptance_rate (0..1) over decided images; where the pool's truth is known, clean_share_accepted,
+    clean_share_rejected, and decisions_auroc: how well the contribution tells images with more clean instances from
+    those with fewer than the median."""
+    path = folder / "decisions.parquet"
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path, columns=["contribution", "accepted", "decided", "clean_share"])
+    decided = table.filter(table["decided"])
+    if len(decided) == 0:
+        return {}
+    accepted = decided["accepted"].to_numpy()
+    statistics: dict[str, Any] = {"acceptance_rate": float(accepted.mean()), "decided_images": len(decided)}
+    share = decided["clean_share"].to_numpy()
+    if np.isnan(share).all():
+        return statistics
+    for name, chosen in (("accepted", accepted), ("rejected", ~accepted)):
+        if chosen.any():
+            statistics[f"clean_share_{name}"] = float(np.nanmean(share[chosen]))
+    contribution = decided["contribution"].to_numpy()
+    auroc = _auroc(contribution, share)
+    return statistics | ({"decisions_auroc": auroc} if auroc is not None else {})
+
+
+def _auroc(contribution: np.ndarray, share: np.ndarray) -> float | None:
+    from scipy.stats import mannwhitneyu
+
+    known = np.isfinite(contribution) & np.isfinite(share)
+    good = share[known] > np.median(share[known]) if known.any() else known
+    positive, negative = contribution[known][good], contribution[known][~good]
+    if len(positive) == 0 or len(negative) == 0:
+        return None
+    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def _clean_rows(pool: Pool, data: DataConfig) -> np.ndarray | None:
+    """(N,) bool by pool row; None where no truth lies beside the pool."""
+    truth = sources.pool_truth(data)
+    if truth is None or "path" not in pool.columns:
+        return None
+    table = pq.read_table(truth, columns=["category", "path", "kind"])
+    clean = {
+        (category, path)
+        for category, path, kind in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+        if kind == "clean"
+    }
+    pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
+    return np.array([pair in clean for pair in pairs], bool)
+
+
+def _share(clean: np.ndarray | None, rows: Sequence[int]) -> float | None:
+    return float(clean[rows].mean()) if clean is not None and len(rows) else None

@@ -1,0 +1,333 @@
+"""One run, end to end: config -> data -> detector -> train -> evaluate -> record.
+
+`python -m harness.run method=bsgal seed=1` is an ordinary Hydra application; `harness run` is the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness import checkpoint
+from harness.compose import Composed, compose, number_of_ranks, register_groups, validated
+from harness.config import RunConfig
+from harness.console import TrainingProgress, counting, run_log
+from harness.data import sources
+from harness.data.lvis import Annotations, load_annotations
+from harness.decision_log import decision_statistics, write_decisions
+from harness.distributed import Ranks, join, leave
+from harness.engine import create
+from harness.engine.contract import Engine
+from harness.errors import UserError
+from harness.evaluate_run import evaluate_detector
+from harness.identity import fingerprints, identify
+from harness.launch.claim import Claim, ClaimLost, take
+from harness.launch.signals import StopFlag
+from harness.provenance import provenance
+from harness.record import FailureKind, Record, Status, read_record, write_atomically, write_record
+from harness.train import Trainer
+from methods.contract import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """status is None where another process holds the run."""
+
+    run_id: str
+    status: Status | None
+    message: str = ""
+
+
+class Waiting(Exception):
+    """A run that this one goes on from, or reads, has not ended well."""
+
+
+def execute(overrides: Sequence[str]) -> Outcome:
+    """Composes and executes one run, or finds that it is complete or held by another process.
+
+    Raises UserError for a configuration or data that the user must mend; what goes wrong later ends in a record too.
+    """
+    return execute_composed(compose(overrides))
+
+
+def execute_composed(composed: Composed) -> Outcome:
+    config = composed.config
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    ranks = join(number_of_ranks(config), config.launcher.gpus > 0)
+    try:
+        run_id = identify(config)
+        runs = Path(config.runs_dir)
+        earlier = read_record(runs, run_id)
+        if earlier is not None and earlier.status is Status.complete:
+            return Outcome(run_id, Status.complete, "complete already")
+        claim = take(runs / run_id) if ranks.is_main else None
+        if not ranks.broadcast(claim is not None):
+            return Outcome(run_id, None, "another process is at it")
+        with ExitStack() as stack:
+            if claim is not None:
+                stack.enter_context(claim)
+            stack.enter_context(run_log(runs / run_id / "log.txt", ranks.is_main))
+            stop = stack.enter_context(StopFlag())
+            return _Run(composed, run_id, ranks, claim, stop).execute()
+    finally:
+        leave()
+
+
+@dataclass
+class _Run:
+    composed: Composed
+    run_id: str
+    ranks: Ranks
+    claim: Claim | None
+    stop: StopFlag
+    started: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.config: RunConfig = self.composed.config
+        self.runs = Path(self.config.runs_dir)
+        self.folder = self.runs / self.run_id
+        if self.config.launcher.gpus > 0:
+            if not torch.cuda.is_available():
+                raise UserError("launcher.gpus asks for a GPU, but torch sees none here; set launcher.gpus=0 for the CPU")
+            self.device = torch.device("cuda", self.ranks.local_rank)
+        else:
+            self.device = torch.device("cpu")
+
+    def execute(self) -> Outcome:
+        """Runs to an end and records it, whatever the end is."""
+        log.info("run %s", self.run_id)
+        try:
+            record = self._train_and_evaluate()
+        except Waiting as waiting:
+            record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
+        except ClaimLost as lost:
+            return Outcome(self.run_id, None, str(lost))
+        except Exception as error:
+            self._record_failure(error)
+            raise _as_user_error(error, self.folder) from error
+        if self.ranks.is_main:
+            self._write(record)
+            if record.status is Status.complete:
+                checkpoint.drop_intermediate(self.folder / "checkpoint")
+        message = record.failure["message"] if record.failure else ""
+        return Outcome(self.run_id, record.status, message)
+
+    def _train_and_evaluate(self) -> Record:
+        self._write_config()
+        parents = self._parents()
+        annotations = load_annotations(sources.train_annotations(self.config.data), self._cache())
+        engine = self._engine(annotations)
+        trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        cost: dict[str, float] = {}
+        statistics: dict[str, Any] = {}
+        if self.config.train:
+            if trained is None:
+                outcome = self._train(engine, annotations, parents)
+                if outcome is None:
+                    return self._ended(Status.interrupted, failure={"kind": "stopped", "message": str(self.stop.reason)})
+                trained = outcome
+            statistics = decision_statistics(self.folder) | {"skipped": trained["skipped"]}
+            cost = {
+                "train_seconds": trained["train_seconds"],
+                "iterations": trained["iteration"],
+                "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
+            }
+            engine.module.load_state_dict(trained.get("model_ema", trained["model"]))
+        begun = time.time()
+        metrics = self._evaluate(engine)
+        cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
+        return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
+
+    # ---------------------------------------------------------------------------------------------------- its parts
+
+    def _parents(self) -> list[Record]:
+        """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
+        wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
+        found = []
+        for name in wanted:
+            record = read_record(self.runs, name)
+            if record is None or record.status is not Status.complete:
+                state = record.status.value if record else "not started"
+                raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")
+            found.append(record)
+        return found
+
+    def _engine(self, annotations: Annotations) -> Engine:
+        classes = self.config.data.num_classes or len(annotations.category_ids)
+        torch.manual_seed(self.config.seed)
+        engine = create(self.config, classes, annotations.image_count)
+        engine.module.to(self.device)
+        missing = self.config.method.required() - engine.capabilities
+        if missing:
+            names = ", ".join(sorted(need.value for need in missing))
+            raise UserError(f"method {self.composed.settings['method']} needs {names}, which this engine lacks")
+        if self.config.init_from:
+            weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
+            if weights is None:
+                raise UserError(f"{self.config.init_from} has left no final weights; delete its record and run it again")
+            engine.module.load_state_dict(weights["model"])
+        elif self.config.weights:
+            log.info("%s", engine.load(Path(self.config.weights)))
+        return engine
+
+    def _train(self, engine: Engine, annotations: Annotations, parents: list[Record]) -> dict[str, Any] | None:
+        from harness.data.facts import TrainingFacts
+        from harness.data.skips import SkipMonitor
+        from harness.data.training import prepare_pool, training_loader
+
+        config, method = self.config, self.config.method
+        facts = TrainingFacts(annotations, sources.root(config.data))
+        pool = prepare_pool(config, method, facts)
+        method.start(
+            Start(
+                total_iterations=config.schedule.iterations,
+                device=self.device,
+                images_per_rank=config.schedule.batch_per_rank,
+                dataset=facts,
+                needed=tuple(asdict(parent) for parent in parents),
+            )
+        )
+        check = self.claim.check if self.claim else lambda: None
+        trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
+        if trainer.resume():
+            log.info("going on from step %d", trainer.iteration)
+        skips = SkipMonitor()
+        loader = training_loader(config, facts, method, pool, trainer.iteration, self.ranks.rank, self.ranks.world)
+        with TrainingProgress(config.schedule.iterations, trainer.iteration, self.ranks.is_main) as progress:
+            finished = trainer.run(skips.watch(loader), progress)
+        if not finished:
+            return None
+        decisions = self.ranks.gather(trainer.decisions)
+        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds, "skipped": skips.counts()}
+        if self.ranks.is_main:
+            check()
+            write_decisions(self.folder, [row for part in decisions for row in part], pool, config.data)
+            checkpoint.save_final(self.folder / "checkpoint", content)
+        self.ranks.barrier()
+        return content
+
+    def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
+        from harness.data.testing import evaluation_images
+
+        annotations = load_annotations(sources.val_annotations(self.config.data), self._cache())
+        images = evaluation_images(self.config, annotations, self.ranks.rank, self.ranks.world)
+        with counting(len(images), "evaluate", self.ranks.is_main) as bar:
+            found = evaluate_detector(self.config, engine, images, annotations, self.ranks, self.folder, bar.update)
+        if found is None:
+            return {}
+        if self.claim:
+            self.claim.check()
+        found.write(self.folder)
+        return {
+            kind: {name: None if value is None else 100 * value for name, value in figures.items()}
+            for kind, figures in found.metrics.items()
+        }
+
+    # ------------------------------------------------------------------------------------------------ what is left
+
+    def _cache(self) -> Path | None:
+        return Path(self.config.data.cache).expanduser() if self.config.data.cache else None
+
+    def _write_config(self) -> None:
+        if self.ranks.is_main:
+            with write_atomically(self.folder / "config.yaml") as temporary:
+                OmegaConf.save(OmegaConf.structured(self.config), temporary)
+
+    def _ended(self, status: Status, **content: Any) -> Record:
+        now = time.time()
+        record = Record(
+            run_id=self.run_id,
+            name=self.config.name or self.composed.settings["method"],
+            status=status,
+            settings=self.composed.settings,
+            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            started=self.started,
+            ended=now,
+            **content,
+        )
+        record.cost["wall_seconds"] = now - self.started
+        record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
+        return record
+
+    def _parent_names(self) -> list[str]:
+        return [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
+
+    def _write(self, record: Record) -> None:
+        if self.claim:
+            self.claim.check()
+        write_record(self.runs, record)
+
+    def _record_failure(self, error: Exception) -> None:
+        """Leaves a record where the disk and the claim still allow it."""
+        log.error("%s", "".join(traceback.format_exception(error)) if not isinstance(error, UserError) else error)
+        if not self.ranks.is_main:
+            return
+        kind = FailureKind.out_of_memory if _is_out_of_memory(error) else FailureKind.python_error
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        message = str(error) if isinstance(error, UserError) else "\n".join(lines[-6:])
+        try:
+            self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
+        except (OSError, ClaimLost) as second:
+            log.error("no record could be written: %s", second)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _as_user_error(error: Exception, folder: Path) -> Exception:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left for {folder}: free some and start again, the run resumes from its checkpoint")
+    return error
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    import resource
+
+    peak = {"peak_host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if device.type == "cuda":
+        peak["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peak
+
+
+# ----------------------------------------------------------------------------------------------- as a Hydra application
+
+
+@hydra.main(config_path="conf", config_name="run", version_base="1.3")
+def _application(tree: DictConfig) -> None:
+    outcome = execute_composed(validated(tree))
+    state = outcome.status.value if outcome.status else "not started"
+    print(f"{outcome.run_id}: {state}{', ' + outcome.message if outcome.message else ''}")
+    if outcome.status is not Status.complete and outcome.status is not None:
+        raise UserError(f"{outcome.run_id} did not complete: {outcome.message}")
+
+
+def main() -> None:
+    """Runs the Hydra application on the command line's arguments; user errors end in one line."""
+    overrides = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+    try:
+        register_groups(overrides)
+        if not {"--multirun", "-m"} & set(sys.argv[1:]):
+            compose(overrides)
+        _application()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
