@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -149,9 +150,22 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             kind = f" for method={_chosen(overrides)}" if key.startswith("method.") else ""
             names = [*known, *groups]
             return f"{text}: no such key '{key}'{kind}; {nearest(key, names)}"
-    full_key = getattr(error, "full_key", None)
-    message = str(error.__cause__ or error).splitlines()[0]
-    return f"{full_key}: {message}" if full_key else message
+    return _first_words(error)
+
+
+def _first_words(error: BaseException) -> str:
+    """The first line of the innermost error that says something, with the key that it is about."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    spoken = [e for e in chain if str(e).strip()]
+    deepest = spoken[-1] if spoken else error
+    full_key = next((key for e in reversed(chain) if (key := getattr(e, "full_key", None))), None)
+    line = (str(deepest).splitlines() or [type(deepest).__name__])[0]
+    choice = re.search(r"Invalid value '(.+)', expected one of \[(.+)\]", line)
+    if choice:
+        line = f"no such value '{choice[1]}'; {nearest(choice[1], choice[2].split(', '))}"
+    return f"{full_key}: {line}" if full_key else line
 
 
 def _chosen(overrides: Sequence[str]) -> str:

@@ -1,0 +1,43 @@
+"""Composing configurations: what a user types wrongly is answered in one line that names the nearest valid word."""
+
+import pytest
+
+from harness.compose import compose
+from harness.errors import UserError
+
+
+def test_overrides_reach_the_typed_configuration() -> None:
+    composed = compose(["method=bsgal", "method.mode=paste_or_ori", "backbone=resnet50", "seed=3", "schedule.lr=0.1"])
+    assert composed.config.seed == 3
+    assert composed.config.schedule.lr == 0.1
+    assert composed.config.method.mode.name == "paste_or_ori"
+    assert composed.settings["method"] == "bsgal"
+    assert composed.settings["backbone"] == "resnet50"
+    assert composed.settings["method.mode"] == "paste_or_ori"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=bsgl"], ["method=bsgl", "'bsgal'"]),
+        (["backbone=resnet5"], ["'resnet50'"]),
+        (["data=lvis"], ["'lvis_v1'"]),
+        (["sead=1"], ["'sead'", "'seed'"]),
+        (["method=bsgal", "method.mod=paste_only"], ["'method.mod'", "method=bsgal", "'method.mode'"]),
+        (["method=bsgal", "method.mode=paste_onli"], ["method.mode", "'paste_only'"]),
+        (["data.paste.blend=alpha"], ["'data.paste.blending'"]),
+        (["seed=abc"], ["seed", "abc", "Integer"]),
+        (["schedule.precision=bf17"], ["schedule.precision", "'bf16'"]),
+        (["foo"], ["'foo'", "key=value"]),
+        (["schedule.batch_per_rank=3"], ["schedule.global_batch=8", "schedule.batch_per_rank=3"]),
+        (["train=false"], ["weights=FILE"]),
+        (["method_paths=[nowhere.py]"], ["nowhere.py", "does not exist"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
