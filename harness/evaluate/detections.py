@@ -58,7 +58,8 @@ class Detections:
     masks: Masks | None
 
     def __post_init__(self) -> None:
-        columns = (self.image_ids, self.category_ids, self.scores, self.boxes, self.masks and self.masks.sizes)
+        mask_sizes = None if self.masks is None else self.masks.sizes
+        columns = (self.image_ids, self.category_ids, self.scores, self.boxes, mask_sizes)
         lengths = [len(column) for column in columns if column is not None]
         if len(set(lengths)) > 1 or len(lengths) == 3:
             raise ValueError(f"columns of equal length, boxes or masks among them, are wanted, not {lengths}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -78,9 +79,9 @@ def match(
     """Matches the detections of `images` (image indices; all without) to their ground truth.
 
     A detection's size is that of its box, in mask evaluation too, as the `lvis` package takes it from results that
-    hold both; where there are no boxes it is that of its mask, and in mask evaluation with `mask_area` too (detectron2's
-    way: it removes the boxes before the mask evaluation). Raises UserError naming the entry of an unknown image or category, of a number that is not finite, of
-    a mask of another size than its image; and when masks are asked for and there are none.
+    hold both; where there are no boxes it is that of its mask. `mask_area` makes it that in mask evaluation always
+    (detectron2's way: it removes the boxes first). Raises UserError naming the entry of an unknown image or category,
+    of a number that is not finite, of a mask of another size than its image; and when masks are wanted and absent.
     """
     if iou_type == "segm" and detections.masks is None:
         raise UserError("the detections have no masks; evaluate boxes only (--iou bbox)")
@@ -186,7 +187,9 @@ def _areas(detections: Detections, rows: np.ndarray, of_mask: bool) -> np.ndarra
         from pycocotools import mask as mask_utils
 
         assert detections.masks is not None
-        return np.asarray(mask_utils.area(detections.masks.rles(rows)), float).reshape(-1)
+        # pycocotools 2.0.11 puts the number of masks into a uint8, which NumPy 2 refuses above 255.
+        batches = [detections.masks.rles(rows[a : a + 255]) for a in range(0, len(rows), 255)]
+        return np.concatenate([np.zeros(0), *map(mask_utils.area, batches)])
     boxes = _boxes(detections, rows)
     return boxes[:, 2] * boxes[:, 3]
 
@@ -240,7 +243,7 @@ def _greedy(
     offers = offers[np.argsort(step, kind="stable")]
     detection, truth, bits, is_ignored = detection[offers], truth[offers], bits[offers], is_ignored[offers]
     ends = np.cumsum(np.bincount(step)).tolist()
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    for start, end in pairwise([0, *ends]):
         d, g = detection[start:end], truth[start:end]
         take = bits[start:end] & ~taken[g] & ~settled[d]
         taken[g] |= take
