@@ -1,0 +1,157 @@
+"""Reading one instance that can be pasted: from a generated image, or cut out of a training image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from harness.data.lvis import Annotations, rasterise_crop
+from harness.errors import UserError
+
+ALPHA_THRESHOLD = 128
+MIN_AREA_SHARE = 0.01  # an instance that covers no more of its own image is rejected
+
+
+class Fault(Enum):
+    """Why a pool image cannot be used."""
+
+    missing = "missing file"
+    undecodable = "not an image"
+    no_alpha = "no alpha channel and no mask"
+    mask_missing = "missing mask file"
+    mask_undecodable = "mask is not an image"
+    mask_size = "mask of another size than its image"
+    empty_mask = "empty mask"
+    too_small = "less than 2 pixels wide or high"
+
+
+class FaultyInstance(Exception):
+    """A pool image that cannot be used; `path` is the file at fault."""
+
+    def __init__(self, fault: Fault, path: str) -> None:
+        super().__init__(f"{fault.value}: {path}")
+        self.fault = fault
+        self.path = path
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A generated image: RGBA, or RGB with its mask in a second file. `isolated`: cut to its instance already."""
+
+    path: str
+    mask_path: str | None = None
+    isolated: bool = False
+
+
+@dataclass(frozen=True)
+class AnnotationSource:
+    """An instance of a training image, both as indices into the annotations."""
+
+    image: int
+    annotation: int
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An instance cut to its extent: (h, w, 4) uint8 BGRA, its corner (x, y) in its own image and that image's size."""
+
+    bgra: np.ndarray
+    corner: tuple[int, int]
+    home: tuple[int, int]  # height, width
+
+
+def read_bgra(source: FileSource) -> np.ndarray:
+    """(H, W, 4) uint8 BGRA of a generated image. Raises FaultyInstance."""
+    image = _decode(source.path, Fault.missing, Fault.undecodable)
+    if source.mask_path is None:
+        if image.ndim != 3 or image.shape[2] != 4:
+            raise FaultyInstance(Fault.no_alpha, source.path)
+        bgra = image
+    else:
+        mask = _decode(source.mask_path, Fault.mask_missing, Fault.mask_undecodable)
+        mask = mask if mask.ndim == 2 else mask[..., -1]
+        if mask.shape != image.shape[:2]:
+            raise FaultyInstance(Fault.mask_size, source.mask_path)
+        bgr = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image[..., :3]
+        bgra = np.dstack([bgr, mask])
+    if min(bgra.shape[:2]) < 2:
+        raise FaultyInstance(Fault.too_small, source.path)
+    return bgra
+
+
+def isolate(bgra: np.ndarray, path: str) -> tuple[Cutout, float]:
+    """The largest connected part with alpha above 128, its holes filled, and the share of the image that it covers.
+
+    Raises FaultyInstance when there is none. Source: X-Paste (2212.03863).
+    """
+    opaque = cv2.compare(cv2.extractChannel(bgra, 3), ALPHA_THRESHOLD, cv2.CMP_GT)
+    outlines = cv2.findContours(opaque, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not outlines:
+        raise FaultyInstance(Fault.empty_mask, path)
+    largest = max(outlines, key=cv2.contourArea)
+    x, y, w, h = cv2.boundingRect(largest)
+    inside = cv2.drawContours(np.zeros((h, w), np.uint8), [largest], 0, 1, cv2.FILLED, offset=(-x, -y))
+    cut = bgra[y : y + h, x : x + w].copy()
+    cut[..., 3] *= inside
+    share = cv2.countNonZero(inside) / (bgra.shape[0] * bgra.shape[1])
+    return Cutout(cut, (x, y), (bgra.shape[0], bgra.shape[1])), share
+
+
+class TrainingImages:
+    """The images that annotations name, decoded with OpenCV, the latest one kept (one draw often takes several)."""
+
+    def __init__(self, annotations: Annotations, root: Path) -> None:
+        self.annotations = annotations
+        self.root = root
+        self._latest: tuple[int, np.ndarray] | None = None
+
+    def path(self, index: int) -> Path:
+        return self.root / str(self.annotations.file_names[index])
+
+    def read(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB. Raises UserError that names a missing, corrupt or exchanged file."""
+        latest = self._latest  # once, since threads share this object
+        if latest is not None and latest[0] == index:
+            return latest[1]
+        path = self.path(index)
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise UserError(_what_is_wrong(path, self.root))
+        expected = int(self.annotations.heights[index]), int(self.annotations.widths[index])
+        if image.shape[:2] != expected:
+            found = "x".join(map(str, image.shape[:2]))
+            raise UserError(f"{path} is {found} pixels, its annotations say {expected[0]}x{expected[1]}; wrong image?")
+        self._latest = index, image
+        return image
+
+    def cutout(self, source: AnnotationSource) -> Cutout | None:
+        """An annotated instance, alpha 255 on its mask; None when its mask has no pixel."""
+        mask, (x, y) = rasterise_crop(self.annotations, source.annotation)
+        if mask.size == 0:
+            return None
+        image = self.read(source.image)
+        h, w = mask.shape
+        bgr = image[y : y + h, x : x + w, ::-1]
+        alpha = mask.astype(np.uint8) * 255
+        return Cutout(np.dstack([bgr, alpha]), (x, y), (image.shape[0], image.shape[1]))
+
+
+def _decode(path: str, missing: Fault, undecodable: Fault) -> np.ndarray:
+    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise FaultyInstance(undecodable if Path(path).is_file() else missing, path)
+    if image.dtype != np.uint8:
+        image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image.astype(np.uint8)
+    return image
+
+
+def _what_is_wrong(path: Path, root: Path) -> str:
+    if not root.is_dir():
+        return f"{root} does not exist, and should hold the images; set data.root and data.images"
+    if not path.is_file():
+        return f"{path} does not exist, and the annotations name it; is the image folder whole?"
+    return f"{path} is damaged: OpenCV cannot decode it; fetch the file again"

@@ -1,0 +1,202 @@
+"""The training data: a sample as a function of its global position, and the loader that makes batches of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from harness.config import DataConfig, RunConfig
+from harness.data import sources
+from harness.data.area_statistics import area_statistics
+from harness.data.augment import Jitter, draw_jitter
+from harness.data.cutout import TrainingImages
+from harness.data.facts import TrainingFacts
+from harness.data.lvis import Annotations
+from harness.data.paste import Paster
+from harness.data.pool import InstancePool, empty_pool
+from harness.data.pool_index import open_pool
+from harness.data.sample import Batch, Sample, View
+from harness.data.sampling import SampleOrder, batch_positions, repeat_factors
+from harness.data.targets import Instance, to_targets, visible_instances
+from harness.data.transport import PackedBatch, pack, unpack
+from harness.errors import UserError
+from harness.seeding import generator
+from methods.contract import Draw, ImageFacts, Method
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Where memory-mapped annotations and pool indices are kept."""
+    return Path(data.cache).expanduser() if data.cache else sources.root(data) / "cache"
+
+
+def prepare_pool(config: RunConfig, method: Method, facts: TrainingFacts) -> InstancePool:
+    """Opens the configured pool and lets the method prepare it; an empty one for a method that does not paste.
+
+    Raises UserError for a pool that is missing, malformed, of other categories, or empty after preparation.
+    """
+    if not method.pastes:
+        return empty_pool()
+    path = sources.pool(config.data)
+    categories = config.data.num_classes or facts.num_categories
+    pool = empty_pool() if path is None else open_pool(path, categories, cache_folder(config.data))
+    try:
+        prepared = method.prepare(pool, facts, generator(config.seed, "prepare"))
+    except ValueError as error:
+        raise UserError(f"{path or 'no pool'}: {error}") from error
+    if not isinstance(prepared, InstancePool):
+        raise TypeError(f"{type(method).__name__}.prepare gives a {type(prepared).__name__}, not a pool made of its own")
+    if len(prepared) == 0:
+        name = type(method).__name__
+        if path is None:
+            raise UserError(f"method {name} pastes instances, and data.pool names no pool")
+        raise UserError(f"{path}: of {len(pool)} instances method {name} leaves none to paste")
+    return prepared
+
+
+class TrainingData(Dataset[Sample]):
+    """Maps a global position to its sample; equal in every process.
+
+    Original and augmented view come of one decode and one jitter. Each purpose draws from a generator of its own, so
+    that pasting never changes the original view.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        seed: int,
+        annotations: Annotations,
+        method: Method,
+        pool: InstancePool,
+        facts: TrainingFacts,
+    ) -> None:
+        self.data = data
+        self.seed = seed
+        self.annotations = annotations
+        self.facts = facts
+        self.method = copy.deepcopy(method)
+        self.pool = pool
+        self.order = SampleOrder(repeat_factors(self.facts, data.repeat_threshold), seed)
+        self.images = TrainingImages(annotations, sources.root(data) / data.images)
+        statistics = Path(data.area_statistics).expanduser() if data.area_statistics else None
+        self.paster = Paster(pool, self.images, area_statistics(annotations, statistics), data)
+
+    def __getitem__(self, position: int) -> Sample:
+        index = self.order.image_at(position)
+        rng = generator(self.seed, "augment", position)
+        jitter = self._jitter(index, rng)
+        image = np.ascontiguousarray(jitter.image(self.images.read(index)))
+        instances = visible_instances(self.annotations, index, jitter)
+        draw = self._draw(index, position)
+        augmented, skipped = None, {}
+        if len(draw.rows):
+            rng = generator(self.seed, "paste", position)
+            pasted, shown, skipped = self.paster.paste(image, instances, draw, rng)
+            if pasted is not image:
+                augmented = _view(pasted, shown)
+        return Sample(
+            position,
+            index,
+            _view(image, instances),
+            augmented,
+            self._reference(draw, position),
+            torch.from_numpy(draw.rows),
+            torch.from_numpy(draw.categories),
+            dict(skipped),
+        )
+
+    @cached_property
+    def _uses_reference(self) -> bool:
+        return self.method.uses_reference()
+
+    def _jitter(self, index: int, rng: np.random.Generator) -> Jitter:
+        source = int(self.annotations.heights[index]), int(self.annotations.widths[index])
+        scale = self.data.scale_min, self.data.scale_max
+        return draw_jitter(source, (self.data.size, self.data.size), scale, self.data.flip, rng)
+
+    def _draw(self, index: int, position: int) -> Draw:
+        height, width = int(self.annotations.heights[index]), int(self.annotations.widths[index])
+        image = ImageFacts(index, width, height, self.facts.categories_of(index))
+        draw = self.method.draw(image, self.pool, generator(self.seed, "draw", position))
+        rows = np.array(draw.rows, np.int64)
+        return replace(draw, rows=rows, categories=self.pool.categories[rows], image=image)
+
+    def _reference(self, draw: Draw, position: int) -> View | None:
+        if not self._uses_reference:
+            return None
+        rng = generator(self.seed, "reference", position)
+        index = self.method.reference(draw, self.facts, rng)
+        if index is None:
+            return None
+        jitter = self._jitter(index, rng)
+        instances = visible_instances(self.annotations, index, jitter)
+        return _view(jitter.image(self.images.read(index)), instances) if instances else None
+
+
+def training_loader(
+    config: RunConfig,
+    annotations: Annotations,
+    method: Method,
+    pool: InstancePool,
+    facts: TrainingFacts,
+    start_iteration: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers.
+
+    Call it before `Method.start`, since workers get a copy of the method as it is now. Raises UserError, while
+    iterating, for a training image that is missing or damaged.
+    """
+    schedule, data = config.schedule, config.data
+    dataset = TrainingData(data, config.seed, annotations, method, pool, facts)
+    positions = batch_positions(start_iteration, schedule.iterations, schedule.batch_per_rank, rank, world)
+    loader = DataLoader(
+        _Guarded(dataset),
+        batch_sampler=positions,
+        num_workers=data.workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+    )
+    return _unpacked(loader)
+
+
+class _Guarded(Dataset["Sample | UserError"]):
+    """Hands a user's error on as a value: the loader would wrap it, when raised, into a traceback."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+
+    def __getitem__(self, position: int) -> Sample | UserError:
+        try:
+            return self.data[position]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Sample | UserError]) -> PackedBatch | UserError:
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else pack(Batch([sample for sample in samples if isinstance(sample, Sample)]))
+
+
+def _unpacked(loader: DataLoader[PackedBatch | UserError]) -> Iterator[Batch]:
+    for packed in loader:
+        if isinstance(packed, UserError):
+            raise packed
+        yield unpack(packed)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def _view(image: np.ndarray, instances: list[Instance]) -> View:
+    planes = np.stack(cv2.split(image))
+    return View(torch.from_numpy(planes), to_targets(instances, (image.shape[0], image.shape[1])))
