@@ -13,8 +13,8 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 class StopFlag:
     """Set by SIGUSR2, SIGTERM or the first Ctrl-C; a second Ctrl-C interrupts at once.
 
-    A context manager that puts the earlier handlers back. Outside the main thread it installs nothing, since Python
-    allows handlers there alone.
+    A context manager that puts the earlier handlers back; one inside another starts as the outer one stands. Outside
+    the main thread it installs nothing, since Python allows handlers there alone.
     """
 
     def __init__(self) -> None:
@@ -25,6 +25,9 @@ class StopFlag:
         return self.reason is not None
 
     def __enter__(self) -> StopFlag:
+        outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if isinstance(outer, StopFlag):
+            self.reason = outer.reason
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 self._earlier[number] = signal.signal(number, self._handle)

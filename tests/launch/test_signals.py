@@ -40,3 +40,10 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+def test_signal_before_the_inner_flag_reaches_it() -> None:
+    with StopFlag():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with StopFlag() as inner:
+            assert inner.reason == "SIGUSR2"
