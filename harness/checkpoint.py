@@ -1,8 +1,8 @@
 """Checkpoints of a run in training: every rank's part in one folder that appears complete or not at all.
 
-    checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
-                         rank0.pt    the method's state and the decisions so far, one file a rank
-    checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
+checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
+                     rank0.pt    the method's state and the decisions so far, one file a rank
+checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -32,7 +32,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
-    """One run: train, evaluate, record. Arguments are Hydra's: `harness run method=bsgal seed=1`, `--help`, `--cfg job`."""
+    """One run: train, evaluate, record. Arguments are Hydra's: `method=bsgal seed=1`, `--help`, `--cfg job`."""
     from harness.run import main as run_main
 
     sys.argv = ["harness run", *context.args]

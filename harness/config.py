@@ -22,7 +22,7 @@ class Precision(Enum):
 
 
 class RoiAlign(Enum):
-    """exact: torchvision's operation. grid: one bilinear sample a bin, by grid_sample; faster on the CPU, not equal."""
+    """exact: torchvision's operation. grid: one bilinear sample a bin; faster on the CPU, not equal."""
 
     exact = "exact"
     grid = "grid"
@@ -95,6 +95,7 @@ class DetectorConfig:
     proposals_per_image: int = 512
     positive_fraction: float = 0.25
     roi_align: RoiAlign = RoiAlign.exact
+    canonical_size: float = 224.0  # side in pixels of the boxes that are pooled from the level of stride 16
     box_resolution: int = 7
     fc_layers: int = 2
     fc_width: int = 1024
@@ -105,6 +106,7 @@ class DetectorConfig:
     mask_convs: int = 4
     mask_channels: int = 256
     mask_resolution: int = 14  # of the RoI; predictions are twice that
+    autocast_heads: bool = False  # published: mixed precision in backbone and FPN alone; losses are float32 either way
     # Test
     score_threshold: float = 0.02
     nms: float = 0.5

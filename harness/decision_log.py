@@ -41,7 +41,9 @@ def write_decisions(folder: Path, rows: Sequence[dict[str, Any]], pool: Pool, da
     """Writes decisions.parquet; `rows` are one dictionary an image, in the columns above but clean_share."""
     clean = _clean_rows(pool, data)
     shares = [_share(clean, row["pool_rows"]) for row in rows]
-    table = pa.Table.from_pylist([{**row, "clean_share": share} for row, share in zip(rows, shares, strict=True)], SCHEMA)
+    table = pa.Table.from_pylist(
+        [{**row, "clean_share": share} for row, share in zip(rows, shares, strict=True)], SCHEMA
+    )
     with write_atomically(folder / "decisions.parquet") as temporary:
         pq.write_table(table, temporary)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import logging
 import sys
@@ -25,7 +26,10 @@ from harness.compose import Composed, compose, number_of_ranks, register_groups,
 from harness.config import RunConfig
 from harness.console import TrainingProgress, counting, run_log
 from harness.data import sources
+from harness.data.facts import TrainingFacts
 from harness.data.lvis import Annotations, load_annotations
+from harness.data.testing import evaluation_images, evaluation_indices
+from harness.data.training import cache_folder, prepare_pool, training_loader
 from harness.decision_log import decision_statistics, write_decisions
 from harness.distributed import Ranks, join, leave
 from harness.engine import create
@@ -103,7 +107,9 @@ class _Run:
         self.folder = self.runs / self.run_id
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
-                raise UserError("launcher.gpus asks for a GPU, but torch sees none here; set launcher.gpus=0 for the CPU")
+                raise UserError(
+                    "launcher.gpus asks for a GPU, but torch sees none here; set launcher.gpus=0 for the CPU"
+                )
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
             self.device = torch.device("cpu")
@@ -130,7 +136,7 @@ class _Run:
     def _train_and_evaluate(self) -> Record:
         self._write_config()
         parents = self._parents()
-        annotations = load_annotations(sources.train_annotations(self.config.data), self._cache())
+        annotations = load_annotations(sources.train_annotations(self.config.data), cache_folder(self.config.data))
         engine = self._engine(annotations)
         trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
         cost: dict[str, float] = {}
@@ -139,9 +145,12 @@ class _Run:
             if trained is None:
                 outcome = self._train(engine, annotations, parents)
                 if outcome is None:
-                    return self._ended(Status.interrupted, failure={"kind": "stopped", "message": str(self.stop.reason)})
+                    return self._ended(
+                        Status.interrupted, failure={"kind": "stopped", "message": str(self.stop.reason)}
+                    )
                 trained = outcome
-            statistics = decision_statistics(self.folder) | {"skipped": trained["skipped"]}
+            statistics = decision_statistics(self.folder)
+            statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
@@ -179,41 +188,41 @@ class _Run:
         if self.config.init_from:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:
-                raise UserError(f"{self.config.init_from} has left no final weights; delete its record and run it again")
+                raise UserError(
+                    f"{self.config.init_from} has left no final weights; delete its record and run it again"
+                )
             engine.module.load_state_dict(weights["model"])
         elif self.config.weights:
             log.info("%s", engine.load(Path(self.config.weights)))
         return engine
 
     def _train(self, engine: Engine, annotations: Annotations, parents: list[Record]) -> dict[str, Any] | None:
-        from harness.data.facts import TrainingFacts
-        from harness.data.skips import SkipMonitor
-        from harness.data.training import prepare_pool, training_loader
-
+        """The final weights and what goes with them; None when training was asked to stop."""
         config, method = self.config, self.config.method
-        facts = TrainingFacts(annotations, sources.root(config.data))
+        facts = TrainingFacts(annotations)
         pool = prepare_pool(config, method, facts)
+        of_workers = copy.deepcopy(method)
         method.start(
             Start(
                 total_iterations=config.schedule.iterations,
                 device=self.device,
                 images_per_rank=config.schedule.batch_per_rank,
                 dataset=facts,
-                needed=tuple(asdict(parent) for parent in parents),
+                needed=tuple(asdict(parent) for parent in parents if parent.run_id in config.needed_runs),
             )
         )
         check = self.claim.check if self.claim else lambda: None
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
         if trainer.resume():
             log.info("going on from step %d", trainer.iteration)
-        skips = SkipMonitor()
-        loader = training_loader(config, facts, method, pool, trainer.iteration, self.ranks.rank, self.ranks.world)
+        place = trainer.iteration, self.ranks.rank, self.ranks.world
+        batches = training_loader(config, annotations, of_workers, pool, facts, *place)
         with TrainingProgress(config.schedule.iterations, trainer.iteration, self.ranks.is_main) as progress:
-            finished = trainer.run(skips.watch(loader), progress)
-        if not finished:
-            return None
+            if not trainer.run(batches, progress):
+                return None
         decisions = self.ranks.gather(trainer.decisions)
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds, "skipped": skips.counts()}
+        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
         if self.ranks.is_main:
             check()
             write_decisions(self.folder, [row for part in decisions for row in part], pool, config.data)
@@ -222,12 +231,13 @@ class _Run:
         return content
 
     def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
-        from harness.data.testing import evaluation_images
-
-        annotations = load_annotations(sources.val_annotations(self.config.data), self._cache())
-        images = evaluation_images(self.config, annotations, self.ranks.rank, self.ranks.world)
-        with counting(len(images), "evaluate", self.ranks.is_main) as bar:
-            found = evaluate_detector(self.config, engine, images, annotations, self.ranks, self.folder, bar.update)
+        annotations = load_annotations(sources.val_annotations(self.config.data), cache_folder(self.config.data))
+        indices = evaluation_indices(self.config, annotations, self.ranks.rank, self.ranks.world)
+        images = evaluation_images(self.config, annotations, indices)
+        with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
+            found = evaluate_detector(
+                self.config.evaluation, engine, images, indices, annotations, self.ranks, self.folder, bar.update
+            )
         if found is None:
             return {}
         if self.claim:
@@ -239,9 +249,6 @@ class _Run:
         }
 
     # ------------------------------------------------------------------------------------------------ what is left
-
-    def _cache(self) -> Path | None:
-        return Path(self.config.data.cache).expanduser() if self.config.data.cache else None
 
     def _write_config(self) -> None:
         if self.ranks.is_main:

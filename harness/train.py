@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from harness import checkpoint
 from harness.config import Precision, RunConfig, ScheduleConfig
 from harness.data.sample import Batch
+from harness.data.skips import SkipMonitor
 from harness.distributed import Ranks
 from harness.engine.contract import Engine
 from harness.gradient import FlatGradient
@@ -53,6 +55,7 @@ class Trainer:
     iteration: int = 0
     decisions: list[Decision] = field(default_factory=list)
     train_seconds: float = 0.0
+    skips: SkipMonitor = field(default_factory=SkipMonitor)
 
     def __post_init__(self) -> None:
         schedule = self.config.schedule
@@ -101,6 +104,7 @@ class Trainer:
         return self.ranks.any(own, self.device)
 
     def _step(self, batch: Batch) -> dict[str, Any]:
+        self.skips.update(batch)
         position = StepPosition(self.config.seed, self.iteration, self.schedule.iterations)
         step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, self.scaler.get_scale)
         selection = self.method.select(step)
@@ -161,7 +165,11 @@ class Trainer:
             "iteration": self.iteration,
             "train_seconds": self.train_seconds,
         }
-        own = {"method": self.method.state_dict(), "decisions": json.dumps(self.decisions)}
+        own = {
+            "method": self.method.state_dict(),
+            "decisions": json.dumps(self.decisions),
+            "skips": asdict(self.skips),
+        }
         path = self.folder / "checkpoint"
         checkpoint.save(path, self.iteration, shared, own, self.ranks, self.schedule.keep_checkpoints)
 
@@ -180,6 +188,7 @@ class Trainer:
         self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
         self.method.load_state_dict(own["method"])
         self.decisions = json.loads(own["decisions"])
+        self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
 

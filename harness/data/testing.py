@@ -20,24 +20,25 @@ AHEAD = 4  # images decoded in advance, per thread
 EvaluationImage = tuple[int, Tensor, tuple[int, int]]
 
 
-def evaluation_images(
-    config: RunConfig, annotations: Annotations, rank: int = 0, world: int = 1
-) -> Iterator[EvaluationImage]:
-    """Yields (LVIS image id, (3, h, w) uint8 RGB at the test size, (height, width) on disk), in the annotations' order.
+def evaluation_indices(config: RunConfig, annotations: Annotations, rank: int = 0, world: int = 1) -> range:
+    """Image indices that a rank evaluates: every `world`-th, of the first `evaluation.limit` where that is set."""
+    total, limit = len(annotations.image_ids), config.evaluation.limit
+    return range(total if limit is None else min(total, limit))[rank::world]
 
-    `evaluation.limit` takes the first so many; a rank gets every `world`-th. Raises UserError for an image that is
-    missing or damaged.
+
+def evaluation_images(config: RunConfig, annotations: Annotations, indices: range) -> Iterator[EvaluationImage]:
+    """Yields (image index, (3, h, w) uint8 RGB at the test size, (height, width) on disk) in the order of `indices`.
+
+    Raises UserError for an image that is missing or damaged.
     """
     images = TrainingImages(annotations, sources.root(config.data) / config.data.images)
-    total = len(annotations.image_ids)
-    indices = range(total if config.evaluation.limit is None else min(total, config.evaluation.limit))[rank::world]
 
     def load(index: int) -> EvaluationImage:
         image = images.read(index)
         height, width = image.shape[:2]
         size = evaluation_size(height, width, config.data.test_short, config.data.test_long)
         planes = torch.from_numpy(resize(image, size)).permute(2, 0, 1).contiguous()
-        return int(annotations.image_ids[index]), planes, (height, width)
+        return index, planes, (height, width)
 
     threads = max(1, config.data.workers)
     with ThreadPoolExecutor(threads) as pool:
