@@ -61,4 +61,6 @@ def _json(path: Path) -> dict[str, list[float]]:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"data.area_statistics: {path} cannot be read ({error.strerror}); null computes them") from error
+        raise UserError(
+            f"data.area_statistics: {path} cannot be read ({error.strerror}); null computes them"
+        ) from error

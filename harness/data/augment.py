@@ -35,7 +35,9 @@ class Jitter:
             view = image[y : y + height, x : x + width]
         elif scale_x > 1 and self.scaled != self.size:
             # The crop alone is computed; pixel centres lie at halves.
-            matrix = np.array([[1 / scale_x, 0, (x + 0.5) / scale_x - 0.5], [0, 1 / scale_y, (y + 0.5) / scale_y - 0.5]])
+            matrix = np.array(
+                [[1 / scale_x, 0, (x + 0.5) / scale_x - 0.5], [0, 1 / scale_y, (y + 0.5) / scale_y - 0.5]]
+            )
             how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             view = cv2.warpAffine(image, matrix, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
         else:

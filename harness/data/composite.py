@@ -86,10 +86,11 @@ def _blend_blurred(image: np.ndarray, bgra: np.ndarray, mask: np.ndarray, corner
     """The blurred mask reaches beyond the window, where the instance's border pixels go on."""
     reach = BLUR // 2
     (height, width), (h, w), (x, y) = image.shape[:2], mask.shape, corner
-    share = cv2.copyMakeBorder(mask, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0).astype(np.float32)
-    share = cv2.blur(share, (BLUR, BLUR), borderType=cv2.BORDER_CONSTANT)
+    margins = (reach, reach, reach, reach)
+    padded = cv2.copyMakeBorder(mask, *margins, cv2.BORDER_CONSTANT, value=0).astype(np.float32)
+    share = cv2.blur(padded, (BLUR, BLUR), borderType=cv2.BORDER_CONSTANT)
     rgb = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB)
-    rgb = cv2.copyMakeBorder(rgb, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+    rgb = cv2.copyMakeBorder(rgb, *margins, cv2.BORDER_REPLICATE)
     x0, y0, x1, y1 = max(x - reach, 0), max(y - reach, 0), min(x + w + reach, width), min(y + h + reach, height)
     part = slice(y0 - y + reach, y1 - y + reach), slice(x0 - x + reach, x1 - x + reach)
     target = image[y0:y1, x0:x1]

@@ -88,7 +88,7 @@ def isolate(bgra: np.ndarray, path: str) -> tuple[Cutout, float]:
 
     Raises FaultyInstance when there is none. Source: X-Paste (2212.03863).
     """
-    opaque = cv2.compare(cv2.extractChannel(bgra, 3), ALPHA_THRESHOLD, cv2.CMP_GT)
+    opaque = cv2.threshold(cv2.extractChannel(bgra, 3), ALPHA_THRESHOLD, 1, cv2.THRESH_BINARY)[1]
     outlines = cv2.findContours(opaque, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not outlines:
         raise FaultyInstance(Fault.empty_mask, path)
@@ -144,9 +144,7 @@ def _decode(path: str, missing: Fault, undecodable: Fault) -> np.ndarray:
     image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise FaultyInstance(undecodable if Path(path).is_file() else missing, path)
-    if image.dtype != np.uint8:
-        image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image.astype(np.uint8)
-    return image
+    return (image // 256 if image.dtype == np.uint16 else image).astype(np.uint8, copy=False)
 
 
 def _what_is_wrong(path: Path, root: Path) -> str:

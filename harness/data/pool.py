@@ -106,7 +106,9 @@ class IndexStore:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             batch = reader.get_batch(0)
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{self.path}: no readable pool index ({error}); delete it, or index the pool again") from None
+            raise UserError(
+                f"{self.path}: no readable pool index ({error}); delete it, or index the pool again"
+            ) from None
         missing = {CATEGORY, PATH} - set(batch.schema.names)
         if missing:
             raise UserError(f"{self.path}: the pool index has no column {', '.join(sorted(missing))}")

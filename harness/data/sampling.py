@@ -29,7 +29,7 @@ def repeat_factors(facts: TrainingFacts, threshold: float) -> np.ndarray:
 
 
 class SampleOrder:
-    """The stream: epoch after epoch, each with every image its factor's number of times, rounded at random, shuffled."""
+    """The stream: epoch after epoch, shuffled, each with every image as often as its factor, rounded at random."""
 
     def __init__(self, factors: np.ndarray, seed: int) -> None:
         if not factors.any():

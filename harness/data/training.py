@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,9 @@ def prepare_pool(config: RunConfig, method: Method, facts: TrainingFacts) -> Ins
     except ValueError as error:
         raise UserError(f"{path or 'no pool'}: {error}") from error
     if not isinstance(prepared, InstancePool):
-        raise TypeError(f"{type(method).__name__}.prepare gives a {type(prepared).__name__}, not a pool made of its own")
+        raise TypeError(
+            f"{type(method).__name__}.prepare gives a {type(prepared).__name__}, not a pool made of its own"
+        )
     if len(prepared) == 0:
         name = type(method).__name__
         if path is None:
@@ -95,7 +98,8 @@ class TrainingData(Dataset[Sample]):
         image = np.ascontiguousarray(jitter.image(self.images.read(index)))
         instances = visible_instances(self.annotations, index, jitter)
         draw = self._draw(index, position)
-        augmented, skipped = None, {}
+        augmented: View | None = None
+        skipped: Mapping[str, int] = {}
         if len(draw.rows):
             rng = generator(self.seed, "paste", position)
             pasted, shown, skipped = self.paster.paste(image, instances, draw, rng)
@@ -158,7 +162,7 @@ def training_loader(
     schedule, data = config.schedule, config.data
     dataset = TrainingData(data, config.seed, annotations, method, pool, facts)
     positions = batch_positions(start_iteration, schedule.iterations, schedule.batch_per_rank, rank, world)
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Guarded(dataset),
         batch_sampler=positions,
         num_workers=data.workers,
@@ -186,7 +190,7 @@ def _collate(samples: list[Sample | UserError]) -> PackedBatch | UserError:
     return errors[0] if errors else pack(Batch([sample for sample in samples if isinstance(sample, Sample)]))
 
 
-def _unpacked(loader: DataLoader[PackedBatch | UserError]) -> Iterator[Batch]:
+def _unpacked(loader: Iterable[PackedBatch | UserError]) -> Iterator[Batch]:
     for packed in loader:
         if isinstance(packed, UserError):
             raise packed

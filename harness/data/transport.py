@@ -34,7 +34,7 @@ def pack(batch: Batch) -> PackedBatch:
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5, buffer_callback=buffers.append)
-    pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}  # type: ignore[attr-defined]
+    pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
     pickler.dump(batch)
     spans, end = [], 0
     for buffer in buffers:
@@ -50,7 +50,7 @@ def pack(batch: Batch) -> PackedBatch:
 
 def unpack(packed: PackedBatch) -> Batch:
     """The batch, its tensors being views of the block."""
-    block = memoryview(packed.block.numpy())
+    block = packed.block.numpy()
     return pickle.loads(packed.structure, buffers=[block[start:end] for start, end in packed.spans])
 
 
