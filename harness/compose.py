@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 import backbones
 import methods
 from harness.config import RunConfig
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -171,14 +170,6 @@ def _first_words(error: BaseException) -> str:
 def _chosen(overrides: Sequence[str]) -> str:
     values = [text.partition("=")[2] for text in overrides if text.startswith("method=")]
     return values[-1] if values else "baseline"
-
-
-def nearest(word: str, valid: Sequence[str]) -> str:
-    """The end of an error message: the nearest valid word, or the valid ones."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return f"valid: {', '.join(sorted(valid)[:20])}"
 
 
 def group_options() -> dict[str, list[str]]:

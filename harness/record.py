@@ -29,7 +29,7 @@ SCHEMA = 1
 
 
 class Status(str, Enum):
-    """running: claimed and not ended. waiting: its parent has no complete record. interrupted: stopped to be resumed."""
+    """running: claimed, not ended. waiting: its parent has no complete record. interrupted: stopped, to be resumed."""
 
     running = "running"
     complete = "complete"
@@ -53,7 +53,7 @@ class Record:
 
     settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
-    statistics: the method's own figures (acceptance_rate in 0..1, agreement with a pool's hidden truth, skipped images).
+    statistics: the method's own figures (acceptance_rate in 0..1, agreement with a pool's hidden truth, skipped).
     cost: wall_seconds, train_seconds, evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
     gpus. provenance: commit, dirty_diff, packages, hardware, jobs (SLURM ids), restarts, fingerprints, parents, code.
     failure: kind and message, for a run that failed or waits.
@@ -146,7 +146,7 @@ def write_record(runs: Path, record: Record) -> None:
 
 
 def read_record(runs: Path, run: str) -> Record | None:
-    """The record of a run; None where it has left none yet. Raises ValueError that names a file that is not a record."""
+    """The record of a run; None where it has left none yet. Raises ValueError naming a file that is no record."""
     path = record_path(runs, run)
     try:
         text = path.read_bytes()

@@ -108,7 +108,7 @@ class _Run:
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError(
-                    "launcher.gpus asks for a GPU, but torch sees none here; set launcher.gpus=0 for the CPU"
+                    "launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU"
                 )
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
@@ -189,7 +189,7 @@ class _Run:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:
                 raise UserError(
-                    f"{self.config.init_from} has left no final weights; delete its record and run it again"
+                    f"{self.config.init_from} has left no weights; delete its record and run it again"
                 )
             engine.module.load_state_dict(weights["model"])
         elif self.config.weights:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.config import DataConfig
 from harness.data.embedded import make_mini
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 
 def root(data: DataConfig) -> Path:
@@ -51,8 +51,6 @@ def pool(data: DataConfig) -> Path | None:
         return given
     if named.is_file():
         return named
-    from harness.compose import nearest
-
     valid = sorted(path.stem for path in named.parent.glob("*.json"))
     raise UserError(f"data.pool={data.pool}: neither a file nor a pool in {named.parent}; {nearest(data.pool, valid)}")
 
