@@ -7,7 +7,7 @@ Source: arXiv 2406.02435 (ICML 2024) and its repository, aim-uofa/DiverGen, fold
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -65,8 +65,11 @@ class CacheRule(Enum):
 
 
 class CachePrecision(Enum):
+    """fp64 takes a detector in double precision, for studies of the estimate itself."""
+
     fp32 = "fp32"
     bf16 = "bf16"
+    fp64 = "fp64"
 
 
 class ReferenceLoss(Enum):
@@ -119,6 +122,11 @@ KINDS = {
     ReferenceLoss.box: (LossKind.BOX,),
     ReferenceLoss.mask: (LossKind.MASK,),
     ReferenceLoss.all: (),
+}
+CACHE_DTYPES = {
+    CachePrecision.fp32: torch.float32,
+    CachePrecision.bf16: torch.bfloat16,
+    CachePrecision.fp64: torch.float64,
 }
 PUBLISHED_TAU = -0.05
 
@@ -228,15 +236,28 @@ class BSGAL(PoolPasting):
         if not self._anything_pasted(step) or cache.updates == 0:
             return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
         if self.mode is Mode.paste_or_ori:
-            augmented = self._contribution(step, cache, self._view_loss(step, ViewKind.AUGMENTED), "augmented")
-            original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original")
-            return _for_all(step, augmented, original)
-        table = step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
-        pasted = table.pasted_total(LossKind.CLASSIFICATION)
-        return self._against_threshold(step, self._contribution(step, cache, pasted, "pasted"))
+            return self._between_views(step, cache)
+        pasted = self._pasted_losses(step).pasted_total(LossKind.CLASSIFICATION)
+        contribution = self._contribution(step, cache, pasted, "pasted")
+        return _for_all(step, contribution, self._threshold(step, contribution))
+
+    def _between_views(self, step: Step, cache: GradientCache) -> Selection:
+        buffer = self._buffers(step)[1]
+        original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original")
+        # The accepted view's gradient is the training gradient, where it is of the pass that is trained on.
+        reusable = self.scope is GradientScope.all and self.shared_pass and not self.sync
+        held = buffer.clone() if reusable else None
+        augmented = self._contribution(step, cache, self._view_loss(step, ViewKind.AUGMENTED), "augmented")
+        selection = _for_all(step, augmented, original)
+        if held is None:
+            return selection
+        return replace(selection, gradient=torch.where(augmented >= original, buffer, held, out=held))
 
     def _view_loss(self, step: Step, view: ViewKind) -> Tensor:
         return step.losses(view, backbone_in_eval=not self.shared_pass).total()
+
+    def _pasted_losses(self, step: Step) -> LossTable:
+        return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
 
     def _updated_cache(self, step: Step) -> GradientCache:
         """The cache, with this step's reference gradient in it where one is due and there are reference images."""
@@ -245,7 +266,8 @@ class BSGAL(PoolPasting):
             return cache
         present = step.num_references > 0
         if present:
-            step.gradient(self._reference_total(self._reference_losses(step, grad=True)), self._scope, out=buffer)
+            loss = self._reference_total(self._reference_losses(step, grad=True))
+            step.gradient(loss, self._scope, out=buffer, keep_graph=False)
         if self.sync:
             # Every rank takes part in every average; those without reference images weigh nothing.
             share = step.average(torch.full((), float(present), device=buffer.device))
@@ -274,24 +296,26 @@ class BSGAL(PoolPasting):
             return step.any_pasted
         return bool(step.average(torch.full((), float(step.any_pasted), device=step.has_pasted.device)) > 0)
 
-    def _against_threshold(self, step: Step, contribution: Tensor) -> Selection:
+    def _threshold(self, step: Step, *contributions: Tensor) -> Tensor:
+        """What these contributions must reach; they count in the percentile of later steps."""
         if self.threshold is Threshold.fixed:
-            return _for_all(step, contribution, torch.full_like(contribution, self._tau))
+            return torch.full_like(contributions[0], self._tau)
         rate = self.accept_rate
         if self.threshold is Threshold.scheduled_percentile:
             rate += (self.accept_rate_end - self.accept_rate) * step.progress
         threshold = self._window.quantile(1 - rate)
-        self._window.add(contribution)
-        return _for_all(step, contribution, threshold.to(contribution.dtype))
+        for contribution in contributions:
+            self._window.add(contribution)
+        return threshold.to(contributions[0].dtype)
 
     def _by_loss_difference(self, step: Step) -> Selection:
         if not step.any_pasted or step.num_references == 0:
             return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
         if self.mode is Mode.paste_only:
-            table = step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
+            pasted = self._pasted_losses(step).pasted_total(LossKind.CLASSIFICATION)
             before = self._reference_total(self._reference_losses(step, grad=False))
-            after = self._after_probe(step, ViewKind.AUGMENTED, table.pasted_total(LossKind.CLASSIFICATION))
-            return self._against_threshold(step, before - after)
+            contribution = before - self._after_probe(step, ViewKind.AUGMENTED, pasted)
+            return _for_all(step, contribution, self._threshold(step, contribution))
         original = self._after_probe(step, ViewKind.ORIGINAL, self._view_loss(step, ViewKind.ORIGINAL))
         augmented = self._after_probe(step, ViewKind.AUGMENTED, self._view_loss(step, ViewKind.AUGMENTED))
         step.log("reference_loss/after_original", original)
@@ -334,13 +358,13 @@ class BSGAL(PoolPasting):
         if self._gradients is None:
             self._gradients = self._new_cache(step.num_parameters(self._scope))
         if self._buffer is None:
-            self._buffer = torch.zeros_like(self._gradients.mean, dtype=torch.float32)
+            exact = self.cache_precision is CachePrecision.fp64
+            self._buffer = torch.zeros_like(self._gradients.mean, dtype=torch.float64 if exact else torch.float32)
         return self._gradients, self._buffer
 
     def _new_cache(self, size: int) -> GradientCache:
         momentum = self.momentum if self.cache is CacheRule.momentum else None
-        dtype = torch.float32 if self.cache_precision is CachePrecision.fp32 else torch.bfloat16
-        return GradientCache(size, momentum, dtype, self._device)
+        return GradientCache(size, momentum, CACHE_DTYPES[self.cache_precision], self._device)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"window": self._window.state_dict()}

@@ -27,10 +27,11 @@ class GradientCache:
         self.updates += 1
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.mean, dtype=torch.float32)
+        wide = torch.promote_types(self.mean.dtype, torch.float32)
+        return torch.linalg.vector_norm(self.mean, dtype=wide)
 
     def product(self, gradient: Tensor) -> Tensor:
-        """Inner product with a gradient (P,) float32, a scalar on the device."""
+        """Inner product with a gradient (P,), a scalar on the device."""
         if self.mean.dtype == gradient.dtype:
             return torch.dot(self.mean, gradient)
         pairs = zip(self.mean.split(CHUNK), gradient.split(CHUNK), strict=True)
@@ -48,7 +49,7 @@ class RunningWindow:
     """The last `size` figures of a run, kept on the device; empty places are not looked at."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.values = torch.zeros(size, device=device)
+        self.values = torch.zeros(size, device=device, dtype=torch.float32)
         self.seen = 0
 
     def add(self, value: Tensor) -> None:

@@ -43,12 +43,20 @@ class CopyPaste(PoolPasting):
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         if self.source is Source.pool:
             return super().draw(image, pool, rng)
-        images = pool.column("image")
+        images = self._images_of(pool)
         real = bisect_left(range(len(pool)), True, key=lambda row: images[row] < 0)  # real rows stand first
         parts = [Draw(rows=self._of_another_image(image.index, images[:real], rng), rules=PasteRule.AS_IT_LIES)]
         if self.source is Source.both and real < len(pool):
             parts.append(Draw(rows=self._generated(pool, real, rng)))
         return concatenated(parts)
+
+    def _images_of(self, pool: Pool) -> np.ndarray:
+        """The column `image`, read once a worker: it is as long as the training set's annotations."""
+        known = self.__dict__.get("_known")
+        if known is None or known[0] is not pool:
+            known = self._known = (pool, pool.column("image"))
+        images: np.ndarray = known[1]
+        return images
 
     def _of_another_image(self, own: int, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random subset of the instances of one uniformly drawn image; `images` (N,) ascending."""

@@ -1,0 +1,213 @@
+"""A world small enough for checks: a detector of a few hundred weights, a pool and a dataset held in arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.contract import Loss, LossKind, LossTable, Need, Pool, Proposals, Scope
+
+CLASSES = 6
+BACKGROUND = 4  # sampled proposals an image beside the ground truth
+
+
+class TinyPool:
+    """A `Pool` over arrays, which are made read-only so that a method that writes to them is caught."""
+
+    def __init__(self, categories: np.ndarray, **columns: np.ndarray) -> None:
+        self._categories = _frozen(np.asarray(categories, np.int64))
+        self._columns = {name: _frozen(np.asarray(values)) for name, values in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self._categories)
+
+    @property
+    def categories(self) -> np.ndarray:
+        return self._categories
+
+    @property
+    def present_categories(self) -> np.ndarray:
+        return np.unique(self._categories)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._columns)
+
+    def rows_of(self, category: int) -> np.ndarray:
+        return np.flatnonzero(self._categories == category)
+
+    def column(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def subset(self, rows: np.ndarray) -> TinyPool:
+        return TinyPool(self._categories[rows], **{name: values[rows] for name, values in self._columns.items()})
+
+
+class TinyDataset:
+    """`DatasetFacts` of 24 images, two categories each; category 0 is rare, 5 has no image."""
+
+    num_images = 24
+    num_categories = CLASSES
+
+    def __init__(self) -> None:
+        self._of_image = [sorted({0, 1} if i == 0 else {1 + i % 4, 1 + (i + 1) % 4}) for i in range(self.num_images)]
+        self.image_count = _frozen(np.array([len(self.images_of(c)) for c in range(CLASSES)], np.int64))
+        self.frequency = _frozen(np.array(["r", "c", "c", "f", "f", "r"]))
+
+    def images_of(self, category: int) -> np.ndarray:
+        return np.array([i for i, held in enumerate(self._of_image) if category in held], np.int64)
+
+    def categories_of(self, image: int) -> np.ndarray:
+        return np.array(self._of_image[image], np.int64)
+
+    def instance_pool(self) -> TinyPool:
+        pairs = np.array([(c, i) for i, held in enumerate(self._of_image) for c in held])
+        return TinyPool(pairs[:, 0], image=pairs[:, 1], annotation=np.arange(len(pairs)))
+
+    def join(self, first: Pool, second: Pool) -> TinyPool:
+        columns = {}
+        for name in dict.fromkeys([*first.columns, *second.columns]):
+            parts = [_filled(pool, name, like=(first if name in first.columns else second)) for pool in (first, second)]
+            columns[name] = np.concatenate(parts)
+        return TinyPool(np.concatenate([first.categories, second.categories]), **columns)
+
+
+def tiny_pool(rows_per_category: int = 5, seed: int = 0) -> TinyPool:
+    """Instances of every category with all the columns that the built-in methods know."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    categories = np.repeat(np.arange(CLASSES), rows_per_category)
+    count = len(categories)
+    return TinyPool(
+        categories,
+        path=np.array([f"{row // 2}.png" for row in range(count)]),
+        clip_score=rng.uniform(15, 30, count),
+        area_fraction=rng.uniform(0.01, 0.99, count),
+        inter_similarity=rng.uniform(0.4, 0.9, count),
+        generator=np.array(["a", "b"])[rng.integers(0, 2, count)],
+        prompt_id=rng.integers(0, 3, count),
+    )
+
+
+class TinyDetector(nn.Module):
+    """Classifies boxes from their mean colour and size, in two stages, with a box and a proposal loss beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(5, 8)
+        self.stages = nn.ModuleList(nn.Linear(8, CLASSES) for _ in range(2))
+        self.box = nn.Linear(8, 4)
+        self.proposal = nn.Linear(8, 1)
+
+    def forward(self, described: Tensor) -> Tensor:
+        features: Tensor = torch.tanh(self.backbone(described))
+        return features
+
+
+class TinyEngine:
+    """An `Engine` around `TinyDetector` with every capability; `passes` counts forward passes."""
+
+    capabilities = frozenset(Need)
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module: nn.Module = TinyDetector().to(dtype)
+        self.passes = 0
+
+    def losses(
+        self, views: Sequence[Any], proposals: Proposals, rng: torch.Generator, *, backbone_in_eval: bool = False
+    ) -> LossTable:
+        self.passes += 1
+        detector = self.module
+        assert isinstance(detector, TinyDetector)
+        parts = [self._of_image(detector, view, proposals, rng) for view in views]
+        return LossTable({name: _stacked([part[name] for part in parts]) for name in parts[0]})
+
+    def _of_image(
+        self, detector: TinyDetector, view: Any, proposals: Proposals, rng: torch.Generator
+    ) -> dict[str, Loss]:
+        targets, boxes = view.targets, view.targets.boxes
+        labels = F.one_hot(targets.labels, CLASSES)
+        pasted = targets.pasted
+        if proposals is Proposals.SAMPLED:
+            height, width = view.image.shape[1:]
+            corner = torch.rand(BACKGROUND, 2, generator=rng, device=boxes.device) * torch.tensor([width, height]) / 2
+            boxes = torch.cat([boxes, torch.cat([corner, corner + 4], 1)])
+            labels = F.pad(labels, (0, 0, 0, BACKGROUND))
+            pasted = F.pad(pasted, (0, BACKGROUND))
+        dtype = detector.box.weight.dtype
+        features = detector(_described(view.image, boxes).to(dtype))
+        found = {}
+        for number, stage in enumerate(detector.stages):
+            each = F.binary_cross_entropy_with_logits(stage(features), labels.to(dtype), reduction="none").sum(1)
+            found[f"cls_stage{number}"] = _loss(LossKind.CLASSIFICATION, each, len(boxes), (each * pasted).sum())
+        real = features[: len(targets)]
+        found["box"] = _loss(LossKind.BOX, detector.box(real).abs().sum(1), len(boxes))
+        found["mask"] = _loss(LossKind.MASK, detector.box(real).square().sum(1), len(targets))
+        found["proposal"] = _loss(
+            LossKind.PROPOSAL, F.softplus(-detector.proposal(real)).sum(1), len(targets), across_ranks=True
+        )
+        return found
+
+    def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+        return []
+
+    def parameters(self, scope: Scope) -> list[nn.Parameter]:
+        named = list(self.module.named_parameters())
+        if scope is Scope.HEADS:
+            named = [(name, p) for name, p in named if not name.startswith("backbone")]
+        elif scope is Scope.LAST:
+            named = [(name, p) for name, p in named if name.startswith("stages.1")]
+        return [p for _, p in named]
+
+    def load(self, weights: Any) -> str:
+        self.module.load_state_dict(torch.load(weights, weights_only=True))
+        return "everything matched"
+
+
+def _described(image: Tensor, boxes: Tensor) -> Tensor:
+    """(n, 5): mean colour of each box and its width and height as shares of the image's."""
+    height, width = image.shape[1:]
+    rows = []
+    for x0, y0, x1, y1 in boxes.round().int().tolist():
+        colour = image[:, max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)].float().mean((1, 2)) / 255
+        rows.append(torch.cat([colour, colour.new_tensor([(x1 - x0) / width, (y1 - y0) / height])]))
+    return torch.stack(rows) if rows else boxes.new_zeros(0, 5)
+
+
+def _loss(
+    kind: LossKind, each: Tensor, count: int, pasted: Tensor | None = None, *, across_ranks: bool = False
+) -> Loss:
+    return Loss(kind, each.sum(), each.new_tensor(float(count)), pasted, across_ranks)
+
+
+def _stacked(parts: list[Loss]) -> Loss:
+    """Losses of single images as one of the batch."""
+    pasted = [part.pasted for part in parts if part.pasted is not None]
+    first = parts[0]
+    return Loss(
+        first.kind,
+        torch.stack([part.sum for part in parts]),
+        torch.stack([part.count for part in parts]),
+        torch.stack(pasted) if pasted else None,
+        first.across_ranks,
+    )
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values.setflags(write=False)
+    return values
+
+
+def _filled(pool: Pool, name: str, like: Pool) -> np.ndarray:
+    if name in pool.columns:
+        return pool.column(name)
+    kind = like.column(name).dtype
+    empty: Any = {"i": -1, "f": np.nan}.get(kind.kind, "")
+    return np.full(len(pool), empty, dtype=kind)
