@@ -27,6 +27,7 @@ class Masks:
     @classmethod
     def from_full(cls, full: Tensor) -> Masks:
         """From (n, H, W) masks over the whole image."""
+        full = full.bool()
         n, height, width = full.shape
         if n == 0:
             return cls.empty(height, width)

@@ -1,0 +1,56 @@
+"""Engines by name. Their modules are imported only when asked for, since each needs a framework of its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+
+    from harness.config import RunConfig
+    from harness.engine.contract import Engine
+    from methods.contract import Need
+
+# What each engine's package is and how a user gets it.
+INSTALL = {
+    "native": ("torch", "pip install bsgal-bench"),
+    "detectron2": (
+        "detectron2",
+        "pip install 'git+https://github.com/facebookresearch/detectron2.git' --no-build-isolation",
+    ),
+    "mmdet": ("mmdet", "pip install 'bsgal-bench[mmdet]'"),
+}
+
+
+def create(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Engine:
+    """The engine that `config.engine.name` names, on the CPU.
+
+    `num_classes` are trained; `image_counts` (C,) int64 are training images per category of the dataset, and of the
+    trained classes only the first C are predicted. Raises UserError for an engine that is unknown or not installed.
+    """
+    engine: Engine = _module(config.engine.name).build(config, num_classes, image_counts)
+    return engine
+
+
+def capabilities(name: str) -> frozenset[Need]:
+    """What an engine can do. Raises UserError for an engine that is unknown or not installed."""
+    found: frozenset[Need] = _module(name).CAPABILITIES
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    if name not in INSTALL:
+        near = difflib.get_close_matches(name, INSTALL, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(INSTALL)}"
+        raise UserError(f"engine.name={name}: no such engine; {hint}")
+    package, command = INSTALL[name]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"engine.name={name}: the package {package} is not installed; {command}")
+    return importlib.import_module(f"harness.engine.{name}")

@@ -1,0 +1,234 @@
+"""The box cascade (1712.00726, 2103.07461): three heads, each on the boxes of the one before; federated loss."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.config import DetectorConfig
+from harness.detector import boxes as box
+from harness.detector.roi_align import pool
+from harness.detector.sampling import FederatedDraw
+from harness.detector.truth import Truth
+from methods.contract import Loss, LossKind
+
+CLASS_PRIOR = 0.01
+REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the first stage; stage k has k + 1 times these
+
+
+@dataclass(frozen=True)
+class Rois:
+    """R regions of n images, image after image.
+
+    boxes (R, 4) pixels; image (R,) int64; valid (R,) bool, False for slots that hold nothing and count in no loss;
+    lengths: regions of each image.
+    """
+
+    boxes: Tensor
+    image: Tensor
+    valid: Tensor
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, boxes: Tensor, valid: Tensor, lengths: list[int]) -> Rois:
+        """From boxes (R, 4) of images with so many regions each."""
+        image = torch.cat([torch.full((k,), i, device=boxes.device) for i, k in enumerate(lengths)])
+        return cls(torch.where(valid[:, None], boxes, 0.0), image, valid, lengths)
+
+    def moved(self, boxes: Tensor, sizes: Tensor, *, drop_empty: bool) -> Rois:
+        """The same regions with other boxes, cut to their images."""
+        boxes = box.clip(boxes, sizes[self.image])
+        valid = self.valid & box.nonempty(boxes) if drop_empty else self.valid
+        return Rois(torch.where(valid[:, None], boxes, 0.0), self.image, valid, self.lengths)
+
+    def per_image(self, values: Tensor) -> Tensor:
+        """(n,) sums of values (R,) that are zero in invalid slots."""
+        index = torch.arange(len(self.lengths), device=values.device)
+        return torch.where(self.image == index[:, None], values, 0.0).sum(1)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What regions were matched to: instance (R,) int64, its index in the image; foreground (R,) bool."""
+
+    instance: Tensor
+    foreground: Tensor
+
+    @classmethod
+    def of(cls, rois: Rois, truth: Truth, threshold: float) -> Matches:
+        """The instance of highest IoU, foreground where that reaches the threshold."""
+        overlap = box.iou(rois.boxes[:, None], truth.boxes[rois.image])
+        best, instance = overlap.masked_fill(~truth.present[rois.image], -1).max(1)
+        return cls(instance, (best >= threshold) & rois.valid)
+
+    def take(self, rois: Rois, values: Tensor) -> Tensor:
+        """(R, ...) the matched instances' entries of values (n, G, ...)."""
+        return values[rois.image, self.instance]
+
+    def pasted(self, rois: Rois, truth: Truth) -> Tensor:
+        """(R,) bool, the foreground regions that were matched to a pasted instance."""
+        return self.take(rois, truth.pasted) & self.foreground
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """logits (R, C + 1), the last column unused; boxes (R, 4) regressed from the regions', with gradient."""
+
+    rois: Rois
+    logits: Tensor
+    deltas: Tensor
+
+
+class BoxPredictor(nn.Module):
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(width, num_classes + 1)  # with a background column, as in published weights
+        self.bbox_pred = nn.Linear(width, 4)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.constant_(self.cls_score.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return box.full_precision(self.cls_score(x)), box.full_precision(self.bbox_pred(x))
+
+
+class Cascade(nn.Module):
+    """Class scores and boxes of regions, refined from stage to stage."""
+
+    def __init__(self, config: DetectorConfig, strides: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.strides, self.num_classes = config, list(strides), num_classes
+        self.box_head = nn.ModuleList(_fully_connected(config) for _ in config.stage_ious)
+        self.box_predictor = nn.ModuleList(BoxPredictor(config.fc_width, num_classes) for _ in config.stage_ious)
+
+    def run_stage(self, stage: int, features: Sequence[Tensor], rois: Rois) -> StageOutput:
+        pooled = self._pool(features, rois)
+        if pooled.requires_grad:  # heads are trained at full rate, what they share at their mean
+            pooled.register_hook(lambda gradient: gradient / len(self.box_head))
+        logits, deltas = self.box_predictor[stage](self.box_head[stage](pooled))
+        return StageOutput(rois, logits, deltas)
+
+    def _pool(self, features: Sequence[Tensor], rois: Rois) -> Tensor:
+        config = self.config
+        return pool(
+            features,
+            self.strides,
+            rois.boxes,
+            rois.image,
+            config.box_resolution,
+            config.canonical_size,
+            config.roi_align,
+        )
+
+    def refined(self, stage: int, output: StageOutput) -> Tensor:
+        """(R, 4) the boxes that a stage predicts, not cut to the image, without gradient."""
+        return box.decode(output.rois.boxes, output.deltas.detach(), self._weights(stage, output.deltas))
+
+    def _weights(self, stage: int, like: Tensor) -> Tensor:
+        return like.new_tensor(REGRESSION_WEIGHTS) * (stage + 1)
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def losses(
+        self,
+        features: Sequence[Tensor],
+        rois: Rois,
+        matches: Matches,
+        truth: Truth,
+        federated: FederatedDraw | None,
+        rng: torch.Generator,
+    ) -> dict[str, Loss]:
+        """Classification and box losses of every stage; without `federated` every class counts."""
+        table: dict[str, Loss] = {}
+        for stage, threshold in enumerate(self.config.stage_ious):
+            output = self.run_stage(stage, features, rois)
+            counted = self._counted(stage, rois, matches, truth, federated, rng)
+            table[f"loss_cls_stage{stage}"] = self._classification(output, matches, truth, counted)
+            table[f"loss_box_reg_stage{stage}"] = self._regression(stage, output, matches, truth)
+            if stage + 1 < len(self.config.stage_ious):
+                rois = rois.moved(self.refined(stage, output), truth.sizes, drop_empty=True)
+                matches = Matches.of(rois, truth, self.config.stage_ious[stage + 1])
+        return table
+
+    def _counted(
+        self,
+        stage: int,
+        rois: Rois,
+        matches: Matches,
+        truth: Truth,
+        federated: FederatedDraw | None,
+        rng: torch.Generator,
+    ) -> Tensor | None:
+        """(C,) bool, the classes that the stage's loss counts; None for all."""
+        if federated is None:
+            return None
+        background, nothing = self.num_classes, self.num_classes + 1
+        labels = matches.take(rois, truth.labels).masked_fill(~matches.foreground, background)
+        labels = labels.masked_fill(~rois.valid, nothing)
+        appeared = torch.zeros(nothing + 1, dtype=torch.bool, device=labels.device).scatter(0, labels, True)
+        return federated(stage, appeared[:nothing], rng)
+
+    def _classification(self, output: StageOutput, matches: Matches, truth: Truth, counted: Tensor | None) -> Loss:
+        rois = output.rois
+        logits = output.logits[:, : self.num_classes]
+        # Sigmoid cross-entropy: softplus of every counted logit, less the matched class's logit.
+        each = F.softplus(logits)
+        each = each.sum(1) if counted is None else (each * counted).sum(1)
+        labels = matches.take(rois, truth.labels).clamp(max=self.num_classes - 1)
+        own = logits.gather(1, labels[:, None]).squeeze(1)
+        each = torch.where(rois.valid, each - own * matches.foreground, 0.0)
+        return Loss(
+            LossKind.CLASSIFICATION,
+            sum=rois.per_image(each),
+            count=rois.per_image(rois.valid.to(each.dtype)),
+            pasted=rois.per_image(each * matches.pasted(rois, truth)),
+        )
+
+    def _regression(self, stage: int, output: StageOutput, matches: Matches, truth: Truth) -> Loss:
+        rois, foreground = output.rois, matches.foreground
+        unit = rois.boxes.new_tensor(box.UNIT_BOX)
+        source = torch.where(foreground[:, None], rois.boxes, unit)
+        target = torch.where(foreground[:, None], matches.take(rois, truth.boxes), unit)
+        goal = box.encode(source, target, self._weights(stage, source))
+        each = torch.where(foreground, (output.deltas - goal).abs().sum(1), 0.0)
+        return Loss(
+            LossKind.BOX,
+            sum=rois.per_image(each),
+            count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, as published
+            pasted=rois.per_image(each * matches.pasted(rois, truth)),
+        )
+
+    # ------------------------------------------------------------------------------------------------ prediction
+
+    def predict(self, features: Sequence[Tensor], rois: Rois, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (R, 4), not cut to the image, and mean class probabilities (R, C) of regions."""
+        total: Tensor | None = None
+        stages = len(self.box_head)
+        for stage in range(stages):
+            output = self.run_stage(stage, features, rois)
+            probability = output.logits[:, : self.num_classes].sigmoid()
+            total = probability if total is None else total + probability
+            refined = self.refined(stage, output)
+            if stage + 1 < stages:
+                rois = rois.moved(refined, sizes, drop_empty=False)
+        assert total is not None
+        return refined, total / stages
+
+
+def _fully_connected(config: DetectorConfig) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    inputs = config.channels * config.box_resolution**2
+    for index in range(config.fc_layers):
+        layer = nn.Linear(inputs if index == 0 else config.fc_width, config.fc_width)
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+        layers[f"fc{index + 1}"] = layer
+        layers[f"fc_relu{index + 1}"] = nn.ReLU()
+    return nn.Sequential(layers)

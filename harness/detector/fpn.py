@@ -1,0 +1,49 @@
+"""Feature pyramid network (1612.03144) with extra levels by stride-2 convolutions on its last output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FPN(nn.Module):
+    """Backbone features by stride to pyramid levels of equal width, finest first; `strides` are all levels'."""
+
+    def __init__(self, channels: Mapping[int, int], strides: Sequence[int], width: int, extra_levels: int) -> None:
+        super().__init__()
+        self.inputs = sorted(strides)
+        if any(b != 2 * a for a, b in zip(self.inputs, self.inputs[1:], strict=False)):
+            raise ValueError(f"detector.strides must double from one to the next, not {list(strides)}")
+        # Levels are numbered by the logarithm of their stride, P3 having stride 8.
+        self.names = [stride.bit_length() - 1 for stride in self.inputs]
+        for stride, name in zip(self.inputs, self.names, strict=True):
+            self.add_module(f"fpn_lateral{name}", _convolution(channels[stride], width, 1))
+            self.add_module(f"fpn_output{name}", _convolution(width, width, 3, padding=1))
+        self.top_block = nn.ModuleDict(
+            {
+                f"p{self.names[-1] + 1 + i}": _convolution(width, width, 3, stride=2, padding=1)
+                for i in range(extra_levels)
+            }
+        )
+        self.strides = self.inputs + [self.inputs[-1] << (i + 1) for i in range(extra_levels)]
+
+    def forward(self, features: Mapping[int, Tensor]) -> list[Tensor]:
+        levels: list[Tensor] = []
+        merged: Tensor | None = None
+        for stride, name in reversed(list(zip(self.inputs, self.names, strict=True))):
+            lateral = getattr(self, f"fpn_lateral{name}")(features[stride])
+            merged = lateral if merged is None else lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")
+            levels.insert(0, getattr(self, f"fpn_output{name}")(merged))
+        for index, convolution in enumerate(self.top_block.values()):
+            levels.append(convolution(F.relu(levels[-1]) if index else levels[-1]))
+        return levels
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, kernel, **options)  # type: ignore[arg-type]
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,117 @@
+"""The class-agnostic mask head (1703.06870) and what it is trained towards."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from harness.config import DetectorConfig
+from harness.data.sample import Masks
+from harness.detector.boxes import full_precision
+from harness.detector.cascade import Matches, Rois
+from harness.detector.roi_align import pool
+from harness.detector.truth import Truth
+from methods.contract import Loss, LossKind
+
+
+class MaskHead(nn.Sequential):
+    """Pooled features (R, C, s, s) to mask logits (R, 1, 2s, 2s)."""
+
+    def __init__(self, config: DetectorConfig, strides: Sequence[int]) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        width = config.channels
+        for index in range(config.mask_convs):
+            layers[f"mask_fcn{index + 1}"] = nn.Conv2d(width, config.mask_channels, 3, padding=1)
+            layers[f"mask_relu{index + 1}"] = nn.ReLU()
+            width = config.mask_channels
+        layers["deconv"] = nn.ConvTranspose2d(width, config.mask_channels, 2, stride=2)
+        layers["deconv_relu"] = nn.ReLU()
+        layers["predictor"] = nn.Conv2d(config.mask_channels, 1, 1)
+        super().__init__(layers)
+        self.config, self.strides = config, list(strides)
+        for name, layer in layers.items():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            if name == "predictor":
+                nn.init.normal_(layer.weight, std=0.001)  # type: ignore[arg-type]
+
+    def logits(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """(R, 2s, 2s) mask logits of boxes (R, 4) in the images of index `image` (R,)."""
+        config = self.config
+        pooled = pool(
+            features, self.strides, boxes, image, config.mask_resolution, config.canonical_size, config.roi_align
+        )
+        return full_precision(self(pooled))[:, 0]
+
+    def losses(
+        self, features: Sequence[Tensor], rois: Rois, matches: Matches, truth: Truth, masks: Sequence[Masks]
+    ) -> dict[str, Loss]:
+        """Binary cross-entropy over the pixels of the foreground regions."""
+        # The one wait for the device in a forward pass: the convolutions are worth more than it costs.
+        foreground = matches.foreground.nonzero().squeeze(1)
+        logits = self.logits(features, rois.boxes[foreground], rois.image[foreground])
+        target = self.targets(rois, matches, masks)[foreground].to(logits.dtype)
+        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum((1, 2))
+        each = torch.zeros_like(rois.boxes[:, 0]).index_put((foreground,), each)
+        pixels = (2 * self.config.mask_resolution) ** 2
+        return {
+            "loss_mask": Loss(
+                LossKind.MASK,
+                sum=rois.per_image(each),
+                count=pixels * rois.per_image(matches.foreground.to(each.dtype)),
+                pasted=rois.per_image(each * matches.pasted(rois, truth)),
+            )
+        }
+
+    @torch.no_grad()
+    def targets(self, rois: Rois, matches: Matches, masks: Sequence[Masks]) -> Tensor:
+        """(R, 2s, 2s) bool, each foreground region's part of the mask that it was matched to."""
+        boxes = torch.where(matches.foreground[:, None], rois.boxes, 0.0)
+        resolution = 2 * self.config.mask_resolution
+        parts = [
+            crop_and_resize(mask, instance, box, resolution)
+            for mask, instance, box in zip(
+                masks, matches.instance.split(rois.lengths), boxes.split(rois.lengths), strict=True
+            )
+        ]
+        return torch.cat(parts)
+
+
+def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: int) -> Tensor:
+    """(R, resolution, resolution) bool: the masks of these instances (R,) in boxes (R, 4), at least half covered.
+
+    Equal to RoIAlign over masks of the whole image, which each box's own sampling grid covers densely. Empty boxes
+    cost nothing.
+    """
+    if not len(masks):
+        return torch.zeros(len(boxes), resolution, resolution, dtype=torch.bool, device=boxes.device)
+    windows, corner = _windows(masks)
+    shifted = boxes.float() - corner.repeat(1, 2)[instance]
+    rois = torch.cat([instance[:, None].float(), shifted], 1)
+    return roi_align(windows[:, None], rois, resolution, 1.0, 0, aligned=True)[:, 0] >= 0.5
+
+
+def _windows(masks: Masks) -> tuple[Tensor, Tensor]:
+    """Masks (n, h, w) float32 in windows of the image that leave a pixel around them, and the windows' corners (n, 2).
+
+    RoIAlign repeats the outermost pixels for half a step and then gives zero, so a window must end in zeros except
+    where the image ends: there it must end too. Hence windows are moved into the image, not padded.
+    """
+    height, width = masks.size
+    h, w = masks.crops.shape[1:]
+    device = masks.crops.device
+    out_h, out_w = min(height, h + 2), min(width, w + 2)
+    x0, y0 = masks.origin.long().unbind(1)
+    left, top = (x0 - 1).clamp(0, width - out_w), (y0 - 1).clamp(0, height - out_h)
+    rows = torch.arange(out_h, device=device) + (top - y0)[:, None]
+    columns = torch.arange(out_w, device=device) + (left - x0)[:, None]
+    inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
+    each = torch.arange(len(masks), device=device)[:, None, None]
+    taken = masks.crops[each, rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None, :]]
+    return torch.where(inside, taken.float(), 0.0), torch.stack([left, top], 1).float()

@@ -1,0 +1,126 @@
+"""The engine that comes with the harness: CenterNet2 on torch, torchvision and timm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones.registry import Backbone
+from harness.config import Precision, RunConfig
+from harness.data.sample import View
+from harness.detector import boxes as box
+from harness.detector.centernet2 import CenterNet2, Detections
+from harness.detector.checkpoint import load_backbone, load_published
+from harness.detector.paste import encode_masks
+from harness.engine.contract import Prediction
+from harness.errors import UserError
+from methods.contract import LossTable, Need, Proposals, Scope
+
+CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> NativeEngine:
+    """The detector of a configuration, its backbone's pretrained weights loaded. Raises UserError."""
+    member = cast(Backbone, config.backbone)
+    try:
+        backbone = member.build(config.detector.strides, config.schedule.activation_checkpointing)
+        module = CenterNet2(config.detector, backbone, num_classes, image_counts)
+    except ValueError as error:
+        raise UserError(f"detector and backbone do not fit: {error}") from error
+    if member.weights:
+        load_backbone(backbone, Path(member.weights))
+    return NativeEngine(module, config.schedule.precision, config.schedule.channels_last)
+
+
+class NativeEngine:
+    """Drives a CenterNet2.
+
+    Mixed precision covers backbone and pyramid, as published, and the heads' layers too where
+    `detector.autocast_heads` says so; boxes, targets and losses are in full precision always.
+    """
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, module: CenterNet2, precision: Precision, channels_last: bool) -> None:
+        self.module = module
+        self.precision, self.channels_last = precision, channels_last
+        if channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.pixel_mean.device
+
+    def losses(
+        self,
+        views: Sequence[View],
+        proposals: Proposals,
+        rng: torch.Generator,
+        *,
+        backbone_in_eval: bool = False,
+    ) -> LossTable:
+        self.module.train()
+        if backbone_in_eval:
+            self.module.backbone.eval()
+        features = self._features([view.image for view in views])
+        with self._autocast(self.module.config.autocast_heads):
+            return self.module.losses(
+                features, [view.targets for view in views], [view.size for view in views], proposals, rng
+            )
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        self.module.eval()
+        features = self._features([image.to(self.device, non_blocking=True) for image in images])
+        fed = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        with self._autocast(self.module.config.autocast_heads):
+            found = self.module.detect(features, fed)
+        return [_prediction(*each) for each in zip(found, fed, sizes, strict=True)]
+
+    def parameters(self, scope: Scope) -> list[nn.Parameter]:
+        module = self.module
+        parts: dict[Scope, list[nn.Module]] = {
+            Scope.ALL: [module],
+            Scope.HEADS: [module.proposal_network, module.cascade, module.mask_head],
+            Scope.LAST: [predictor.cls_score for predictor in module.cascade.box_predictor],  # type: ignore[misc]
+        }
+        return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
+
+    def load(self, weights: Path) -> str:
+        return str(load_published(self.module, weights))
+
+    def _features(self, images: Sequence[Tensor]) -> list[Tensor]:
+        batch = self.module.batch(images)
+        if self.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        with self._autocast(True):
+            features = self.module.features(batch)
+        if self.module.config.autocast_heads:
+            return features
+        return [box.full_precision(feature) for feature in features]
+
+    def _autocast(self, wanted: bool) -> AbstractContextManager[object]:
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=wanted and dtype is not None)
+
+
+def _prediction(found: Detections, fed: tuple[int, int], size: tuple[int, int]) -> Prediction:
+    """Detections in the image as it was fed, brought to the image as it lies on disk."""
+    height, width = size
+    scale = found.boxes.new_tensor([width / fed[1], height / fed[0]]).repeat(2)
+    boxes = box.clip(found.boxes * scale, found.boxes.new_tensor([height, width]))
+    keep = box.nonempty(boxes)
+    boxes = boxes[keep]
+    return Prediction(
+        boxes=boxes.float(),
+        scores=found.scores[keep].float(),
+        labels=found.labels[keep],
+        rles=encode_masks(found.masks[keep], boxes, height, width),
+    )
