@@ -1,0 +1,279 @@
+"""Records and manifests -> the runs of a report, found or expected, each with its row, seed, state and figures.
+
+A run's state is `complete`, or what keeps it from being so: `failed`, `running`, `waiting`, `interrupted`, `missing`.
+A complete run is also `stale` when a sweep now expects another run in its place (the configuration changed) or when
+it was made by other code than the newest record of the report.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record import ExpectedRun, Record, Status, read_manifest, read_records, sweep_names
+from reports.spec import IOU_TYPES, METRICS, Row, Spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ABSENT = "—"  # the value of a setting that a run does not have
+
+
+@dataclass(frozen=True, eq=False)
+class TableRow:
+    """A row of one table: the spec's row, under one group, with the values of its `each` settings."""
+
+    key: str  # unique in the report
+    row: Row
+    group: str | None
+    label: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the report. record is None where none was left; superseded runs are listed and never counted."""
+
+    run_id: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    state: str
+    record: Record | None
+    stale: str = ""
+    superseded: bool = False
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a report is made from.
+
+    frame: one row a run: row (TableRow.key), seed, run_id, state, stale, superseded, the columns of `figures_of`, the
+    spec's settings and `run`, the Run itself.
+    """
+
+    rows: list[TableRow]
+    frame: pd.DataFrame
+    folder: Path
+    sweeps: list[str]
+
+    def runs_of(self, key: str) -> pd.DataFrame:
+        """The runs that count for a row."""
+        return self.frame[(self.frame["row"] == key) & ~self.frame["superseded"]]
+
+    def complete(self, key: str) -> pd.DataFrame:
+        """The row's complete runs by seed."""
+        runs = self.runs_of(key)
+        return runs[runs["state"] == "complete"].set_index("seed").sort_index()
+
+
+def collect(spec: Spec, folder: Path) -> Collection:
+    """Everything below `folder` that belongs to the report."""
+    import pandas as pd
+
+    records = read_records(folder)
+    sweeps, expected = _expected_runs(spec, folder)
+    runs = _join(records, expected)
+    runs = [run for run in runs if _matches(spec.filters, run.settings)]
+    rows, entries = [], []
+    for row, chosen in _assign(spec, runs):
+        rows.append(row)
+        chosen = _resolve(chosen, expected)
+        entries += [_entry(spec, row, run) for run in chosen]
+    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec))
+    if not sweeps:
+        frame = _infer_missing(spec, rows, frame)
+    return Collection(rows, _mark_old_code(frame), folder, sweeps)
+
+
+def figures_of(record: Record) -> dict[str, float]:
+    """The record's figures under the names of `spec.COLUMNS`, NaN where it has none."""
+    figures = {
+        f"{metric}_{kind}": _number(record.metrics.get(iou, {}).get(metric))
+        for kind, iou in IOU_TYPES.items()
+        for metric in METRICS
+    }
+    cost = record.cost
+    seconds, iterations = _number(cost.get("train_seconds")), _number(cost.get("iterations"))
+    return figures | {
+        "acceptance_rate": _number(record.statistics.get("acceptance_rate")),
+        "decisions_auroc": _number(record.statistics.get("decisions_auroc")),
+        "seconds_per_step": seconds / iterations if iterations else float("nan"),
+        "train_minutes": seconds / 60,
+        "peak_gpu_gb": _number(cost.get("peak_gpu_mb")) / 1024,
+        "peak_host_gb": _number(cost.get("peak_host_mb")) / 1024,
+    }
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _expected_runs(spec: Spec, folder: Path) -> tuple[list[str], dict[str, ExpectedRun]]:
+    """The sweeps of this report that were started, and their runs by run_id."""
+    manifests = [read_manifest(folder, name) for name in sweep_names(folder)]
+    ours = [m for m in manifests if m is not None and spec.name in (m.sweep, m.report)]
+    return [m.sweep for m in ours], {run.run_id: run for m in ours for run in m.runs}
+
+
+def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Run]:
+    runs = [_found(record) for record in records]
+    left = {record.run_id for record in records}
+    templates = {record.name: record.settings for record in records}
+    for run in expected.values():
+        if run.run_id not in left:
+            settings = _settings_of(run, templates.get(run.name, {}))
+            runs.append(Run(run.run_id, settings, _seed(settings), "missing", None))
+    return runs
+
+
+def _found(record: Record) -> Run:
+    settings = {**record.settings, "name": record.name}
+    state = "complete" if record.status is Status.complete else record.status.value
+    return Run(record.run_id, settings, _seed(settings), state, record)
+
+
+def _settings_of(run: ExpectedRun, template: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run that left no record: its overrides and axes, the rest from a run of the same row."""
+    overrides = dict(override.lstrip("+").split("=", 1) for override in run.overrides if "=" in override)
+    return {**template, **overrides, **run.axes, "name": run.name}
+
+
+def _seed(settings: Mapping[str, Any]) -> int | None:
+    seed = settings.get("seed")
+    return int(seed) if seed is not None and str(seed).lstrip("-").isdigit() else None
+
+
+def canonical(value: Any) -> str:
+    """One spelling for a setting from a record (true, 600000.0) and from an override ("True", "600000")."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def _matches(where: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    for key, wanted in where.items():
+        found = canonical(settings.get(key))
+        if found not in ([canonical(each) for each in wanted] if isinstance(wanted, list) else [canonical(wanted)]):
+            return False
+    return True
+
+
+def _assign(spec: Spec, runs: list[Run]) -> Iterable[tuple[TableRow, list[Run]]]:
+    """Each table row with its runs, in the order of the groups and the spec's rows."""
+    groups: list[str | None] = list(spec.group_values) if spec.group else [None]
+    matching = {row.key: [run for run in runs if _matches(row.where, run.settings)] for row in spec.rows}
+    for group, row in itertools.product(groups, spec.rows):
+        chosen = [r for r in matching[row.key] if group is None or canonical(r.settings.get(spec.group or "")) == group]
+        for values, part in _each(row, chosen):
+            label = row.label.format(**{key.replace(".", "_"): readable(value) for key, value in values.items()})
+            parts = [row.key, *values.values(), *([group] if group else [])]
+            yield TableRow("-".join(parts), row, group, label, values), part
+
+
+def _each(row: Row, runs: list[Run]) -> Iterable[tuple[dict[str, str], list[Run]]]:
+    if not row.each:
+        return [({}, runs)]
+    by_values: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        by_values.setdefault(tuple(canonical(run.settings.get(key)) for key in row.each), []).append(run)
+    ordered = sorted(by_values.items(), key=lambda item: [_sort_key(value) for value in item[0]])
+    return [(dict(zip(row.each, values, strict=True)), part) for values, part in ordered]
+
+
+def _sort_key(value: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1, 0.0, value)
+
+
+def readable(value: str) -> str:
+    """600000 -> 600k: numbers of instances as the papers write them."""
+    return f"{int(value) // 1000}k" if value.isdigit() and int(value) >= 1000 and int(value) % 1000 == 0 else value
+
+
+def _resolve(runs: list[Run], expected: Mapping[str, ExpectedRun]) -> list[Run]:
+    """One run a seed: the one that the sweep expects, else a stale one in its place, else the newest."""
+    by_seed: dict[int | None, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, []).append(run)
+    resolved: list[Run] = []
+    for candidates in by_seed.values():
+        ranked = sorted(candidates, key=lambda run: _rank(run, expected), reverse=True)
+        best, rest = ranked[0], ranked[1:]
+        if expected and best.run_id not in expected:
+            wanted = any(run.run_id in expected for run in candidates)
+            best = replace(best, stale="configuration changed" if wanted else "", superseded=not wanted)
+        resolved += [best, *(replace(run, superseded=True) for run in rest)]
+    return sorted(resolved, key=lambda run: (run.seed is None, run.seed or 0, run.superseded))
+
+
+def _rank(run: Run, expected: Mapping[str, ExpectedRun]) -> tuple[bool, bool, bool, float]:
+    """An expected run that left a record comes first, then any complete one, then whatever is expected."""
+    ended = (run.record.ended or run.record.started or 0.0) if run.record else 0.0
+    known = run.run_id in expected
+    return (known and run.record is not None, run.state == "complete", known, ended)
+
+
+def _entry(spec: Spec, row: TableRow, run: Run) -> dict[str, Any]:
+    known = {
+        "row": row.key,
+        "seed": run.seed,
+        "run_id": run.run_id,
+        "state": run.state,
+        "stale": run.stale,
+        "superseded": run.superseded,
+        "run": run,
+    }
+    figures = figures_of(run.record) if run.record else {}
+    return known | {f"setting.{key}": canonical(run.settings.get(key)) for key in spec.settings} | figures
+
+
+def _columns(spec: Spec) -> list[str]:
+    empty = figures_of(Record("", "", Status.complete))
+    known = ["row", "seed", "run_id", "state", "stale", "superseded", "run"]
+    return [*known, *(f"setting.{key}" for key in spec.settings), *empty]
+
+
+def _infer_missing(spec: Spec, rows: list[TableRow], frame: pd.DataFrame) -> pd.DataFrame:
+    """Without a manifest: a seed that another row of the same group has, and this one lacks, is missing."""
+    import pandas as pd
+
+    group_of = {row.key: row.group for row in rows}
+    groups = frame["row"].map(group_of)
+    added = []
+    for row in rows:
+        siblings = frame[groups.eq(row.group) if row.group else groups.isna()]
+        seeds = set(siblings["seed"].dropna()) - set(frame[frame["row"] == row.key]["seed"].dropna())
+        for seed in sorted(seeds):
+            settings = {**row.row.where, **row.values, "seed": seed}
+            added.append(_entry(spec, row, Run("", settings, int(seed), "missing", None)))
+    return pd.concat([frame, pd.DataFrame(added)], ignore_index=True) if added else frame
+
+
+def _mark_old_code(frame: pd.DataFrame) -> pd.DataFrame:
+    """A complete run is stale when its code is not the newest complete run's."""
+    done = [run for run in frame["run"] if run.state == "complete" and not run.superseded]
+    newest = max(done, key=lambda run: run.record.ended or 0.0, default=None)
+    if newest is None or not newest.record.provenance.get("code"):
+        return frame
+    code = newest.record.provenance["code"]
+    old = {run.run_id for run in done if run.record.provenance.get("code") != code}
+    frame = frame.copy()
+    fresh = frame["run_id"].isin(old) & frame["stale"].eq("")
+    frame.loc[fresh, "stale"] = "code changed"
+    return frame
+
+
+def states(runs: pd.DataFrame) -> Counter[str]:
+    """How many of these runs are in which state, stale ones counted apart."""
+    counted = Counter(runs["state"])
+    counted["stale"] = int(((runs["state"] == "complete") & runs["stale"].ne("")).sum())
+    return counted

@@ -1,0 +1,75 @@
+"""`harness report`: a spec and a folder of runs -> one folder with the page, the tables and the figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.record import write_atomically
+from reports.collect import Collection, collect
+from reports.decisions import agreement_of
+from reports.published import read_published
+from reports.spec import Spec, nearest, read_spec
+from reports.table import Table, build_tables, to_frame
+
+FORMATS = ("html", "md", "tex", "csv")
+
+
+def report_command(
+    name: str,
+    runs: Path,
+    formats: list[str] | None = None,
+    out: Path | None = None,
+    published: Path | None = None,
+) -> Path:
+    """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise.
+
+    name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: of
+    `FORMATS`, all without it. published: a CSV of further published results. Raises ValueError with one sentence for
+    whatever the user can mend.
+    """
+    formats = list(formats or FORMATS)
+    for each in formats:
+        if each not in FORMATS:
+            raise ValueError(f"there is no report format '{each}'{nearest(each, FORMATS)}")
+    spec = read_spec(name)
+    if not runs.is_dir():
+        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
+    collection = collect(spec, runs)
+    tables = build_tables(spec, collection, read_published(published))
+    folder = out or Path("report") / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+
+    if "csv" in formats:
+        with write_atomically(folder / "table.csv") as path:
+            to_frame(spec, tables).to_csv(path, index=False)
+    if "tex" in formats:
+        from reports.text import latex
+
+        _write(folder / "table.tex", latex(spec, tables))
+    if "md" in formats or "html" in formats:
+        _write_pages(spec, collection, tables, folder, formats)
+    return folder
+
+
+def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder: Path, formats: list[str]) -> None:
+    """Figures, and the formats that show them."""
+    from reports.figure import draw_figures
+    from reports.text import markdown
+
+    pictures, left_out = draw_figures(spec, collection, tables)
+    for picture in pictures:
+        _write(folder / f"{picture.name}.svg", picture.svg)
+        with write_atomically(folder / f"{picture.name}.png") as path:
+            path.write_bytes(picture.png)
+    if "md" in formats:
+        _write(folder / "table.md", markdown(spec, tables, [(f"{p.name}.svg", p.title, p.caption) for p in pictures]))
+    if "html" in formats:
+        from reports.page import render
+
+        agreement = agreement_of(collection)
+        _write(folder / "index.html", render(spec, collection, tables, pictures, left_out, agreement, folder))
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,305 @@
+"""The page: one self-contained HTML file, from the template and what the tables, figures and records hold."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.record import record_path
+from reports.collect import Collection, Run, TableRow, states
+from reports.decisions import AGREEMENT
+from reports.spec import Column, Spec
+from reports.statistics import Summary
+from reports.style import Picture
+from reports.table import MARKS, Cell, Line, Table
+from reports.text import decimals_of, difference_text, notes, number, runs_text, summary_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a page: its text, what it is sorted by ("" sorts last), and what stands below and beside it."""
+
+    text: str
+    sort: str = ""
+    spread: str = ""
+    difference: str = ""
+    interval: str = ""
+    star: bool = False
+    published: str = ""
+    marks: tuple[str, ...] = ()
+    link: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column's heading, its parts set apart for sub- and superscript."""
+
+    base: str
+    subscript: str = ""
+    superscript: str = ""
+    unit: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of the page."""
+
+    key: str
+    caption: str
+    headings: list[Heading]
+    rows: list[list[Shown]]
+    controls: tuple[int, ...] = ()  # rows that others are compared with
+
+
+def render(
+    spec: Spec,
+    collection: Collection,
+    tables: list[Table],
+    pictures: list[Picture],
+    left_out: list[str],
+    agreement: Mapping[TableRow, Mapping[str, Summary]],
+    folder: Path,
+) -> str:
+    """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
+    return _template("report.html").render(
+        spec=spec,
+        sheets=[_results(spec, table) for table in tables],
+        further=[_differences(spec, tables, key) for key in spec.baselines[1:]],
+        notes=notes(spec, tables),
+        pictures=pictures,
+        left_out=left_out,
+        agreement=_agreement(spec, agreement) if agreement else None,
+        agreement_notes=[f"{title}: {about}." for title, about in AGREEMENT.values()],
+        runs=[_row_runs(spec, collection, row, folder) for row in collection.rows],
+        facts=_facts(collection),
+        marks=MARKS,
+        files=["table.csv", "table.md", "table.tex"],
+    )
+
+
+def _template(name: str) -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def heading_of(column: Column) -> Heading:
+    return Heading(column.base, column.subscript, column.superscript, column.unit, column.about)
+
+
+def sortable(value: float | None) -> str:
+    """A figure unrounded, as the CSV writes it; empty where there is none."""
+    return "" if value is None or math.isnan(value) else repr(float(value))
+
+
+def _results(spec: Spec, table: Table) -> Sheet:
+    headings = [Heading(""), *(heading_of(column) for column in spec.columns), Heading("runs")]
+    rows = [
+        [_label(line), *(_value(spec, line, cell) for cell in line.cells), _runs_cell(line)] for line in table.lines
+    ]
+    controls = tuple(index for index, line in enumerate(table.lines) if line.is_baseline)
+    return Sheet(f"results-{table.group or 'all'}", table.heading, headings, rows, controls)
+
+
+def _label(line: Line) -> Shown:
+    return Shown(line.row.label, line.row.label, link=f"#runs-{line.row.key}", about=line.row.row.about)
+
+
+def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
+    decimals = decimals_of(cell.column, spec)
+    published = ""
+    if cell.column.metric and line.source:
+        published = "no published figure" if cell.published is None else f"published {number(cell.published, decimals)}"
+        if cell.published_difference is not None:
+            published += f" ({number(cell.published_difference, decimals, signed=True)})"
+    first = cell.differences.get(spec.baselines[0]) if spec.baselines else None
+    shown = difference_text(first, decimals) if first else ""
+    difference, _, interval = shown.partition(" ")
+    return Shown(
+        text=number(cell.summary.mean, decimals) if cell.summary.n else _reason(line),
+        sort=sortable(cell.summary.mean),
+        spread="" if math.isnan(cell.summary.sd) else f"± {number(cell.summary.sd, decimals)}",
+        difference=difference,
+        interval=interval,
+        star=cell.star,
+        published=published,
+        marks=cell.marks if cell.summary.n else (),
+        link=f"#runs-{line.row.key}",
+    )
+
+
+def _reason(line: Line) -> str:
+    """Why a cell has no figure."""
+    if line.complete:
+        return "–"
+    return next((mark for mark in ("failed", "unfinished", "missing") if mark in line.marks), "–")
+
+
+def _runs_cell(line: Line) -> Shown:
+    counted, _, rest = runs_text(line).partition(": ")
+    return Shown(counted, sortable(line.complete), about=rest, link=f"#runs-{line.row.key}")
+
+
+def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
+    metrics = [column for column in spec.columns if column.metric]
+    rows = []
+    for line in (line for table in tables for line in table.lines):
+        cells = [cell for cell in line.cells if cell.column.metric]
+        if not any(key in cell.differences for cell in cells):
+            continue
+        shown = [_label(line)]
+        for cell in cells:
+            difference = cell.differences.get(key)
+            text, _, interval = difference_text(difference, spec.decimals).partition(" ")
+            shown.append(Shown(text, sortable(difference.mean if difference else None), interval=interval))
+        rows.append(shown)
+    headings = [Heading(""), *(heading_of(column) for column in metrics)]
+    return Sheet(f"minus-{key}", f"Difference to {spec.label_of(key)}", headings, rows)
+
+
+def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) -> Sheet:
+    rows = []
+    for row, figures in agreement.items():
+        shown = [Shown(row.label, row.label, link=f"#runs-{row.key}")]
+        for key, summary in figures.items():
+            scale, decimals, unit = (1, 2, "") if key == "auroc" else (100, 0, " %")
+            text = summary_text(Summary(summary.mean * scale, summary.sd * scale, summary.n), decimals)
+            value, _, spread = text.partition(" ")
+            shown.append(Shown(value + (unit if summary.n else ""), sortable(summary.mean * scale), spread=spread))
+        rows.append(shown)
+    headings = [Heading(""), *(Heading(title, about=about) for title, about in AGREEMENT.values())]
+    return Sheet("agreement", "", headings, rows)
+
+
+# ------------------------------------------------------------------------------------------------------ the runs
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    seed: str
+    run_id: str
+    link: str
+    state: str
+    why: str
+    figures: list[str]
+    made: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RowRuns:
+    key: str
+    label: str
+    about: str
+    counted: str
+    headings: list[Heading]
+    runs: list[ShownRun]
+
+
+def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -> RowRuns:
+    entries = collection.frame[collection.frame["row"] == row.key]
+    metrics = [column for column in spec.columns if column.metric]
+    base = os.path.relpath(collection.folder, folder)
+    shown = []
+    for entry in entries.to_dict("records"):
+        run: Run = entry["run"]
+        figures = [number(entry.get(column.key), max(2, spec.decimals)) for column in metrics]
+        link = "/".join((base, *record_path(Path(), run.run_id).parts)) if run.record else ""
+        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, _made(run)))
+    label = f"{row.label}, {spec.group_values[row.group]}" if row.group else row.label
+    counted = _counted(states(entries[~entries["superseded"]]))
+    return RowRuns(row.key, label, row.row.about, counted, [heading_of(column) for column in metrics], shown)
+
+
+def _state(entry: Mapping[Any, Any]) -> tuple[str, str]:
+    run: Run = entry["run"]
+    if run.superseded:
+        return "not counted", "another run stands for this row and seed"
+    if run.state == "complete" and entry["stale"]:
+        return "stale", entry["stale"]
+    failure = (run.record.failure or {}) if run.record else {}
+    return run.state, ": ".join(failure[key] for key in ("kind", "message") if failure.get(key))
+
+
+def _made(run: Run) -> list[tuple[str, str]]:
+    """Provenance, in a reader's words and order."""
+    if run.record is None:
+        return []
+    record, provenance = run.record, run.record.provenance
+    hardware = provenance.get("hardware") or {}
+    commit = str(provenance.get("commit") or "")[:10]
+    packages = provenance.get("packages") or {}
+    facts = {
+        "commit": commit + (" with uncommitted changes" if commit and provenance.get("dirty_diff") else ""),
+        "code": str(provenance.get("code") or "")[:10],
+        "ended": _date(record.ended),
+        "training": _duration(record.cost.get("train_seconds")),
+        "iterations": f"{record.cost['iterations']:.0f}" if record.cost.get("iterations") else "",
+        "hardware": ", ".join(str(hardware[key]) for key in ("gpu", "cpu", "host") if hardware.get(key)),
+        "job": str(provenance.get("job") or ""),
+        "restarts": str(provenance.get("restarts") or ""),
+        "parents": ", ".join(provenance.get("parents") or []),
+        "data": ", ".join(f"{k} {str(v)[:10]}" for k, v in (provenance.get("fingerprints") or {}).items()),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+    }
+    return [(name, text) for name, text in facts.items() if text]
+
+
+def _counted(counted: Counter[str]) -> str:
+    fresh = counted["complete"] - counted["stale"]
+    words = [f"{fresh} complete"] if fresh else []
+    words += [f"{count} {state}" for state, count in counted.items() if count and state != "complete"]
+    return ", ".join(words) or "no runs"
+
+
+def _facts(collection: Collection) -> list[tuple[str, str]]:
+    """What the whole report was made from, for the head of the page."""
+    used = collection.frame[~collection.frame["superseded"].astype(bool)]
+    done = [run.record for run in used["run"] if run.state == "complete"]
+    seeds = sorted({int(seed) for seed in used["seed"].dropna()})
+    seconds = [record.cost["wall_seconds"] for record in done if record.cost.get("wall_seconds")]
+    facts = [("runs", _counted(states(used))), ("seeds", ", ".join(map(str, seeds)))]
+    facts.append(("sweep", ", ".join(collection.sweeps)))
+    facts.append(("time of all runs", _duration(sum(seconds)) if seconds else ""))
+    facts.append(("newest", _date(max((record.ended or 0.0 for record in done), default=0.0))))
+    facts.append(
+        (
+            "commit",
+            ", ".join(sorted({str(r.provenance["commit"])[:10] for r in done if r.provenance.get("commit")})[:3]),
+        )
+    )
+    return [(name, text) for name, text in facts if text]
+
+
+def _date(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _duration(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
+
+
+def standalone(title: str, **content: Any) -> str:
+    """The page of `harness compare`."""
+    return _template("compare.html").render(title=title, **content)

@@ -1,0 +1,70 @@
+"""Published results: figures from papers and their repositories, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.spec import FOLDER, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHIPPED = FOLDER / "published_results.csv"
+REQUIRED = ("table", "method", "backbone", "dataset", "source")
+
+
+def read_published(extra: Path | None = None) -> pd.DataFrame:
+    """The shipped results and the user's own, one row each; columns as in `published_results.csv`.
+
+    Raises ValueError that names the file, and the line of a row without a source.
+    """
+    import pandas as pd
+
+    tables = []
+    for path in [SHIPPED, *([extra] if extra else [])]:
+        if not path.is_file():
+            raise ValueError(f"published results {path} do not exist")
+        table = pd.read_csv(path)
+        absent = [column for column in REQUIRED if column not in table]
+        if absent:
+            raise ValueError(
+                f"{path} lacks the column '{absent[0]}'; it needs {', '.join(REQUIRED)} and figures such as AP_box"
+            )
+        bare = table.index[table["source"].isna() | (table["source"].astype(str).str.strip() == "")]
+        if len(bare):
+            raise ValueError(f"{path}, line {bare[0] + 2}: a published figure needs a source")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def find_published(published: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The one published row with these values; None where no source at hand has it.
+
+    Raises ValueError for an unknown column or table, and where several rows fit.
+    """
+    rows = published
+    for key, value in wanted.items():
+        if key not in published:
+            raise ValueError(f"published results have no column '{key}'{nearest(key, published.columns)}")
+        values = published[key]
+        if key == "table" and str(value) not in set(values):
+            raise ValueError(f"published results have no table '{value}'{nearest(str(value), sorted(set(values)))}")
+        rows = rows[rows[key].map(_canonical) == _canonical(value)]
+    if rows.empty:
+        return None
+    if len(rows) > 1:
+        raise ValueError(
+            f"{len(rows)} published results fit {dict(wanted)}; name the table, num_generated or gdde as well"
+        )
+    return dict(rows.iloc[0])
+
+
+def _canonical(value: Any) -> str:
+    """YAML reads a bare yes or no as a boolean and the CSV a whole number as a float: all meet here."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,274 @@
+"""A report's specification: what its YAML may say, read and checked.
+
+    title, description   shown at the head of the page
+    filters              settings that every record of the report has
+    group                {setting: {value: heading}}: one table for each value
+    rows                 key -> label, about, where (the key as the record's name without), each, published
+    columns              of `COLUMNS`, in the order of the table
+    baseline             row key, or several: the first is what rows are tested against
+    intervals            over (seeds or images), resamples, level
+    decimals             of the displayed metrics
+    figures              each {kind: one of FIGURES, title, ...}
+
+Every name is checked; a misspelt one raises ValueError that names the file and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).parent
+IOU_TYPES = {"box": "bbox", "mask": "segm"}
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    base and superscript and subscript make its heading. metric: in percent of AP, compared with baselines and papers.
+    scale turns the record's figure into the displayed one.
+    """
+
+    key: str
+    base: str
+    superscript: str = ""
+    subscript: str = ""
+    metric: bool = False
+    scale: float = 1.0
+    decimals: int | None = None  # the spec's own number where None
+    unit: str = ""
+    about: str = ""
+
+    @property
+    def plain(self) -> str:
+        """The heading as one line of text."""
+        parts = [self.base, f"_{self.subscript}" if self.subscript else ""]
+        return "".join(parts) + (f"^{self.superscript}" if self.superscript else "") + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        return f" ({self.unit})" if self.unit else ""
+
+
+def _metric_column(metric: str, kind: str) -> Column:
+    return Column(f"{metric}_{kind}", "AP", kind, metric[2:], metric=True)
+
+
+COLUMNS: dict[str, Column] = {
+    column.key: column
+    for column in [
+        *(_metric_column(metric, kind) for metric in METRICS for kind in IOU_TYPES),
+        Column(
+            "acceptance_rate",
+            "accepted",
+            scale=100,
+            decimals=0,
+            unit="%",
+            about="batches with pasted instances that the method kept",
+        ),
+        Column(
+            "decisions_auroc", "decision AUROC", decimals=2, about="0.5 is chance, 1 separates good from bad instances"
+        ),
+        Column("time_ratio", "time ×", decimals=2, about="seconds a training step over the baseline's"),
+        Column("train_minutes", "training", decimals=1, unit="min"),
+        Column("peak_gpu_gb", "GPU memory", decimals=1, unit="GB"),
+        Column("peak_host_gb", "host memory", decimals=1, unit="GB"),
+    ]
+}
+PAPER_COLUMNS = ("AP_box", "AP_mask", "APr_box", "APr_mask")
+FIGURES: dict[str, tuple[str, ...]] = {
+    "rows": ("columns",),
+    "curve": ("x", "x_label", "numbers", "lines", "labels", "columns"),
+    "training": (),
+    "categories": ("iou", "rows"),
+    "cost": ("column",),
+    "roc": (),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row, or, with `each`, one row for every combination of those settings' values among the runs."""
+
+    key: str
+    label: str
+    about: str
+    where: Mapping[str, Any]
+    each: tuple[str, ...] = ()
+    published: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    kind: str
+    title: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    over: str = "seeds"
+    resamples: int = 2000
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    title: str
+    description: str
+    filters: Mapping[str, Any]
+    group: str | None
+    group_values: Mapping[str, str]
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    baselines: tuple[str, ...]
+    intervals: Intervals
+    decimals: int
+    figures: tuple[Figure, ...]
+
+    @property
+    def settings(self) -> list[str]:
+        """Every setting that the report looks at."""
+        named = [*self.filters, *([self.group] if self.group else [])]
+        for row in self.rows:
+            named += [*row.where, *row.each]
+        for figure in self.figures:
+            named += [figure.options[key] for key in ("x", "lines") if key in figure.options]
+        return list(dict.fromkeys(named))
+
+    def label_of(self, key: str) -> str:
+        return next((row.label for row in self.rows if row.key == key), key)
+
+
+def spec_names() -> list[str]:
+    """The reports that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_spec(name: str) -> Spec:
+    """The spec of a shipped report, or of a YAML file by its path."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name}.yaml"
+        if not path.is_file():
+            raise ValueError(f"there is no report '{name}'{nearest(name, spec_names())}; or give a path to a YAML file")
+    elif not path.is_file():
+        raise ValueError(f"report spec {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return _spec(path, content)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?` or the list of what there is, for the end of an error message."""
+    known = list(known)
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else f" (there are: {', '.join(known)})"
+
+
+def _spec(path: Path, content: Any) -> Spec:
+    keys = (
+        "title",
+        "description",
+        "filters",
+        "group",
+        "rows",
+        "columns",
+        "baseline",
+        "intervals",
+        "decimals",
+        "figures",
+    )
+    content = _mapping(path, "the report", content, keys)
+    if not content.get("rows"):
+        raise ValueError(f"{path}: a report needs rows")
+    rows = tuple(_row(path, key, row or {}) for key, row in _mapping(path, "rows", content["rows"]).items())
+    group, values = _group(path, content.get("group"))
+    baseline = content.get("baseline", [])
+    baselines = tuple([baseline] if isinstance(baseline, str) else baseline)
+    for key in baselines:
+        _known(path, "baseline", key, [row.key for row in rows])
+    columns = tuple(content.get("columns", PAPER_COLUMNS))
+    for key in columns:
+        _known(path, "column", key, COLUMNS)
+    intervals = _mapping(path, "intervals", content.get("intervals", {}), ("over", "resamples", "level"))
+    _known(path, "intervals.over", intervals.get("over", "seeds"), ("seeds", "images"))
+    return Spec(
+        name=path.stem,
+        title=content.get("title", path.stem),
+        description=" ".join(str(content.get("description", "")).split()),
+        filters=_mapping(path, "filters", content.get("filters", {})),
+        group=group,
+        group_values=values,
+        rows=rows,
+        columns=tuple(COLUMNS[key] for key in columns),
+        baselines=baselines,
+        intervals=Intervals(**intervals),
+        decimals=int(content.get("decimals", 1)),
+        figures=tuple(_figure(path, figure, rows) for figure in content.get("figures", [])),
+    )
+
+
+def _row(path: Path, key: str, content: Any) -> Row:
+    content = _mapping(path, f"rows.{key}", content, ("label", "about", "where", "each", "published"))
+    each = content.get("each", [])
+    published = content.get("published")
+    return Row(
+        key=str(key),
+        label=str(content.get("label", key)),
+        about=" ".join(str(content.get("about", "")).split()),
+        where=_mapping(path, f"rows.{key}.where", content.get("where", {"name": key})),
+        each=tuple([each] if isinstance(each, str) else each),
+        published=None if published is None else _mapping(path, f"rows.{key}.published", published),
+    )
+
+
+def _group(path: Path, content: Any) -> tuple[str | None, dict[str, str]]:
+    if content is None:
+        return None, {}
+    content = _mapping(path, "group", content)
+    if len(content) != 1:
+        raise ValueError(
+            f"{path}: group names one setting and its values, such as {{backbone: {{resnet50: ResNet-50}}}}"
+        )
+    ((setting, values),) = content.items()
+    return setting, {str(value): str(label) for value, label in _mapping(path, f"group.{setting}", values).items()}
+
+
+def _figure(path: Path, content: Any, rows: tuple[Row, ...]) -> Figure:
+    content = dict(_mapping(path, "a figure", content))
+    kind = content.pop("kind", None)
+    _known(path, "kind of figure", kind, FIGURES)
+    title = content.pop("title", kind)
+    for option, value in content.items():
+        _known(path, f"option of the figure '{kind}'", option, FIGURES[kind])
+        if option in ("columns", "column"):
+            for key in [value] if isinstance(value, str) else value:
+                _known(path, "column", key, COLUMNS)
+        if option == "rows":
+            for key in value:
+                _known(path, "row", key, [row.key for row in rows])
+    return Figure(kind, str(title), content)
+
+
+def _mapping(path: Path, what: str, content: Any, keys: Iterable[str] = ()) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: {what} must be a mapping, not {type(content).__name__}")
+    for key in content if keys else ():
+        _known(path, f"key of {what}", key, keys)
+    return content
+
+
+def _known(path: Path, what: str, name: Any, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{path}: no {what} is called '{name}'{nearest(str(name), known)}")

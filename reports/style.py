@@ -1,0 +1,120 @@
+"""How figures look: one palette, one type size, and one drawing for print, for a light page and for a dark one.
+
+Drawings are made in the light colours. Inside the page each colour is replaced by a CSS variable, so that a figure
+follows the reader's light or dark setting; the files beside the page keep the light colours.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, PAPER = "#1c2330", "#687080", "#d9dde3", "#fefefe"
+# Okabe and Ito's palette, which colour-blind readers can tell apart, ordered by contrast with the page.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c0689b", "#b98300", "#4a9fd0", "#7a5fb8", "#8a5a2b")
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    RULE: "--rule",
+    PAPER: "--paper",
+    **{colour: f"--series-{index}" for index, colour in enumerate(PALETTE)},
+}
+MARKERS = "osD^vPX*"
+WIDTH = 5.4  # inches
+
+SETTINGS: Any = {
+    "font.size": 9.5,
+    "font.family": ["DejaVu Sans"],
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.7,
+    "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: name of its files, title, what it was made from, and the drawing as standalone SVG and PNG."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    png: bytes
+
+    def inline(self) -> str:
+        """The SVG for inside a page: no header, ids of its own, colours as CSS variables, the page's type."""
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
+        svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{self.name}-", svg)
+        for colour, variable in VARIABLES.items():
+            svg = svg.replace(colour, f"var({variable})")
+        svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'", r"font-size: \1px", svg)
+        svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+        return re.sub(r"<svg ", f'<svg role="img" aria-label="{_attribute(self.title)}" ', svg, count=1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def canvas(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, row by row; inside `with styled()`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.ravel())
+
+
+def styled() -> Any:
+    """The context in which figures are made and saved."""
+    from matplotlib import rc_context
+
+    return rc_context(SETTINGS)
+
+
+def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    from matplotlib import rc_context
+
+    svg, png = io.BytesIO(), io.BytesIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(png, format="png", dpi=180, facecolor="white")
+    return Picture(name, title, caption, svg.getvalue().decode(), png.getvalue())
+
+
+def colour(place: int) -> str:
+    return PALETTE[place % len(PALETTE)]
+
+
+def marker(place: int) -> str:
+    return MARKERS[place % len(MARKERS)]
