@@ -14,7 +14,7 @@ from reports.collect import ABSENT, Collection, TableRow, canonical
 from reports.decisions import decisions_of, roc
 from reports.spec import COLUMNS, Column, Spec
 from reports.spec import Figure as FigureSpec
-from reports.statistics import summarise
+from reports.statistics import Summary, summarise
 from reports.style import INK, MUTED, RULE, Picture, colour, marker
 from reports.table import Table, baseline_row, time_ratio
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+MOST_DOTS = 60  # of a group of categories
 
 
 def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tuple[list[Picture], list[str]]:
@@ -39,10 +40,10 @@ def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tup
 
 
 def heading(column: Column) -> str:
-    """A column's heading in matplotlib's mathtext-free spelling: AP_r box."""
-    return " ".join(
-        part for part in (f"{column.base}{column.subscript and '_' + column.subscript}", column.superscript) if part
-    )
+    """A column's heading without sub- and superscript: rare AP, box."""
+    group = FREQUENCIES.get(column.subscript, column.subscript)
+    words = f"{group} {column.base}" if group in FREQUENCIES.values() else f"{column.base}{group}"
+    return f"{words}, {column.superscript}" if column.superscript else words
 
 
 def _seeds(collection: Collection, rows: list[TableRow]) -> str:
@@ -84,7 +85,7 @@ def _rows(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
 def _dots(axis: Axes, spec: Spec, collection: Collection, table: Table, column: Column) -> None:
     for y, line in enumerate(table.lines):
         values = collection.complete(line.row.key)[column.key].dropna().to_numpy(float)
-        shade = MUTED if line.is_baseline else colour(0)
+        shade = MUTED if line.row.row.key in spec.baselines[:1] else colour(0)
         if len(values):
             axis.plot(values, np.full(len(values), y), "o", ms=5, color=shade, alpha=0.55, mew=0)
             axis.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=shade, lw=2.4, solid_capstyle="butt")
@@ -98,9 +99,7 @@ def _dots(axis: Axes, spec: Spec, collection: Collection, table: Table, column: 
         if np.isfinite(mean):
             axis.axvline(mean, color=MUTED, lw=0.9, ls=(0, (3, 3)), zorder=0.5)
     axis.set_yticks(range(len(table.lines)), [line.row.label for line in table.lines], color=INK)
-    axis.set_ylim(len(table.lines) - 0.45, -0.55)
-    axis.grid(visible=False, axis="y")
-    axis.spines["left"].set_visible(False)
+    _row_axis(axis, len(table.lines))
 
 
 # ------------------------------------------------------------------------------------------------ AP against a setting
@@ -230,7 +229,7 @@ def _training(spec: Spec, collection: Collection, tables: list[Table], figure: F
     deciding = {row: runs for row, runs in rows.items() if any(run["contribution"].notna().any() for run in runs)}
     canvas, axes = style.canvas(2.8, 2 if deciding else 1)
     for place, (row, runs) in enumerate(rows.items()):
-        label = _label(row, spec)
+        label = spec.label_in_group(row.label, row.group)
         middle, accepted = _binned(runs, "accepted")
         axes[0].plot(middle, 100 * accepted.mean(0), color=colour(place), label=label)
         if row in deciding:
@@ -267,10 +266,6 @@ def _binned(runs: list[pd.DataFrame], column: str) -> tuple[np.ndarray, np.ndarr
     return ((edges[1:] + edges[:-1]) / 2)[known], table[:, known]
 
 
-def _label(row: TableRow, spec: Spec) -> str:
-    return f"{row.label}, {spec.group_values[row.group]}" if row.group else row.label
-
-
 def _roc(spec: Spec, collection: Collection, tables: list[Table], figure: FigureSpec, name: str) -> Picture | str:
     """The contribution's ROC against the pool's hidden truth, the seeds' decisions taken together."""
     import pandas as pd
@@ -281,7 +276,12 @@ def _roc(spec: Spec, collection: Collection, tables: list[Table], figure: Figure
         curve = roc(pd.concat(found)) if (found := decisions_of(collection, row)) else None
         if curve is not None:
             shade = colour(len(drawn))
-            axis.plot(curve.x, curve.y, color=shade, label=f"{_label(row, spec)}, area {curve.area:.2f}")
+            axis.plot(
+                curve.x,
+                curve.y,
+                color=shade,
+                label=f"{spec.label_in_group(row.label, row.group)}, area {curve.area:.2f}",
+            )
             drawn.append(row)
     if not drawn:
         return "no complete run has both contributions and the hidden truth of its pool"
@@ -320,30 +320,45 @@ def _categories(
                 differences[row] = found
     if not differences:
         return "no complete run has per-category figures beside those of its baseline"
-    canvas, axes = style.canvas(2.9, len(FREQUENCIES), sharey=True)
+    canvas, axes = style.canvas(0.8 + 0.32 * len(differences), len(FREQUENCIES), sharey=True, sharex=True)
     for axis, (letter, word) in zip(axes, FREQUENCIES.items(), strict=True):
         for place, found in enumerate(differences.values()):
-            _strip(axis, place, found.loc[found["frequency"] == letter, "difference"].to_numpy(float), colour(place))
-        axis.axhline(0, color=MUTED, lw=0.9, zorder=0.5)
+            values = found.loc[found["frequency"] == letter, "difference"].dropna().to_numpy(float)
+            if len(values):
+                _spread(axis, place, values)
+        axis.axvline(0, color=MUTED, lw=0.9, zorder=0.5)
         axis.set_title(word)
-        axis.set_xlim(-0.6, len(differences) - 0.4)
-        axis.set_xticks(range(len(differences)), [_label(row, spec) for row in differences], rotation=35, ha="right")
-        axis.grid(visible=False, axis="x")
-    axes[0].set_ylabel(f"difference of AP, {'box' if iou == 'bbox' else 'mask'}")
+        axis.set_yticks(
+            range(len(differences)), [spec.label_in_group(row.label, row.group) for row in differences], color=INK
+        )
+        _row_axis(axis, len(differences))
+    axes[1].set_xlabel(f"difference of {'box' if iou == 'bbox' else 'mask'} AP to {spec.label_of(spec.baselines[0])}")
     caption = (
-        f"A dot is a category: its AP minus that of {spec.label_of(spec.baselines[0])}, paired by seed and averaged "
-        "over the seeds that both have; the bar is the group's mean. From per_category.parquet beside the records."
+        "Every category's difference, paired by seed and averaged over the seeds that both have. The bar is the "
+        "group's mean; a dot is a category or, where there are more than 60, the thick line the middle half of them "
+        "and the thin one the middle nine tenths. From per_category.parquet beside the records."
     )
     return style.picture(canvas, name, figure.title, caption)
 
 
-def _strip(axis: Axes, place: int, values: np.ndarray, shade: str) -> None:
-    values = values[np.isfinite(values)]
-    if len(values):
-        spread = np.random.default_rng(place).uniform(-0.22, 0.22, len(values))
-        size, alpha = (4.5, 0.6) if len(values) < 100 else (2.5, 0.3)
-        axis.plot(place + spread, values, "o", ms=size, mew=0, alpha=alpha, color=shade)
-        axis.plot([place - 0.33, place + 0.33], [values.mean()] * 2, color=shade, lw=2.4, solid_capstyle="butt")
+def _spread(axis: Axes, place: int, values: np.ndarray) -> None:
+    """The group's categories as dots, or as quantiles where dots would hide one another; and their mean."""
+    if len(values) <= MOST_DOTS:
+        jitter = np.random.default_rng(place).uniform(-0.2, 0.2, len(values))
+        axis.plot(values, place + jitter, "o", ms=4, mew=0, alpha=0.5, color=colour(0))
+    else:
+        low, lower, upper, high = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
+        axis.plot([low, high], [place] * 2, color=colour(0), lw=0.9, alpha=0.6)
+        axis.plot([lower, upper], [place] * 2, color=colour(0), lw=5, alpha=0.45, solid_capstyle="butt")
+    axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(0), lw=2.2, solid_capstyle="butt")
+
+
+def _row_axis(axis: Axes, rows: int) -> None:
+    """An axis with a row of the table at every integer, the first on top."""
+    axis.set_ylim(rows - 0.45, -0.55)
+    axis.grid(visible=False, axis="y")
+    axis.spines["left"].set_visible(False)
+    axis.locator_params(axis="x", nbins=4)
 
 
 def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
@@ -374,40 +389,42 @@ def _category_difference(collection: Collection, row: TableRow, other: TableRow,
 
 
 def _cost(spec: Spec, collection: Collection, tables: list[Table], figure: FigureSpec, name: str) -> Picture | str:
-    """A metric against the time of a training step over the first baseline's."""
+    """A metric against the time of a training step over the first baseline's, a panel for each group."""
     column = COLUMNS[figure.options.get("column", "APr_box")]
-    canvas, (axis,) = style.canvas(3.1)
-    drawn: list[TableRow] = []
-    for row in collection.rows:
-        other = baseline_row(collection, row, spec.baselines[0]) if spec.baselines else None
-        runs = collection.complete(row.key)
-        if other is None or runs.empty:
-            continue
-        time, metric = summarise(time_ratio(runs, collection.complete(other.key))), summarise(runs[column.key])
-        if time.n and metric.n:
-            place = len(drawn)
-            xerr, yerr = np.nan_to_num(time.sd), np.nan_to_num(metric.sd)
-            axis.errorbar(
-                time.mean,
-                metric.mean,
-                yerr,
-                xerr,
-                color=colour(place),
-                marker=marker(place),
-                ms=6,
-                elinewidth=1,
-                ls="",
-                label=_label(row, spec),
-            )
-            drawn.append(row)
-    if not drawn:
+    points = {table: _cost_points(spec, collection, table, column) for table in tables}
+    points = {table: found for table, found in points.items() if found}
+    if not points:
         return "no complete run has both its time and its baseline's"
-    axis.axvline(1, color=MUTED, lw=0.9, ls=(0, (3, 3)), zorder=0.5)
-    axis.set_xlabel(f"time of a training step over that of {spec.label_of(spec.baselines[0])}")
-    axis.set_title(heading(column))
-    canvas.legend(*_legend([axis]), loc="outside right upper")
-    caption = f"Mean and standard deviation over seeds, {_seeds(collection, drawn)}; training time from the records."
+    canvas, axes = style.canvas(3.2, len(points))
+    for axis, (table, found) in zip(axes, points.items(), strict=True):
+        for place, (row, time, metric) in found.items():
+            spread: Any = {"xerr": np.nan_to_num(time.sd), "yerr": np.nan_to_num(metric.sd), "elinewidth": 1}
+            look: Any = {"color": colour(place), "marker": marker(place), "ms": 5.5, "ls": "", "label": row.label}
+            axis.errorbar(time.mean, metric.mean, **spread, **look)
+        axis.axvline(1, color=MUTED, lw=0.9, ls=(0, (3, 3)), zorder=0.5)
+        axis.set_title(" · ".join(part for part in (table.heading, heading(column)) if part))
+        axis.locator_params(axis="x", nbins=5)
+    canvas.supxlabel(f"time of a step over that of {spec.label_of(spec.baselines[0])}", fontsize=8.5, color=MUTED)
+    canvas.legend(*_legend(axes), loc="outside upper left", ncols=3)
+    rows = [row for found in points.values() for row, _, _ in found.values()]
+    caption = f"Mean and standard deviation over seeds, {_seeds(collection, rows)}; training time from the records."
     return style.picture(canvas, name, figure.title, caption)
+
+
+def _cost_points(
+    spec: Spec, collection: Collection, table: Table, column: Column
+) -> dict[int, tuple[TableRow, Summary, Summary]]:
+    """By place in the table: the row, its time ratio and its metric, where both are known."""
+    points = {}
+    for place, line in enumerate(table.lines):
+        other = baseline_row(collection, line.row, spec.baselines[0]) if spec.baselines else None
+        runs = collection.complete(line.row.key)
+        if other is not None and len(runs):
+            time = summarise(time_ratio(runs, collection.complete(other.key)))
+            metric = summarise(runs[column.key])
+            if time.n and metric.n:
+                points[place] = (line.row, time, metric)
+    return points
 
 
 Drawer = Callable[[Spec, Collection, list[Table], FigureSpec, str], "Picture | str"]

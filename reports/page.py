@@ -59,6 +59,7 @@ class Sheet:
     headings: list[Heading]
     rows: list[list[Shown]]
     controls: tuple[int, ...] = ()  # rows that others are compared with
+    title: str = ""  # above it on the page
 
 
 def render(
@@ -114,12 +115,12 @@ def _results(spec: Spec, table: Table) -> Sheet:
     rows = [
         [_label(line), *(_value(spec, line, cell) for cell in line.cells), _runs_cell(line)] for line in table.lines
     ]
-    controls = tuple(index for index, line in enumerate(table.lines) if line.is_baseline)
+    controls = tuple(index for index, line in enumerate(table.lines) if line.row.row.key in spec.baselines[:1])
     return Sheet(f"results-{table.group or 'all'}", table.heading, headings, rows, controls)
 
 
 def _label(line: Line) -> Shown:
-    return Shown(line.row.label, line.row.label, link=f"#runs-{line.row.key}", about=line.row.row.about)
+    return Shown(line.row.label, line.row.label, link=f"#runs-{line.row.key}")
 
 
 def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
@@ -164,22 +165,24 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
         cells = [cell for cell in line.cells if cell.column.metric]
         if not any(key in cell.differences for cell in cells):
             continue
-        shown = [_label(line)]
+        label = spec.label_in_group(line.row.label, line.row.group)
+        shown = [Shown(label, label, link=f"#runs-{line.row.key}")]
         for cell in cells:
             difference = cell.differences.get(key)
             text, _, interval = difference_text(difference, spec.decimals).partition(" ")
             shown.append(Shown(text, sortable(difference.mean if difference else None), interval=interval))
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
-    return Sheet(f"minus-{key}", f"Difference to {spec.label_of(key)}", headings, rows)
+    return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
 
 
 def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) -> Sheet:
     rows = []
     for row, figures in agreement.items():
-        shown = [Shown(row.label, row.label, link=f"#runs-{row.key}")]
+        label = spec.label_in_group(row.label, row.group)
+        shown = [Shown(label, label, link=f"#runs-{row.key}")]
         for key, summary in figures.items():
-            scale, decimals, unit = (1, 2, "") if key == "auroc" else (100, 0, " %")
+            scale, decimals, unit = (1, 2, "") if key == "auroc" else (100, 0, "%")
             text = summary_text(Summary(summary.mean * scale, summary.sd * scale, summary.n), decimals)
             value, _, spread = text.partition(" ")
             shown.append(Shown(value + (unit if summary.n else ""), sortable(summary.mean * scale), spread=spread))
@@ -222,7 +225,7 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
         figures = [number(entry.get(column.key), max(2, spec.decimals)) for column in metrics]
         link = "/".join((base, *record_path(Path(), run.run_id).parts)) if run.record else ""
         shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, _made(run)))
-    label = f"{row.label}, {spec.group_values[row.group]}" if row.group else row.label
+    label = spec.label_in_group(row.label, row.group)
     counted = _counted(states(entries[~entries["superseded"]]))
     return RowRuns(row.key, label, row.row.about, counted, [heading_of(column) for column in metrics], shown)
 

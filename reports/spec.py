@@ -144,6 +144,10 @@ class Spec:
             named += [figure.options[key] for key in ("x", "lines") if key in figure.options]
         return list(dict.fromkeys(named))
 
+    def label_in_group(self, label: str, group: str | None) -> str:
+        """A row's label where rows of several groups stand together."""
+        return label if group is None else f"{label}, {self.group_values[group]}"
+
     def label_of(self, key: str) -> str:
         return next((row.label for row in self.rows if row.key == key), key)
 

@@ -26,14 +26,14 @@ VARIABLES = {
     **{colour: f"--series-{index}" for index, colour in enumerate(PALETTE)},
 }
 MARKERS = "osD^vPX*"
-WIDTH = 5.4  # inches
+WIDTH = 4.6  # inches
 
 SETTINGS: Any = {
-    "font.size": 9.5,
+    "font.size": 9,
     "font.family": ["DejaVu Sans"],
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
+    "axes.labelsize": 8.5,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
@@ -46,12 +46,12 @@ SETTINGS: Any = {
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 8.5,
+    "xtick.labelsize": 8,
     "ytick.labelsize": 8.5,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 8,
     "lines.linewidth": 1.7,
     "svg.fonttype": "none",
     "figure.facecolor": "none",

@@ -46,10 +46,9 @@ class Line:
     expected: int
     marks: Mapping[str, int]
     source: str = ""
-    is_baseline: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     group: str | None
     heading: str
@@ -92,7 +91,7 @@ def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataF
         cell = _cell(spec, column, row, done, baselines)
         cell = replace(cell, published=_figure(paper, column), marks=tuple(marks))
         cells.append(cell)
-    return Line(row, tuple(cells), len(done), len(runs), marks, source, row.row.key in spec.baselines)
+    return Line(row, tuple(cells), len(done), len(runs), marks, source)
 
 
 def _cell(spec: Spec, column: Column, row: TableRow, done: pd.DataFrame, baselines: Mapping[str, pd.DataFrame]) -> Cell:
