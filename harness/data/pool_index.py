@@ -10,6 +10,7 @@ NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an en
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -94,28 +95,21 @@ def _cached_index(path: Path, cache: Path) -> Path:
     if columns is not None:
         key += f"-{fingerprint(columns)[:8]}"
     # Relative paths mean another file elsewhere, so the folder is part of the name.
-    folder = f"{abs(hash_of(str(path.parent.resolve()))):08x}"
+    folder = f"{zlib.crc32(str(path.parent.resolve()).encode()):08x}"
     index = cache / f"pool-{path.stem}-{key}-{folder}-{LAYOUT}.arrow"
     if not index.is_file():
         write_index(read_pool(path), index)
     return index
 
 
-def hash_of(text: str) -> int:
-    """A 32-bit number that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())
-
-
 def _check_categories(pool: InstancePool, num_categories: int, path: Path) -> None:
-    present = pool.present_categories
-    if len(present) and present[0] < 0:
-        raise UserError(f"{path}: category {present[0]}; categories are counted from 0")
-    if len(present) and present[-1] >= num_categories:
+    lowest, highest = int(pool.categories.min(initial=0)), int(pool.categories.max(initial=-1))
+    if lowest < 0:
+        raise UserError(f"{path}: category {lowest}; categories are counted from 0")
+    if highest >= num_categories:
         raise UserError(
-            f"{path}: category {present[-1]} is outside of the {num_categories} categories; "
-            f"data.num_classes={present[-1] + 1} adds categories beyond the dataset's"
+            f"{path}: category {highest} is outside of the {num_categories} categories; "
+            f"data.num_classes={highest + 1} adds categories beyond the dataset's"
         )
 
 
