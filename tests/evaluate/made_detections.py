@@ -28,12 +28,10 @@ def make_results(annotations: Annotations, per_image: int, rng: np.random.Genera
         for _ in range(per_image):
             kind = rng.random()
             if len(own) and kind < 0.7:
-                box, polygons = _perturbed(annotations, rng.choice(own), rng, height, width)
-                category = annotations.annotation_categories[rng.choice(own)] if kind < 0.1 else None
-                category = annotations.annotation_categories[own[0]] if category is None and kind < 0.2 else category
-                if category is None:
-                    category = annotations.annotation_categories[polygons[1]]
-                outline = polygons[0]
+                index = rng.choice(own)
+                box, outline = _perturbed(annotations, index, rng, height, width)
+                labelled = rng.choice(own) if kind < 0.1 else index
+                category = annotations.annotation_categories[labelled]
             else:
                 known = kind < 0.9 and len(listed)
                 category = rng.choice(listed) if known else rng.integers(len(annotations.category_ids))
@@ -55,7 +53,7 @@ def make_results(annotations: Annotations, per_image: int, rng: np.random.Genera
 
 def _perturbed(
     annotations: Annotations, index: int, rng: np.random.Generator, height: int, width: int
-) -> tuple[np.ndarray, tuple[list[list[float]], int]]:
+) -> tuple[np.ndarray, list[list[float]]]:
     strength = rng.choice([0, 0.02, 0.1, 0.4])
     size = annotations.boxes[index, 2:]
     box = annotations.boxes[index] + rng.normal(0, 1, 4) * strength * np.tile(size, 2)
@@ -67,7 +65,7 @@ def _perturbed(
         a, b = annotations.point_offsets[polygon : polygon + 2]
         points = annotations.coordinates[a:b].reshape(-1, 2) + shift
         outline.append(points.clip(0, [width, height]).ravel().tolist())
-    return box, (outline, index)
+    return box, outline
 
 
 def _rle(outline: list[list[float]], height: int, width: int) -> dict[str, Any]:
@@ -90,15 +88,22 @@ def replicate(path: Path, times: int) -> dict:
     return data
 
 
-def package_evaluation(path: Path, results: list[dict], iou_type: str) -> Any:
-    """The package's LVISEval after `run`. The results are copied, since it writes into them."""
-    from lvis import LVIS, LVISEval, LVISResults
-
+def package_evaluation(path: Path, results: list[dict], iou_type: str, image_ids: list[int] | None = None) -> Any:
+    """The package's LVISEval after `run`, on some images or all. The results are copied, since it writes into them."""
+    evaluation = package_evaluator(path, copy.deepcopy(results), iou_type)
+    if image_ids is not None:
+        evaluation.params.img_ids = image_ids
     with numpy_float():
-        truth = LVIS(str(path))
-        evaluation = LVISEval(truth, LVISResults(truth, copy.deepcopy(results)), iou_type)
         evaluation.run()
     return evaluation
+
+
+def package_evaluator(path: Path, results: list[dict], iou_type: str) -> Any:
+    """The package's LVISEval, loaded and not run yet."""
+    from lvis import LVIS, LVISEval, LVISResults
+
+    truth = LVIS(str(path))
+    return LVISEval(truth, LVISResults(truth, results), iou_type)
 
 
 def largest_difference(ours: Evaluation, package: Any, iou_type: str) -> float:

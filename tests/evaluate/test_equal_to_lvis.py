@@ -66,17 +66,9 @@ def test_results_without_boxes(real, iou_type):
 
 
 def test_subset_of_images(real):
-    from lvis import LVIS, LVISEval, LVISResults
-
-    from harness.evaluate.lvis_compat import numpy_float
-
     results = make_results(real, 30, np.random.default_rng(2))
     ours = evaluate(real, Detections.from_results(results), ("bbox",), images=np.arange(0, 100, 3))
-    with numpy_float():
-        truth = LVIS(str(REAL))
-        package = LVISEval(truth, LVISResults(truth, results), "bbox")
-        package.params.img_ids = real.image_ids[::3].tolist()
-        package.run()
+    package = package_evaluation(REAL, results, "bbox", real.image_ids[::3].tolist())
     assert largest_difference(ours, package, "bbox") < TOLERANCE
 
 
