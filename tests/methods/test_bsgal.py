@@ -1,0 +1,413 @@
+"""BSGAL's decisions against autograd, finite differences and hand-made probing steps, on the kit's tiny detector."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.distributed import Ranks
+from harness.step import StepPosition, TrainingStep
+from methods.bsgal import (
+    BSGAL,
+    CachePrecision,
+    CacheRule,
+    EmptyReference,
+    Estimator,
+    GradientScope,
+    Mode,
+    ReferenceLoss,
+    ReferencePolicy,
+    ReferenceProposals,
+    Threshold,
+)
+from methods.bsgal_per_image import BSGALPerImage
+from methods.conformance import check_method
+from methods.conformance.tiny import TinyDataset, TinyEngine
+from methods.conformance.world import tiny_batch
+from methods.contract import Draw, ImageFacts, LossKind, Method, Need, Proposals, Scope, Selection, Start, ViewKind
+from methods.loss_band import LossBand
+from methods.random_selection import RandomSelection
+
+STEPS = 4
+DATASET = TinyDataset()
+
+
+def started(method: Method, needed: tuple[dict[str, object], ...] = ()) -> Method:
+    method.validate()
+    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, needed))
+    return method
+
+
+def step_at(
+    iteration: int,
+    engine: TinyEngine | None = None,
+    pasted: tuple[int, ...] = (0, 2),
+    references: int = 4,
+    of: int = STEPS,
+) -> TrainingStep:
+    batch = tiny_batch(100 * iteration, pasted, references)
+    return TrainingStep(engine or TinyEngine(), batch, StepPosition(0, iteration, of), Ranks())
+
+
+def steps(number: int = STEPS) -> Iterator[TrainingStep]:
+    engine = TinyEngine()
+    return (step_at(iteration, engine, of=number) for iteration in range(number))
+
+
+def gradient(engine: TinyEngine, loss: Tensor, scope: Scope = Scope.ALL) -> Tensor:
+    parts = torch.autograd.grad(loss, engine.parameters(scope), materialize_grads=True, retain_graph=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def reference_loss(step: TrainingStep, proposals: Proposals = Proposals.GROUND_TRUTH) -> Tensor:
+    return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True).total(LossKind.CLASSIFICATION)
+
+
+def pasted_loss(step: TrainingStep) -> Tensor:
+    return step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm() + 1e-8))
+
+
+# ------------------------------------------------------------------------------------------------------ by gradient
+
+
+@pytest.mark.parametrize("rule", list(CacheRule))
+def test_contributions_are_cosines_with_the_cache(rule: CacheRule) -> None:
+    method, engine = started(BSGAL(cache=rule)), TinyEngine()
+    cache, seen = torch.zeros(step_at(0).num_parameters()), 0
+    for iteration in range(STEPS):
+        selection = method.select(step_at(iteration, engine))
+        check = step_at(iteration, engine)
+        g = gradient(engine, reference_loss(check))
+        keep = 0.1 if rule is CacheRule.momentum else seen / (seen + 1)
+        cache, seen = keep * cache + (1 - keep) * g, seen + 1
+        assert float(selection.contribution) == pytest.approx(
+            cosine(cache, gradient(engine, pasted_loss(check))), rel=1e-4
+        )
+        assert selection.decided
+        assert selection.keep.tolist() == [bool(selection.contribution >= -0.05)] * 4
+
+
+@pytest.mark.parametrize("scope", list(GradientScope))
+def test_scopes_and_inner_products(scope: GradientScope) -> None:
+    engine = TinyEngine()
+    selection = started(BSGAL(scope=scope, normalise=False, momentum=0.0)).select(step_at(1, engine))
+    check, part = step_at(1, engine), Scope[scope.name.upper()]
+    expected = gradient(engine, reference_loss(check), part) @ gradient(engine, pasted_loss(check), part)
+    assert float(selection.contribution) == pytest.approx(float(expected), rel=1e-4)
+    assert float(selection.threshold) == 0.0
+
+
+@pytest.mark.parametrize("loss", list(ReferenceLoss))
+def test_reference_losses(loss: ReferenceLoss) -> None:
+    engine = TinyEngine()
+    selection = started(BSGAL(reference_loss=loss, momentum=0.0)).select(step_at(1, engine))
+    check = step_at(1, engine)
+    table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+    expected = {
+        "classification": lambda: table.batch("cls_stage0") + table.batch("cls_stage1"),
+        "first_stage": lambda: table.batch("cls_stage0"),
+        "box": lambda: table.batch("box"),
+        "mask": lambda: table.batch("mask"),
+        "all": lambda: table.total(),
+    }[loss.name]()
+    figure = cosine(gradient(engine, expected), gradient(engine, pasted_loss(check)))
+    assert float(selection.contribution) == pytest.approx(figure, rel=1e-3, abs=1e-6)
+
+
+def test_percentiles_are_of_the_contributions_before() -> None:
+    number = 40
+    method = started(BSGAL(threshold=Threshold.scheduled_percentile, accept_rate=0.2, accept_rate_end=0.8, window=16))
+    seen: list[float] = []
+    for step in steps(number):
+        selection = method.select(step)
+        rate = 0.2 + 0.6 * step.iteration / number
+        expected = np.percentile(seen[-16:], 100 * (1 - rate)) if seen else 0.0
+        assert float(selection.threshold) == pytest.approx(expected, abs=1e-6)
+        assert bool(selection.keep[0]) == (float(selection.contribution) >= float(selection.threshold))
+        seen.append(float(selection.contribution))
+    fixed = started(BSGAL(threshold=Threshold.percentile, accept_rate=0.3))
+    thresholds = [float(fixed.select(step).threshold) for step in steps(10)]
+    assert thresholds[9] == pytest.approx(np.percentile(seen[:9], 70), abs=1e-6)
+
+
+def test_the_reference_gradient_is_taken_as_often_as_asked() -> None:
+    engine = TinyEngine()
+    method = started(BSGAL(reference_every=3, momentum=0.0))
+    norms = []
+    for iteration in range(6):
+        before = engine.passes
+        step = step_at(iteration, engine)
+        method.select(step)
+        norms.append(engine.passes - before)
+    assert norms == [2, 1, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("loss", [ReferenceLoss.classification, ReferenceLoss.box])
+def test_paste_or_ori_compares_the_views_and_hands_over_the_gradient(loss: ReferenceLoss) -> None:
+    method = started(BSGAL(mode=Mode.paste_or_ori, reference_loss=loss))
+    cache = torch.zeros(step_at(0).num_parameters())
+    for iteration in range(4):
+        engine = TinyEngine(iteration)
+        step = step_at(iteration, engine)
+        selection = method.select(step)
+        check = step_at(iteration, engine)
+        table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+        cache = 0.1 * cache + 0.9 * gradient(engine, table.total(LossKind[loss.name.upper()]))
+        views = [gradient(engine, check.losses(view).total()) for view in (ViewKind.AUGMENTED, ViewKind.ORIGINAL)]
+        assert float(selection.contribution) == pytest.approx(cosine(cache, views[0]), rel=1e-4)
+        assert float(selection.threshold) == pytest.approx(cosine(cache, views[1]), rel=1e-4)
+        assert bool(selection.keep.all()) == (loss is ReferenceLoss.box)  # pasting adds more box loss than others here
+        trained = torch.stack(list(step.batch_losses(step.trained_table(selection)).values())).sum()
+        assert selection.gradient is not None
+        torch.testing.assert_close(selection.gradient, gradient(engine, trained), rtol=1e-4, atol=1e-6)
+    assert started(BSGAL(mode=Mode.paste_or_ori, scope=GradientScope.heads)).select(step_at(0)).gradient is None
+
+
+# ---------------------------------------------------------------------------------------------- by loss difference
+
+
+def after_probe(step: TrainingStep, loss: Tensor, lr: float, proposals: Proposals) -> float:
+    """The reference loss of a copied detector after a step of SGD."""
+    engine = copy.deepcopy(step.engine)
+    moved = gradient(step.engine, loss).split([p.numel() for p in step.engine.parameters(Scope.ALL)])
+    with torch.no_grad():
+        for parameter, part in zip(engine.parameters(Scope.ALL), moved, strict=True):
+            parameter -= lr * part.view_as(parameter)
+    other = TrainingStep(engine, step.batch, StepPosition(0, step.iteration, STEPS), Ranks())
+    return float(reference_loss(other, proposals).detach())
+
+
+@pytest.mark.parametrize("proposals", [ReferenceProposals.as_published, ReferenceProposals.ground_truth])
+def test_the_loss_difference_is_that_of_a_probing_step(proposals: ReferenceProposals) -> None:
+    taken = Proposals.SAMPLED if proposals is ReferenceProposals.as_published else Proposals.GROUND_TRUTH
+    options = {"estimator": Estimator.loss_difference, "probe_lr": 0.05, "reference_proposals": proposals}
+    for iteration in range(4):
+        step = step_at(iteration)
+        kept = [p.clone() for p in step.engine.parameters(Scope.ALL)]
+        both = started(BSGAL(mode=Mode.paste_or_ori, **options)).select(step)
+        assert all(torch.equal(a, b) for a, b in zip(kept, step.engine.parameters(Scope.ALL), strict=True))
+        check = step_at(iteration)
+        original = after_probe(check, check.losses(ViewKind.ORIGINAL).total(), 0.05, taken)
+        augmented = after_probe(check, check.losses(ViewKind.AUGMENTED).total(), 0.05, taken)
+        assert float(both.contribution) == pytest.approx(original - augmented, rel=1e-3, abs=1e-6)
+        assert float(step.logged["reference_loss/after_original"]) == pytest.approx(original, rel=1e-5)
+        assert bool(both.keep.all()) == (augmented < original)
+        alone = started(BSGAL(**options)).select(step_at(iteration))
+        drop = float(reference_loss(check, taken).detach()) - after_probe(check, pasted_loss(check), 0.05, taken)
+        assert float(alone.contribution) == pytest.approx(drop, rel=1e-3, abs=2e-6)
+
+
+def test_the_gradient_estimates_the_loss_difference() -> None:
+    """In double precision, unnormalised, with the step's own reference gradient: Pearson's r over 50 batches."""
+    engine, lr = TinyEngine(dtype=torch.float64), 1e-4
+    estimated, measured = [], []
+    for iteration in range(50):
+        by_gradient = BSGAL(normalise=False, momentum=0.0, cache_precision=CachePrecision.fp64)
+        by_difference = BSGAL(
+            estimator=Estimator.loss_difference, probe_lr=lr, reference_proposals=ReferenceProposals.ground_truth
+        )
+        estimated.append(float(started(by_gradient).select(step_at(iteration, engine)).contribution))
+        measured.append(float(started(by_difference).select(step_at(iteration, engine)).contribution) / lr)
+    assert np.corrcoef(estimated, measured)[0, 1] >= 0.99
+    np.testing.assert_allclose(estimated, measured, rtol=0.01, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- reference batches
+
+
+def drawn(categories: list[int], image: int = 3) -> Draw:
+    facts = ImageFacts(image, 64, 64, DATASET.categories_of(image))
+    return Draw(rows=np.arange(len(categories)), categories=np.array(categories, np.int64), image=facts)
+
+
+def chosen(policy: ReferencePolicy, draw: Draw, number: int = 200) -> list[int]:
+    method = BSGAL(reference_policy=policy)
+    picks = [method.reference(draw, DATASET, np.random.Generator(np.random.PCG64(seed))) for seed in range(number)]
+    assert all(isinstance(pick, int) and 0 <= pick < DATASET.num_images for pick in picks)
+    return picks  # type: ignore[return-value]
+
+
+def test_reference_images_hold_a_drawn_class() -> None:
+    assert set(chosen(ReferencePolicy.drawn_class, drawn([0]))) == {0}
+    both = chosen(ReferencePolicy.drawn_class, drawn([0, 2]))
+    assert 60 < sum(image == 0 for image in both) < 140
+    assert all(image == 0 or 2 in DATASET.categories_of(image) for image in both)
+
+
+def test_without_a_draw_one_of_the_image_s_own_classes_is_taken() -> None:
+    own = set(DATASET.categories_of(3))
+    assert all(own & set(DATASET.categories_of(image)) for image in chosen(ReferencePolicy.drawn_class, drawn([])))
+
+
+def test_a_class_without_training_images_falls_back_to_any_image() -> None:
+    assert len(set(chosen(ReferencePolicy.drawn_class, drawn([5])))) > 15
+
+
+def test_random_policies() -> None:
+    by_class = chosen(ReferencePolicy.random_class, drawn([1]), 400)
+    assert 0.12 < np.mean([image == 0 for image in by_class]) < 0.35  # image 0 alone holds class 0, one of five
+    by_image = chosen(ReferencePolicy.random_image, drawn([1]), 400)
+    assert np.mean([image == 0 for image in by_image]) < 0.1
+
+
+def test_the_number_of_reference_images_is_bounded() -> None:
+    engine = TinyEngine()
+    few = started(BSGAL(reference_images=2, momentum=0.0)).select(step_at(1, engine))
+    check = step_at(1, engine, references=2)
+    expected = cosine(gradient(engine, reference_loss(check)), gradient(engine, pasted_loss(check)))
+    assert float(few.contribution) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_lost_reference_image_switches_the_proposals_where_asked() -> None:
+    engine = TinyEngine()
+    for rule, proposals in (
+        (EmptyReference.leave_out, Proposals.GROUND_TRUTH),
+        (EmptyReference.sampled, Proposals.SAMPLED),
+    ):
+        selection = started(BSGAL(empty_reference=rule, momentum=0.0)).select(step_at(1, engine, references=3))
+        check = step_at(1, engine, references=3)
+        expected = cosine(gradient(engine, reference_loss(check, proposals)), gradient(engine, pasted_loss(check)))
+        assert float(selection.contribution) == pytest.approx(expected, rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": Mode.paste_or_ori, "threshold": Threshold.percentile}, "no percentile"),
+        ({"mode": Mode.paste_or_ori, "tau": 0.0}, "no tau"),
+        ({"threshold": Threshold.percentile, "tau": 0.0}, "tau belongs to threshold=fixed"),
+        ({"estimator": Estimator.loss_difference, "scope": GradientScope.heads}, "scope belongs to"),
+        ({"estimator": Estimator.loss_difference, "normalise": False}, "normalise belongs to"),
+        ({"estimator": Estimator.loss_difference, "reference_every": 2}, "reference_every belongs to"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"accept_rate": 1.5}, "accept_rate"),
+        ({"window": 0}, "window"),
+        ({"reference_every": 0}, "reference_every"),
+        ({"probe_lr": 0.0}, "probe_lr"),
+        ({"max_samples": 0}, "max_samples"),
+    ],
+)
+def test_combinations_without_sense_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        BSGAL(**options).validate()  # type: ignore[arg-type]
+
+
+def test_needs_follow_the_options() -> None:
+    ground_truth, attribution = Need.GROUND_TRUTH_PROPOSALS, Need.PASTED_ATTRIBUTION
+    assert BSGAL().required() == {ground_truth, attribution}
+    assert BSGAL(mode=Mode.paste_or_ori).required() == {ground_truth}
+    assert BSGAL(mode=Mode.paste_or_ori, reference_proposals=ReferenceProposals.sampled).required() == set()
+    assert BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference).required() == set()
+    assert BSGAL(estimator=Estimator.loss_difference).required() == {attribution}
+
+
+def test_a_cache_in_bfloat16_decides_nearly_alike() -> None:
+    exact, half = started(BSGAL()), started(BSGAL(cache_precision=CachePrecision.bf16))
+    pairs = [
+        (float(exact.select(a).contribution), float(half.select(b).contribution))
+        for a, b in zip(steps(), steps(), strict=True)
+    ]
+    np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BSGAL(mode=Mode.paste_or_ori),
+        BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
+        BSGAL(estimator=Estimator.loss_difference),
+        BSGAL(threshold=Threshold.percentile, cache=CacheRule.average, cache_precision=CachePrecision.bf16),
+        BSGAL(reference_every=2, scope=GradientScope.last, shared_pass=False),
+    ],
+    ids=["paste_or_ori", "loss_difference", "paste_only_difference", "percentile_average_bf16", "every_2_last"],
+)
+def test_other_settings_conform(method: BSGAL) -> None:
+    check_method(method, processes=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(Mode))
+def test_synchronised_ranks_conform(mode: Mode) -> None:
+    check_method(BSGAL(sync=True, mode=mode))
+
+
+# --------------------------------------------------------------------------------------------------- beyond the papers
+
+
+def test_per_image_contributions_add_up_to_the_batch_s() -> None:
+    options = {"scope": GradientScope.heads, "normalise": False, "momentum": 0.0}
+    whole = started(BSGAL(**options)).select(step_at(1))  # type: ignore[arg-type]
+    apart = started(BSGALPerImage(**options)).select(step_at(1))  # type: ignore[arg-type]
+    assert float(apart.contribution.nansum()) == pytest.approx(float(whole.contribution), rel=1e-4)
+    assert apart.contribution.isnan().tolist() == [False, True, False, True]
+
+
+def test_a_mixed_decision_trains_on_both_passes() -> None:
+    engine = TinyEngine()
+    step = step_at(1, engine, pasted=(0, 1, 2, 3))
+    probe = started(BSGALPerImage(normalise=False)).select(step).contribution
+    method = started(BSGALPerImage(normalise=False, tau=float(probe.median())))
+    engine.passes = 0
+    step = step_at(1, engine, pasted=(0, 1, 2, 3))
+    selection = method.select(step)
+    assert 0 < int(selection.keep.sum()) < 4
+    table = step.trained_table(selection)
+    assert engine.passes == 3  # reference, augmented, original
+    augmented, original = step.losses(ViewKind.AUGMENTED), step.losses(ViewKind.ORIGINAL)
+    assert engine.passes == 3
+    expected = torch.where(selection.keep, augmented.losses["box"].sum, original.losses["box"].sum)
+    torch.testing.assert_close(table.losses["box"].sum, expected)
+
+
+def test_the_loss_band_keeps_the_middle() -> None:
+    method = started(LossBand(low=0.25, high=0.75, warm_up=10, window=40))
+    seen: list[float] = []
+    decided = []
+    for step in steps(60):
+        selection = method.select(step)
+        if selection.decided:
+            low, high = np.quantile(seen[-40:], [0.25, 0.75])
+            assert bool(selection.keep[0]) == (low <= float(selection.contribution) <= high)
+            decided.append(bool(selection.keep[0]))
+        seen.append(float(selection.contribution))
+    assert len(decided) == 50
+    assert 0.25 < np.mean(decided) < 0.75
+
+
+def test_random_selection_takes_the_rate_of_the_run_it_needs() -> None:
+    record = {"run_id": "bsgal-1", "statistics": {"acceptance_rate": 0.8}}
+    matched = started(RandomSelection(rate=0.1), (record,))
+
+    def kept(method: Method) -> float:
+        return float(np.mean([bool(method.select(step).keep[0]) for step in steps(200)]))
+
+    assert abs(kept(matched) - 0.8) < 0.08
+    assert abs(kept(started(RandomSelection(rate=0.1))) - 0.1) < 0.06
+    with pytest.raises(ValueError, match="bsgal-2 holds none"):
+        started(RandomSelection(), ({"run_id": "bsgal-2", "statistics": {}},))
+    apart = started(RandomSelection(per_image=True)).select(step_at(0, pasted=(0, 1, 2, 3)))
+    assert isinstance(apart, Selection)
+
+
+def test_the_two_beyond_the_papers_are_short() -> None:
+    for module in ("bsgal_per_image", "loss_band"):
+        source = Path(__file__).parents[2] / "methods" / f"{module}.py"
+        assert len(source.read_text().splitlines()) < 120
+
+
+def test_instances_of_one_configuration_share_nothing() -> None:
+    first = started(BSGAL())
+    first.select(step_at(0))
+    assert "_gradients" not in vars(dataclasses.replace(first))

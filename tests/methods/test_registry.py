@@ -1,0 +1,151 @@
+"""Methods by name, from files and from entry points."""
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import methods
+from methods import registry
+from methods.contract import Method
+
+PLUGIN = textwrap.dedent(
+    '''
+    from dataclasses import dataclass
+    from enum import Enum
+
+    from methods.contract import Draw, Method
+    from methods.registry import register
+
+
+    class Pace(Enum):
+        slow = "slow"
+        fast = "fast"
+
+
+    @register("{name}")
+    @dataclass
+    class Plugin(Method):
+        """A plugin for the tests."""
+
+        pace: Pace = Pace.slow
+        strength: float | None = None
+    '''
+)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    name = f"plugin_of_{request.node.name.split('[')[0]}"[:60]
+    path = tmp_path / f"{name}.py"
+    path.write_text(PLUGIN.format(name=name))
+    yield path
+    registry._forget(f"bsgal_bench_method_{name}")
+
+
+def test_the_built_in_methods_are_there() -> None:
+    expected = {"baseline", "copy_paste", "xpaste", "clip_filter", "divergen", "random_selection", "bsgal"}
+    assert expected | {"bsgal_per_image", "loss_band"} <= set(methods.names())
+    assert all(methods.name_of(methods.find(name)) == name for name in methods.names())
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("bsgl", "bsgal"), ("copypaste", "copy_paste"), ("xxxxxx", "there are")])
+def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, near: str) -> None:
+    with pytest.raises(LookupError, match=f"{wrong}.*{near}"):
+        methods.find(wrong)
+
+
+def test_register_refuses_what_is_no_method() -> None:
+    with pytest.raises(ValueError, match="lower-case"):
+        methods.register("My-Method")
+    with pytest.raises(TypeError, match="does not derive from Method"):
+        methods.register("stray")(object)  # type: ignore[type-var]
+
+    class Bare(Method):
+        level: float = 0.0
+
+    with pytest.raises(TypeError, match="@dataclass"):
+        methods.register("bare")(Bare)
+    with pytest.raises(ValueError, match="already taken by BSGAL"):
+        methods.register("bsgal")(methods.find("xpaste"))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_options_are_a_hydra_config(name: str) -> None:
+    tree = OmegaConf.structured(methods.find(name))
+    method = OmegaConf.to_object(tree)
+    assert method == methods.find(name)()
+    method.validate()
+    with pytest.raises(OmegaConfBaseException):
+        OmegaConf.merge(tree, {"no_such_option": 1})
+    ConfigStore.instance().store(name, methods.find(name), group="method_of_test")
+
+
+def test_enums_are_taken_by_name() -> None:
+    tree = OmegaConf.merge(
+        OmegaConf.structured(methods.find("bsgal")), OmegaConf.from_dotlist(["mode=paste_or_ori", "scope=heads"])
+    )
+    assert OmegaConf.to_object(tree).mode.name == "paste_or_ori"
+
+
+def test_a_file_is_read_once_and_found(plugin: Path) -> None:
+    assert methods.load_file(plugin) == [plugin.stem]
+    cls = methods.find(plugin.stem)
+    assert methods.load_file(plugin) == [plugin.stem]
+    assert methods.find(plugin.stem) is cls
+    assert registry.source_file(cls) == str(plugin)
+
+
+def test_the_fingerprint_follows_the_file(plugin: Path) -> None:
+    methods.load_file(plugin)
+    before = methods.source_fingerprint(methods.find(plugin.stem))
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    assert methods.source_fingerprint(methods.find(plugin.stem)) != before
+    assert methods.source_fingerprint(methods.find("bsgal")) is None
+
+
+def test_a_spawned_process_unpickles_a_file_s_method_with_its_enums(plugin: Path, tmp_path: Path) -> None:
+    methods.load_file(plugin)
+    cls = methods.find(plugin.stem)
+    pace = type(cls().pace).fast  # type: ignore[attr-defined]
+    (tmp_path / "m.pickle").write_bytes(pickle.dumps(cls(pace=pace, strength=0.5)))  # type: ignore[call-arg]
+    code = "import pickle, sys; m = pickle.load(open(sys.argv[1], 'rb')); print(m.pace.name, m.strength)"
+    root = Path(methods.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.pickle")], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.split() == ["fast", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1\n", "registers no method"),
+        ("import no_such_thing\n", "ModuleNotFoundError"),
+        ("def f(:\n", "SyntaxError"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "broken_plugin.py"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        methods.load_file(path)
+    assert "broken_plugin.py" in str(caught.value)
+    assert "bsgal_bench_method_broken_plugin" not in sys.modules
+
+
+def test_two_files_of_one_name_are_told_apart(plugin: Path, tmp_path: Path) -> None:
+    methods.load_file(plugin)
+    other = tmp_path / "elsewhere" / plugin.name
+    other.parent.mkdir()
+    other.write_text(plugin.read_text())
+    with pytest.raises(ValueError, match="rename one"):
+        methods.load_file(other)
+    with pytest.raises(FileNotFoundError):
+        methods.load_file(tmp_path / "absent.py")
