@@ -46,12 +46,13 @@ class TrainingStep:
         self.progress = position.iteration / max(position.total_iterations, 1)
         self.seed = position.seed
         self.rng: np.random.Generator = generator(position.seed, f"method/rank{ranks.rank}", position.iteration)
-        self.device = next(engine.module.parameters()).device
+        first = next(engine.module.parameters())
+        self.device, self.dtype = first.device, first.dtype
         self.has_pasted = batch.has_pasted.to(self.device)
         self.any_pasted = bool(batch.has_pasted.any())
         self._loss_scale = loss_scale
         self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
-        self._statistics = [b for b in engine.module.buffers() if b.is_floating_point()] if _has_running(engine) else []
+        self._statistics = _running_statistics(engine.module)
         self._statistics_after: dict[ViewKind, list[Tensor]] = {}
         self.logged: dict[str, float | Tensor] = {}
 
@@ -100,7 +101,7 @@ class TrainingStep:
         self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
         if out is None:
-            out = torch.empty(self.num_parameters(scope), device=self.device)
+            out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
         scale = self._loss_scale()
         FlatGradient(self.engine.parameters(scope), out).backward(loss * scale, keep_graph=keep_graph)
         return out.div_(scale) if scale != 1.0 else out
@@ -155,7 +156,7 @@ class TrainingStep:
             self.losses(view)
         if self._statistics:
             after = [self._statistics_after[view] for view in views]
-            _overwrite(self._statistics, [torch.stack(parts).mean(0) for parts in zip(*after, strict=True)])
+            _overwrite(self._statistics, [_mean(parts) for parts in zip(*after, strict=True)])
 
     def batch_losses(self, table: LossTable) -> dict[str, Tensor]:
         """Every loss of the batch, over normalisers that ranks share where they must.
@@ -170,8 +171,14 @@ class TrainingStep:
         return {name: table.batch(name, counts.get(name)) for name in table.losses}
 
 
-def _has_running(engine: Engine) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in engine.module.modules())
+def _running_statistics(module: nn.Module) -> list[Tensor]:
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def _mean(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Of statistics; counts of batches are equal among views."""
+    return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
 def _overwrite(tensors: list[Tensor] | list[nn.Parameter], values: list[Tensor]) -> None:
