@@ -98,7 +98,7 @@ def test_hiding_does_not_change_the_original_mask() -> None:
 
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[np.ndarray, list[np.ndarray], list[tuple[int, int]], Blending]:
-    """An image and cut-outs with random alpha, one-pixel slivers among them, at places on, across and off the border."""
+    """An image and cut-outs with random alpha, one-pixel slivers among them, on, across and off the border."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -134,8 +134,8 @@ def test_properties(scene: tuple) -> None:
     # The whole canvas, with every mask at full size: the slow way to the same.
     reach = 2 if blending is Blending.gaussian else 0
     touched = np.zeros((height + 200, width + 200), np.uint8)
-    full, label = np.zeros((height, width), int) - 1, 0
-    for bgra, (x, y) in zip(cutouts, corners, strict=True):
+    full = np.zeros((height, width), int) - 1
+    for label, (bgra, (x, y)) in enumerate(zip(cutouts, corners, strict=True)):
         alone = np.zeros_like(touched)
         alone[100 + y : 100 + y + bgra.shape[0], 100 + x : 100 + x + bgra.shape[1]] = bgra[..., 3] > 0
         inside = alone[100 : 100 + height, 100 : 100 + width]
@@ -143,7 +143,6 @@ def test_properties(scene: tuple) -> None:
         within = np.zeros_like(alone)
         within[100 : 100 + height, 100 : 100 + width] = inside
         touched |= cv2.dilate(within, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-        label += 1
     outside = touched[100 : 100 + height, 100 : 100 + width] == 0
     assert (canvas[outside] == image[outside]).all()
 

@@ -52,7 +52,7 @@ def test_ranks_share_the_order_of_one_process() -> None:
     alone = list(batch_positions(3, 6, 8, 0, 1))
     ranks = [list(batch_positions(3, 6, 2, rank, 4)) for rank in range(4)]
     for step, batch in enumerate(alone):
-        assert sum((rank[step] for rank in ranks), []) == batch
+        assert [position for rank in ranks for position in rank[step]] == batch
 
 
 def test_nothing_to_train_on() -> None:

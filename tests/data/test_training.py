@@ -1,0 +1,311 @@
+"""The training data: equal in every process, paired views, reference images, and clear errors."""
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config import RunConfig
+from harness.data import sources
+from harness.data.facts import TrainingFacts
+from harness.data.lvis import load_annotations
+from harness.data.sample import Batch, Sample, Targets, View
+from harness.data.show import show_method
+from harness.data.skips import ENOUGH, SkipMonitor
+from harness.data.testing import evaluation_images, evaluation_indices
+from harness.data.training import TrainingData, prepare_pool, training_loader
+from harness.data.transport import pack, unpack
+from harness.errors import UserError
+from methods.contract import (
+    DatasetFacts,
+    Draw,
+    ImageFacts,
+    Method,
+    PasteRule,
+    Pool,
+    concatenated,
+    uniform_over_categories,
+)
+
+
+@dataclass
+class Pasting(Method):
+    """Pastes from the pool and asks for a reference image of a drawn category."""
+
+    pastes = True
+    max_samples: int = 8
+
+    def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
+        return uniform_over_categories(pool, rng, self.max_samples)
+
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+        assert draw.image is not None
+        wanted = draw.categories if len(draw.categories) else draw.image.categories
+        images = dataset.images_of(int(rng.choice(wanted)))
+        return int(rng.choice(images)) if len(images) else None
+
+
+@dataclass
+class Mixing(Method):
+    """Training instances as they lie beside generated ones."""
+
+    pastes = True
+
+    def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
+        return dataset.join(dataset.instance_pool(), pool)
+
+    def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
+        real = np.flatnonzero(pool.column("image") >= 0)
+        return concatenated(
+            [
+                Draw(rows=rng.choice(real, 3), rules=PasteRule.AS_IT_LIES),
+                Draw(rows=rng.integers(len(real), len(pool), 3)),
+            ]
+        )
+
+
+@dataclass
+class Plain(Method):
+    """No pasting."""
+
+
+def batches(small, method: Method, config: RunConfig, **place: int) -> list[Batch]:
+    pool = prepare_pool(config, method, small.facts)
+    return list(training_loader(config, small.annotations, method, pool, small.facts, **place))
+
+
+def tensors(value: object) -> list[Tensor]:
+    """Everything in a sample, flat."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Batch):
+        return tensors(value.samples)
+    if isinstance(value, list):
+        return [t for item in value for t in tensors(item)]
+    if value is None or isinstance(value, int | dict | tuple):
+        return []
+    return [t for item in vars(value).values() for t in tensors(item)]
+
+
+def equal(first: object, second: object) -> bool:
+    one, two = tensors(first), tensors(second)
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("method", [Pasting(), Mixing(), Plain()], ids=lambda method: type(method).__name__)
+def test_workers_do_not_change_the_data(small, method: Method) -> None:
+    alone = batches(small, method, small.config(method, workers=0))
+    assert len(alone) == 3
+    assert [sample.position for batch in alone for sample in batch.samples] == list(range(12))
+    for workers in (1, 2):
+        others = batches(small, method, small.config(method, workers=workers))
+        assert all(equal(a, b) for a, b in zip(alone, others, strict=True))
+    resumed = batches(small, method, small.config(method), start_iteration=2)
+    assert equal(resumed[0], alone[2])
+
+
+def test_ranks_make_the_batch_of_one_process(small) -> None:
+    method = Pasting()
+    config = small.config(method)
+    alone = batches(small, method, config)
+    config.schedule = replace(config.schedule, batch_per_rank=2)
+    ranks = [batches(small, method, config, rank=rank, world=2) for rank in range(2)]
+    for step, batch in enumerate(alone):
+        assert equal(batch, Batch(ranks[0][step].samples + ranks[1][step].samples))
+
+
+def test_pasting_never_changes_the_original_view(small) -> None:
+    plain = batches(small, Plain(), small.config(Plain()))
+    pasting = batches(small, Pasting(), small.config(Pasting()))
+    assert all(equal(a.original, b.original) for a, b in zip(plain, pasting, strict=True))
+    assert not any(batch.has_pasted.any() for batch in plain)
+    assert all(batch.augmented == batch.original for batch in plain)
+
+
+def data_of(small, method: Method, **data: object) -> TrainingData:
+    config = small.config(method, **data)
+    return TrainingData(
+        config.data, config.seed, small.annotations, method, prepare_pool(config, method, small.facts), small.facts
+    )
+
+
+@pytest.mark.parametrize("method", [Pasting(), Mixing()], ids=lambda method: type(method).__name__)
+def test_what_a_sample_promises(small, method: Method) -> None:
+    data = data_of(small, method)
+    samples = [data[position] for position in range(40)]
+    assert any(sample.augmented for sample in samples)
+    for sample in samples:
+        if sample.augmented is None:
+            continue
+        own = sample.augmented.targets
+        assert own.pasted.any()
+        assert torch.equal(own.pasted, own.pool_row >= 0)
+        rows = own.pool_row[own.pasted]
+        assert set(rows.tolist()) <= set(sample.drawn_rows.tolist())
+        assert own.labels[own.pasted].tolist() == data.pool.categories[rows.numpy()].tolist()
+        assert torch.equal(sample.drawn_categories, torch.from_numpy(data.pool.categories[sample.drawn_rows.numpy()]))
+        full = own.masks.full()
+        assert (full[own.pasted].sum(0) <= 1).all()
+        assert not (full[own.pasted].any(0) & full[~own.pasted].any(0)).any()
+        for view in (sample.original, sample.augmented):
+            assert view.image.is_contiguous()
+            assert (view.targets.boxes[:, 2:] > view.targets.boxes[:, :2]).all()
+            assert view.targets.masks.size == view.size
+
+
+def test_reference_images_hold_what_was_asked_for(small) -> None:
+    data = data_of(small, Pasting())
+    samples = [data[position] for position in range(30)]
+    assert sum(sample.reference is not None for sample in samples) > 20
+    for sample in samples:
+        if sample.reference is not None:
+            assert len(sample.reference.targets)
+            assert not sample.reference.targets.pasted.any()
+    assert all(data_of(small, Plain())[p].reference is None for p in range(5))
+
+
+def test_a_batch_travels_whole(small) -> None:
+    batch = batches(small, Pasting(), small.config(Pasting(), iterations=1))[0]
+    again = unpack(pack(batch))
+    assert equal(batch, again)
+    again.samples[0].original.image.zero_()  # writable
+
+
+def test_prepared_pools(small, tmp_path: Path) -> None:
+    config = small.config(Pasting(), pool=None)
+    with pytest.raises(UserError, match=r"Pasting pastes instances, and data\.pool names no pool"):
+        prepare_pool(config, Pasting(), small.facts)
+    with pytest.raises(UserError, match=r"half_bed.*half_bad"):
+        prepare_pool(small.config(Pasting(), pool="half_bed"), Pasting(), small.facts)
+    with pytest.raises(UserError, match=r"extra\.json.*category 27.*num_classes=28"):
+        prepare_pool(small.config(Pasting(), pool="extra"), Pasting(), small.facts)
+    extended = prepare_pool(small.config(Pasting(), pool="extra", num_classes=28), Pasting(), small.facts)
+    assert extended.present_categories[-1] == 27
+    assert len(prepare_pool(config, Plain(), small.facts)) == 0
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(UserError, match=r"empty\.json: of 0 instances method Pasting leaves none"):
+        prepare_pool(small.config(Pasting(), pool=str(tmp_path / "empty.json")), Pasting(), small.facts)
+
+
+def test_extra_categories_are_pasted_by_the_free_rule(small) -> None:
+    data = data_of(small, Pasting(), pool="extra", num_classes=28)
+    labels = [data[position].augmented for position in range(40)]
+    found = np.concatenate([view.targets.labels[view.targets.pasted].numpy() for view in labels if view])
+    assert (found >= 24).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_training_image_is_named(small, workers: int, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(small.paths.folder, root, ignore=shutil.ignore_patterns("instances", "cache"))
+    config = small.config(Plain(), workers=workers, root=str(root))
+    for image in (root / "coco" / "train2017").iterdir():
+        os.truncate(image, 40)
+    with pytest.raises(UserError, match=r"train2017/0+\d+\.png is damaged") as error:
+        batches(small, Plain(), config)
+    assert "Traceback" not in str(error.value)
+    shutil.rmtree(root / "coco" / "train2017")
+    with pytest.raises(UserError, match=r"train2017/0+\d+\.png does not exist"):
+        batches(small, Plain(), config)
+    shutil.rmtree(root / "coco")
+    with pytest.raises(UserError, match="coco does not exist"):
+        batches(small, Plain(), config)
+
+
+def test_an_exchanged_training_image_is_named(small, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(small.paths.folder, root, ignore=shutil.ignore_patterns("instances", "cache"))
+    images = sorted((root / "coco" / "train2017").iterdir())
+    odd = next(i for i in images[1:] if sizes(i) != sizes(images[0]))
+    shutil.copy(images[0], odd)
+    data = data_of(small, Plain(), root=str(root))
+    index = small.annotations.file_names.tolist().index(f"train2017/{odd.name}")
+    with pytest.raises(UserError, match="pixels, its annotations say"):
+        data.images.read(index)
+
+
+def sizes(path: Path) -> tuple[int, ...]:
+    import cv2
+
+    return cv2.imread(str(path)).shape
+
+
+# ------------------------------------------------------------------------------------------------------------- skips
+
+
+def skipping(drawn: int, skipped: dict[str, int]) -> Batch:
+    nothing = View(torch.zeros(3, 1, 1, dtype=torch.uint8), Targets(*[torch.zeros(0)] * 5))  # type: ignore[arg-type]
+    return Batch([Sample(0, 0, nothing, drawn_rows=torch.zeros(drawn, dtype=torch.int64), skipped=skipped)])
+
+
+def test_skips_warn_once_and_stop_with_the_list(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = SkipMonitor()
+    monitor.update(skipping(ENOUGH - 1, {"missing file: /p/a.png": ENOUGH - 1}))  # too few to judge
+    monitor = SkipMonitor()
+    monitor.update(skipping(1000, {"missing file: /p/a.png": 10}))
+    assert not caplog.records
+    monitor.update(skipping(100, {"missing file: /p/a.png": 2, "empty mask: /p/b.png": 1}))
+    monitor.update(skipping(100, {}))
+    assert len(caplog.records) == 1
+    assert monitor.by_fault() == {"missing file": 12, "empty mask": 1}
+    with pytest.raises(UserError, match=r"(?s)313 of 1500 .*\n  empty mask: /p/b\.png\n  missing file: /p/a\.png"):
+        monitor.update(skipping(300, {"empty mask: /p/b.png": 300}))
+
+
+def test_missing_pool_images_are_skipped_while_training(small, tmp_path: Path) -> None:
+    pools = tmp_path / "pools"
+    shutil.copytree(small.paths.folder / "pools", pools)
+    for image in sorted((pools / "instances").rglob("*.png"))[::2]:
+        image.unlink()
+    method = Pasting()
+    config = small.config(method, pool=str(pools / "clean.json"), iterations=40)
+    monitor = SkipMonitor()
+
+    def train() -> None:
+        for batch in batches(small, method, config):
+            monitor.update(batch)
+
+    with pytest.raises(UserError, match="could not be used"):
+        train()
+    assert set(monitor.by_fault()) == {"missing file"}
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_images(small) -> None:
+    config = small.config(Plain(), workers=2)
+    annotations = load_annotations(sources.val_annotations(config.data))
+    indices = evaluation_indices(config, annotations)
+    found = list(evaluation_images(config, annotations, indices))
+    assert [index for index, _, _ in found] == list(range(len(annotations.image_ids)))
+    for index, image, size in found:
+        assert size == (annotations.heights[index], annotations.widths[index])
+        assert image.dtype == torch.uint8
+        assert min(image.shape[1:]) == 64 or max(image.shape[1:]) == 80
+    config.evaluation.limit = 5
+    shares = [list(evaluation_indices(config, annotations, rank, 2)) for rank in range(2)]
+    assert shares == [[0, 2, 4], [1, 3]]
+
+
+def test_a_sheet_of_any_method(small, tmp_path: Path) -> None:
+    import cv2
+
+    for method in (Pasting(), Plain()):
+        out = tmp_path / "sheet" / f"{type(method).__name__}.png"
+        show_method(small.config(method), method, 3, out)
+        assert cv2.imread(str(out)).shape[1] > 600
+
+
+def test_facts_are_those_of_the_contract(small) -> None:
+    facts: DatasetFacts = TrainingFacts(small.annotations)
+    assert facts.num_categories == len(facts.frequency) == len(facts.image_count) == 24
+    assert facts.images_of(99).tolist() == []
+    for image in range(5):
+        for category in facts.categories_of(image):
+            assert image in facts.images_of(int(category))
