@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Owner:
     machine: str
     pid: int
     process_started: float
-    job: str | None  # SLURM_JOB_ID, unique to an array element and kept by a requeued job
+    job: str | None  # as `scheduler.own_job` has it; a requeued job keeps it
     cluster: str | None
     restart: int
     progress: str
@@ -124,11 +125,21 @@ def owner(run_folder: Path) -> Owner | None:
     return _read_owner(folder, generation) if generation else None
 
 
-def held(run_folder: Path) -> bool | None:
-    """Whether a live process holds a run, by what is known without waiting; None where only time would tell."""
+def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | None:
+    """Whether a live process holds a run, by what is known without waiting; None where only time would tell.
+
+    `is_active` says whether a SLURM job waits or runs, None where it cannot know.
+    """
     folder = run_folder / "claim"
     generation = _newest(folder)
-    return _known_held(folder, generation) if generation else False
+    if not generation or _is_released(folder, generation):
+        return False
+    last = _read_owner(folder, generation)
+    if last is None:
+        return False
+    if last.machine == _machine():
+        return _process_lives(last)
+    return is_active(last.job) if last.job else None
 
 
 def silent_seconds(run_folder: Path) -> float | None:
@@ -169,12 +180,12 @@ def _held(folder: Path, generation: int, patience: float) -> bool:
 
 
 def _known_held(folder: Path, generation: int) -> bool | None:
-    if (_generation_folder(folder, generation) / "released").exists():
+    if _is_released(folder, generation):
         return False
     other = _read_owner(folder, generation)
     if other is None:
         return False  # a claim is renamed into place complete: one that cannot be read was deleted or damaged
-    job, cluster = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_CLUSTER_NAME")
+    job, cluster = scheduler.own_job(), os.environ.get("SLURM_CLUSTER_NAME")
     same_cluster = other.job is not None and other.cluster == cluster
     if same_cluster and other.job == job and other.restart != _restart_count():
         return False  # this job was requeued: what is left of its earlier life finds out in `check`
@@ -202,7 +213,7 @@ def _this_process(run_folder: Path) -> Owner:
         machine=_machine(),
         pid=os.getpid(),
         process_started=psutil.Process().create_time(),
-        job=os.environ.get("SLURM_JOB_ID"),
+        job=scheduler.own_job(),
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
         restart=_restart_count(),
         progress=_progress(run_folder),
@@ -236,6 +247,10 @@ def _newest(folder: Path) -> int:
         return max((int(name) for name in os.listdir(folder) if name.isdecimal()), default=0)
     except FileNotFoundError:
         return 0
+
+
+def _is_released(folder: Path, generation: int) -> bool:
+    return (_generation_folder(folder, generation) / "released").exists()
 
 
 def _generation_folder(folder: Path, generation: int) -> Path:

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from harness.config import RunConfig
-from harness.errors import UserError
-from harness.launch.sweepfile import Selector, Sweep, nearest, text_of
+from harness.errors import UserError, nearest
+from harness.launch.sweepfile import Selector, Sweep, text_of
 from harness.record import ExpectedRun
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
@@ -285,6 +285,7 @@ def _overrides(settings: dict[str, str]) -> list[str]:
 
 
 def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _Composer) -> ExpectedRun:
+    from harness.compose import number_of_ranks
     from harness.identity import identify
 
     own: dict[str, Any] = {}
@@ -310,6 +311,6 @@ def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _
         overrides=overrides,
         axes=row.axes,
         parents=[runs[id(parent)].run_id for parent in row.parents()],
-        resources=dataclasses.asdict(config.launcher),
+        resources=dataclasses.asdict(config.launcher) | {"ranks": number_of_ranks(config)},
         iterations=config.schedule.iterations if config.train else 0,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 KEYS = ("description", "defaults", "grid", "rules", "after", "report")
 Selector = dict[str, tuple[str, ...]]  # key -> the values that match
@@ -89,12 +88,6 @@ def read(path: Path) -> Sweep:
         report=content.get("report"),
         axes=_axes(grids),
     )
-
-
-def nearest(word: str, valid: Sequence[str]) -> str:
-    """The end of an error message: the nearest valid word, or the valid ones."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(sorted(valid))}"
 
 
 def text_of(value: Any) -> str:

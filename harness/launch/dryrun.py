@@ -1,0 +1,73 @@
+"""`harness sweep --dry-run`: what would run, with which resources, and what it would cost by earlier runs' records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from harness.launch import show, slurm
+from harness.launch.state import ACTIVE, RunState, State
+from harness.record import ExpectedRun, Record, Status, read_records
+
+
+def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir: Path) -> None:
+    """Prints the table of runs, the sbatch parameters of each group, and the hours."""
+    out = show.console()
+    records = [record for record in read_records(runs_dir) if record.status is Status.complete]
+    open_runs = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
+    hours = {run.run_id: estimated_hours(run, records) for run in open_runs}
+    out.print(_table(runs, states, hours))
+    if runs[0].resources["name"] == "slurm":
+        for parameters in {repr(slurm.sbatch_parameters(run.resources)): run for run in open_runs}.values():
+            count = sum(run.resources == parameters.resources for run in open_runs)
+            words = [f"{key}={value}" for key, value in slurm.sbatch_parameters(parameters.resources).items()]
+            out.print(f"sbatch, {count} runs: {' '.join(words)}", highlight=False, markup=False)
+    known = [(run, hours[run.run_id]) for run in open_runs if hours[run.run_id] is not None]
+    gpu_hours = sum(_gpus(run) * (own or 0.0) for run, own in known)
+    unknown = len(open_runs) - len(known)
+    out.print(
+        f"{len(open_runs)} of {len(runs)} runs to do: {sum(own or 0.0 for _, own in known):.1f} hours of runs, "
+        f"{gpu_hours:.1f} GPU hours by earlier records"
+        + (f"; {unknown} runs without an earlier one" if unknown else ""),
+        highlight=False,
+    )
+
+
+def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:
+    """Hours of a run, from complete runs of the same method and backbone on the same data; None without one."""
+    chosen = dict(text.partition("=")[::2] for text in run.overrides)
+    same = {key: chosen[key] for key in ("method", "backbone") if key in chosen}
+    seconds = [
+        record.cost["wall_seconds"] / record.cost["iterations"]
+        for record in records
+        if record.cost.get("iterations")
+        and all(record.settings.get(key) == value for key, value in same.items())
+        and record.settings.get("data.name") == chosen.get("data", "mini")
+        and record.cost.get("gpus", 0.0) == _gpus(run)
+    ]
+    return statistics.median(seconds) * run.iterations / 3600 if seconds else None
+
+
+def _gpus(run: ExpectedRun) -> float:
+    return float(run.resources["gpus"] * run.resources["nodes"])
+
+
+def _table(runs: Sequence[ExpectedRun], states: dict[str, RunState], hours: dict[str, float | None]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "", "now", "steps", "nodes", "GPUs", "CPUs", "GB", "minutes", "hours", "after"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("run", "", "now", "after") else "right")
+    for run in runs:
+        own, resources = hours.get(run.run_id), run.resources
+        table.add_row(
+            run.run_id,
+            show.axes(run.name, run.axes),
+            states[run.run_id].state.value,
+            str(run.iterations),
+            *(str(resources[key]) for key in ("nodes", "gpus", "cpus", "memory_gb", "minutes")),
+            f"{own:.2f}" if own is not None else "?" if run.run_id in hours else "",
+            ", ".join(run.parents),
+        )
+    return table

@@ -1,0 +1,79 @@
+"""Naming runs on the command line: a sweep, a run_id or its beginning, filters such as method=bsgal status=failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UserError, nearest
+from harness.launch.state import RunState, State, collect
+from harness.record import ExpectedRun, Manifest, read_manifest, read_record, sweep_names
+
+
+def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
+    """The runs that all filters fit, of the named sweeps or all of them; each run once.
+
+    Raises UserError for words that name nothing.
+    """
+    names = sweep_names(runs_dir)
+    filters = dict(word.split("=", 1) for word in words if "=" in word)
+    plain = [word for word in words if "=" not in word]
+    sweeps = [word for word in plain if word in names]
+    manifests = [m for name in sweeps or names if (m := read_manifest(runs_dir, name)) is not None]
+    if not sweeps:
+        manifests.append(_single_runs(runs_dir, manifests))
+    wanted = [word for word in plain if word not in names]
+    if wanted:
+        ids = [run.run_id for manifest in manifests for run in manifest.runs]
+        for word in wanted:
+            if not any(run_id.startswith(word) for run_id in ids):
+                raise UserError(
+                    f"neither a sweep nor a run in {runs_dir} is called '{word}'; {nearest(word, [*names, *ids])}"
+                )
+        manifests = [_only(manifest, tuple(wanted)) for manifest in manifests]
+    rows = list({row.run.run_id: row for row in reversed(collect(runs_dir, manifests))}.values())[::-1]
+    _check(filters, rows)
+    return [row for row in rows if all(value_of(row, key) in value.split(",") for key, value in filters.items())]
+
+
+def value_of(row: RunState, key: str) -> str | None:
+    """What a filter's key stands for in a run: status, name, an axis of the grid, or a setting that was given."""
+    if key == "status":
+        return row.state.value
+    if key == "name":
+        return row.run.name
+    given = dict(text.split("=", 1) for text in row.run.overrides) | row.run.axes
+    return given.get(key)
+
+
+def _check(filters: dict[str, str], rows: Sequence[RunState]) -> None:
+    keys = {"status", "name", *(text.partition("=")[0] for row in rows for text in row.run.overrides)}
+    for key, value in filters.items():
+        if key not in keys:
+            raise UserError(f"{key}={value}: no run has the setting '{key}'; {nearest(key, keys)}")
+        known = {s.value for s in State} if key == "status" else {str(value_of(row, key)) for row in rows}
+        for one in value.split(","):
+            if one not in known:
+                raise UserError(f"{key}={one}: no run has it; {nearest(one, known)}")
+
+
+def _only(manifest: Manifest, beginnings: tuple[str, ...]) -> Manifest:
+    return dataclasses.replace(manifest, runs=[run for run in manifest.runs if run.run_id.startswith(beginnings)])
+
+
+def _single_runs(runs_dir: Path, manifests: Sequence[Manifest]) -> Manifest:
+    """Runs that belong to no sweep, as `harness run` leaves them."""
+    known = {run.run_id for manifest in manifests for run in manifest.runs}
+    folders = sorted(entry.name for entry in os.scandir(runs_dir)) if runs_dir.is_dir() else []
+    runs = []
+    for name in folders:
+        if name in known or not (runs_dir / name / "claim").is_dir():
+            continue
+        record = read_record(runs_dir, name)
+        settings = record.settings if record else {}
+        given = [f"{key}={settings[key]}" for key in ("method", "backbone", "seed") if key in settings]
+        iterations = int(settings.get("schedule.iterations") or 0)
+        runs.append(ExpectedRun(name, record.name if record else name, given, {}, iterations=iterations))
+    return Manifest("", "runs that belong to no sweep", None, runs)

@@ -1,0 +1,101 @@
+"""Tables for people: the state of runs, what a submission did, what a dry run would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness.launch.state import RunState, State
+
+# A table that is longer than this shows what is going on or went wrong, and counts the rest.
+MOST_ROWS = 100
+_COLOURS = {
+    State.complete: "green",
+    State.running: "cyan",
+    State.pending: "blue",
+    State.waiting: "yellow",
+    State.interrupted: "yellow",
+    State.failed: "bold red",
+    State.cancelled: "magenta",
+    State.missing: "dim",
+}
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that lines are not broken in logs and pipes."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=200)
+
+
+def states(rows: Sequence[RunState]) -> RenderableType:
+    """One table a sweep, each with a line that counts the states."""
+    parts: list[RenderableType] = []
+    for sweep in dict.fromkeys(row.sweep for row in rows):
+        own = [row for row in rows if row.sweep == sweep]
+        parts += [_state_table(own), Text(f"{sweep or 'single runs'}: {counts(own)}", style="bold"), Text()]
+    return Group(*parts)
+
+
+def counts(rows: Sequence[RunState]) -> str:
+    """Such as "16 runs: 12 complete, 3 running, 1 failed (1 out of memory)"."""
+    number = Counter(row.state for row in rows)
+    words = [f"{number[state]} {state.value}" for state in State if number[state]]
+    kinds = Counter(row.failure_kind for row in rows if row.state is State.failed and row.failure_kind)
+    if kinds:
+        words.append("failures: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    return f"{len(rows)} runs: {', '.join(words)}"
+
+
+def _state_table(rows: Sequence[RunState]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("progress", "loss", "ETA", "AP box", "APr box", "AP mask"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("job", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    shown = rows
+    if len(rows) > MOST_ROWS:
+        quiet = (State.complete, State.pending, State.missing)
+        shown = [row for row in rows if row.state not in quiet][:MOST_ROWS]
+    for row in shown:
+        table.add_row(*_state_cells(row))
+    return table
+
+
+def _state_cells(row: RunState) -> list[str | Text]:
+    return [
+        row.run.run_id,
+        axes(row.run.name, row.run.axes),
+        Text(row.state.value, style=_COLOURS[row.state]),
+        f"{row.iteration}/{row.run.iterations}" if row.iteration is not None else "",
+        f"{row.loss:.3f}" if row.loss is not None else "",
+        duration(row.eta) if row.eta is not None else "",
+        _metric(row, "bbox", "AP"),
+        _metric(row, "bbox", "APr"),
+        _metric(row, "segm", "AP"),
+        row.job or "",
+        Text(row.reason),
+    ]
+
+
+def axes(name: str, values: dict[str, str]) -> str:
+    """A run's row and what else the grid varies, such as "bsgal seed=1"."""
+    hidden = ("name", "method", "schedule", "data.pool")
+    return " ".join([name, *(f"{key}={value}" for key, value in values.items() if key not in hidden)])
+
+
+def duration(seconds: float) -> str:
+    """Such as 3:05 or 27:00:00."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _metric(row: RunState, kind: str, name: str) -> str:
+    value = (row.metrics or {}).get(kind, {}).get(name)
+    return f"{value:.1f}" if value is not None else ""

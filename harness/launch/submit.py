@@ -1,0 +1,194 @@
+"""`harness sweep`: what a sweep still lacks is found out, submitted, and told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from rich.live import Live
+from rich.progress import Progress
+from rich.table import Table
+
+from harness.errors import UserError
+from harness.launch import claim, scheduler, show, slurm, sweepfile
+from harness.launch.dryrun import show_plan
+from harness.launch.expand import expand
+from harness.launch.job import cancelled_path
+from harness.launch.local import Local
+from harness.launch.state import ACTIVE, RunState, State, collect
+from harness.record import ExpectedRun, Manifest, read_manifest, sweep_names, write_manifest
+
+
+def launch_sweep(name: str, overrides: Sequence[str], dry_run: bool = False) -> int:
+    """Submits what a sweep lacks; local sweeps are worked off before it returns. The exit code: 1 when a run failed.
+
+    Raises UserError for a sweep, an override or a scheduler that the user must mend.
+    """
+    sweep = sweepfile.read(sweepfile.find(name))
+    with Progress(transient=True, disable=not show.console().is_terminal) as bar:
+        task = bar.add_task("composing runs", total=None)
+        runs = expand(sweep, overrides, lambda done, total: bar.update(task, completed=done, total=total))
+    runs_dir = Path(_setting(runs[0], "runs_dir") or "runs")
+    if dry_run:
+        show_plan(runs, states_of(runs_dir, sweep.name, runs), runs_dir)
+        return 0
+    is_whole = not any(text.partition("=")[0] in (*sweep.axes, "name") for text in overrides)
+
+    def updated(earlier: Manifest | None) -> Manifest:
+        kept = [] if is_whole or earlier is None else _without(earlier.runs, runs)
+        submissions = earlier.submissions if earlier else []
+        return Manifest(sweep.name, sweep.description, sweep.report, [*kept, *runs], submissions)
+
+    return submit_runs(runs_dir, sweep.name, updated, [run.run_id for run in runs])
+
+
+def submit_runs(
+    runs_dir: Path, sweep: str, update: Callable[[Manifest | None], Manifest], wanted: Iterable[str]
+) -> int:
+    """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
+
+    `update` turns the manifest on disk into the one to go on with. One submitter works on a sweep at a time.
+    """
+    folder = runs_dir / "sweeps" / sweep
+    held = claim.take(folder)
+    if held is None:
+        other = claim.owner(folder)
+        where = f"process {other.pid} on {other.host}" if other else "another process"
+        raise UserError(f"{where} is working on sweep {sweep} already; `harness status {sweep}` shows it")
+    with held:
+        manifest = update(read_manifest(runs_dir, sweep))
+        write_manifest(runs_dir, manifest)
+        chosen = set(wanted)
+        runs = [run for run in manifest.runs if run.run_id in chosen]
+        launchers = {run.resources["name"] for run in runs}
+        if launchers == {"slurm"}:
+            return _submit_to_slurm(runs_dir, manifest, runs)
+        if launchers == {"local"}:
+            return _work_locally(runs_dir, manifest, runs)
+        raise UserError(f"one launcher for all runs: local or slurm, not {', '.join(sorted(launchers))}")
+
+
+def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun]) -> dict[str, RunState]:
+    """How these runs stand, submissions by other sweeps that share them included."""
+    chosen = {run.run_id for run in runs}
+    found: dict[str, RunState] = {}
+    for name in sorted({*sweep_names(runs_dir), sweep}, key=lambda name: name != sweep):
+        manifest = read_manifest(runs_dir, name) or Manifest(name, "", None, [])
+        listed = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
+        for row in collect(runs_dir, [dataclasses.replace(manifest, runs=listed)]) if listed else []:
+            known = found.get(row.run.run_id)
+            if known is None or (known.state not in ACTIVE and row.state in ACTIVE):
+                found[row.run.run_id] = row
+    return found
+
+
+def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:
+    """Runs of an earlier submission that this one, of a part of the sweep, neither repeats nor replaces."""
+    replaced = {tuple(sorted(run.axes.items())) for run in runs}
+    ids = {run.run_id for run in runs}
+    return [run for run in earlier if run.run_id not in ids and tuple(sorted(run.axes.items())) not in replaced]
+
+
+def _setting(run: ExpectedRun, key: str) -> str | None:
+    return next((text.partition("=")[2] for text in reversed(run.overrides) if text.startswith(f"{key}=")), None)
+
+
+# ------------------------------------------------------------------------------------------------------- on SLURM
+
+
+def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
+    out = show.console()
+    for line in slurm.reconcile(runs_dir, manifest):
+        out.print(line, highlight=False)
+    states = states_of(runs_dir, manifest.sweep, runs)
+    open_runs = _to_submit(runs_dir, runs, states)
+    if open_runs and scheduler.queued([manifest.sweep]) is None:
+        raise UserError("squeue gives no answer; is this a machine of the cluster, and is its controller up?")
+    active = {run_id: row.job for run_id, row in states.items() if row.state in ACTIVE and row.job}
+    resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
+    jobs = slurm.submit(runs_dir, manifest, open_runs, active, lambda line: out.print(line, highlight=False))
+    out.print(_submitted_table(runs, states, jobs, resumed))
+    out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
+    return 0
+
+
+def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, RunState]) -> list[ExpectedRun]:
+    """Runs that are neither complete nor on their way, cleared of an earlier cancelling."""
+    chosen = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
+    for run in chosen:
+        cancelled_path(runs_dir, run.run_id).unlink(missing_ok=True)
+    return chosen
+
+
+def _has_checkpoint(runs_dir: Path, run: ExpectedRun) -> bool:
+    return any((runs_dir / run.run_id / "checkpoint").glob("[0-9f]*"))
+
+
+def _submitted_table(
+    runs: Sequence[ExpectedRun], states: dict[str, RunState], jobs: dict[str, str], resumed: set[str]
+) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "", "what", "job", "after"):
+        table.add_column(heading, no_wrap=heading != "after")
+    for run in runs:
+        row = states[run.run_id]
+        if row.state is State.complete:
+            what = "skipped: complete"
+        elif row.state in ACTIVE:
+            what = f"skipped: {row.state.value}"
+        else:
+            what = "resumed" if run.run_id in resumed else "submitted"
+        pending = [p for p in run.parents if p in jobs or (p in states and states[p].state in ACTIVE)]
+        after = [jobs.get(parent) or states[parent].job or parent for parent in pending] if run.run_id in jobs else []
+        what = f"{what}, waiting" if after else what
+        table.add_row(run.run_id, show.axes(run.name, run.axes), what, jobs.get(run.run_id, row.job), ", ".join(after))
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------ locally
+
+
+def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
+    out = show.console()
+    states = states_of(runs_dir, manifest.sweep, runs)
+    open_runs = _to_submit(runs_dir, runs, states)
+    skipped = len(runs) - len(open_runs)
+    out.print(
+        f"{manifest.sweep}: {skipped} runs complete or running elsewhere, {len(open_runs)} to run", highlight=False
+    )
+    if not open_runs:
+        return 0
+    own = dataclasses.replace(manifest, runs=list(runs))
+    parallel = max(run.resources["parallel"] for run in open_runs)
+    if out.is_terminal:
+        with Live(console=out, refresh_per_second=2, get_renderable=lambda: show.states(collect(runs_dir, [own]))):
+            finished = Local(runs_dir, manifest, open_runs, parallel, lambda: None).work()
+    else:
+        finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own)).work()
+    rows = collect(runs_dir, [own])
+    out.print(show.states(rows) if not out.is_terminal else show.counts(rows))
+    if not finished:
+        out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
+    return 1 if not finished or any(row.state is not State.complete for row in rows) else 0
+
+
+class _PlainLines:
+    """Tells every change of a run's state in a line of its own, for logs and pipes."""
+
+    def __init__(self, runs_dir: Path, manifest: Manifest) -> None:
+        self._runs_dir = runs_dir
+        self._manifest = manifest
+        self._told = {row.run.run_id: row.state for row in collect(runs_dir, [manifest])}
+        self._out = show.console()
+
+    def __call__(self) -> None:
+        for row in collect(self._runs_dir, [self._manifest]):
+            told, self._told[row.run.run_id] = self._told[row.run.run_id], row.state
+            if row.state is told or row.state in (State.missing, State.waiting):
+                continue
+            words = [show.axes(row.run.name, row.run.axes), row.state.value]
+            box = (row.metrics or {}).get("bbox", {})
+            words += [f"{key} {value:.1f}" for key in ("AP", "APr") if (value := box.get(key)) is not None]
+            words += [row.reason] if row.state is State.failed else []
+            self._out.print(f"{row.run.run_id}: {', '.join(words)}", highlight=False)
