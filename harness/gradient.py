@@ -20,7 +20,11 @@ class FlatGradient:
         device = self.parameters[0].device
         self.buffer = torch.zeros(self.length, device=device) if buffer is None else buffer
         parts = self.buffer.split([parameter.numel() for parameter in self.parameters])
-        self.views = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        # In the parameter's own memory order (channels last, for one), which autograd adds into fastest.
+        self.views = [
+            part.as_strided(parameter.size(), parameter.stride())
+            for part, parameter in zip(parts, self.parameters, strict=True)
+        ]
 
     def attach(self) -> None:
         for parameter, view in zip(self.parameters, self.views, strict=True):
