@@ -149,13 +149,13 @@ def test_damaged_claim_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_state_shown_without_waiting(tmp_path: Path) -> None:
-    assert claim.held(tmp_path) is False
+    assert claim.held(tmp_path, lambda job: None) is False
     assert claim.owner(tmp_path) is None
     assert claim.silent_seconds(tmp_path) is None
     with take(tmp_path):  # type: ignore[union-attr]
-        assert claim.held(tmp_path) is True
+        assert claim.held(tmp_path, lambda job: None) is True
         found = claim.owner(tmp_path)
         assert found is not None
         assert found.pid == os.getpid()
         assert 0.0 <= (claim.silent_seconds(tmp_path) or 0.0) < 5.0
-    assert claim.held(tmp_path) is False
+    assert claim.held(tmp_path, lambda job: None) is False
