@@ -69,6 +69,18 @@ class Collection:
         runs = self.runs_of(key)
         return runs[runs["state"] == "complete"].set_index("seed").sort_index()
 
+    def with_runs(self, rows: Iterable[TableRow]) -> list[TableRow]:
+        """Those of the rows that have a complete run."""
+        return [row for row in rows if len(self.complete(row.key))]
+
+    def seeds_of(self, rows: Iterable[TableRow]) -> str:
+        """How many complete seeds the rows have, in words."""
+        counts = sorted({len(self.complete(row.key)) for row in self.with_runs(rows)})
+        if not counts:
+            return "no seeds"
+        plural = "s" if counts[-1] > 1 else ""
+        return f"{counts[0]} to {counts[-1]} seeds a row" if len(counts) > 1 else f"{counts[0]} seed{plural} a row"
+
 
 def collect(spec: Spec, folder: Path) -> Collection:
     """Everything below `folder` that belongs to the report."""
@@ -172,7 +184,7 @@ def _assign(spec: Spec, runs: list[Run]) -> Iterable[tuple[TableRow, list[Run]]]
     for group, row in itertools.product(groups, spec.rows):
         chosen = [r for r in matching[row.key] if group is None or canonical(r.settings.get(spec.group or "")) == group]
         for values, part in _each(row, chosen):
-            label = row.label.format(**{key.replace(".", "_"): readable(value) for key, value in values.items()})
+            label = _label(row, values)
             parts = [row.key, *values.values(), *([group] if group else [])]
             yield TableRow("-".join(parts), row, group, label, values), part
 
@@ -185,6 +197,15 @@ def _each(row: Row, runs: list[Run]) -> Iterable[tuple[dict[str, str], list[Run]
         by_values.setdefault(tuple(canonical(run.settings.get(key)) for key in row.each), []).append(run)
     ordered = sorted(by_values.items(), key=lambda item: [_sort_key(value) for value in item[0]])
     return [(dict(zip(row.each, values, strict=True)), part) for values, part in ordered]
+
+
+def _label(row: Row, values: Mapping[str, str]) -> str:
+    """The row's label with the values of its `each` settings filled in: {method_scale} for method.scale."""
+    try:
+        return row.label.format(**{key.replace(".", "_"): readable(value) for key, value in values.items()})
+    except (KeyError, IndexError, ValueError) as error:
+        fields = ", ".join("{" + key.replace(".", "_") + "}" for key in row.each) or "no field"
+        raise ValueError(f"the label '{row.label}' of the row '{row.key}' may name {fields}") from error
 
 
 def _sort_key(value: str) -> tuple[int, float, str]:

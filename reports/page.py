@@ -37,6 +37,7 @@ class Shown:
     marks: tuple[str, ...] = ()
     link: str = ""
     about: str = ""
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _reason(line: Line) -> str:
 
 def _runs_cell(line: Line) -> Shown:
     counted, _, rest = runs_text(line).partition(": ")
-    return Shown(counted, sortable(line.complete), about=rest, link=f"#runs-{line.row.key}")
+    return Shown(counted, sortable(line.complete), about=rest, link=f"#runs-{line.row.key}", quiet=True)
 
 
 def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
@@ -303,6 +304,6 @@ def _duration(seconds: float | None) -> str:
     return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
-def standalone(title: str, **content: Any) -> str:
-    """The page of `harness compare`."""
-    return _template("compare.html").render(title=title, **content)
+def render_comparison(links: list[tuple[str, str]], sheets: list[Sheet], pictures: list[Picture]) -> str:
+    """The page of `harness compare`; links: run_id and relative path of each run's record."""
+    return _template("compare.html").render(links=links, sheets=sheets, pictures=pictures, marks=MARKS)

@@ -1,6 +1,6 @@
 """A report's specification: what its YAML may say, read and checked.
 
-    title, description   shown at the head of the page
+    title, description   shown at the head of the page; heading: what the rows are
     filters              settings that every record of the report has
     group                {setting: {value: heading}}: one table for each value
     rows                 key -> label, about, where (the key as the record's name without), each, published
@@ -25,6 +25,7 @@ import yaml
 
 FOLDER = Path(__file__).parent
 IOU_TYPES = {"box": "bbox", "mask": "segm"}
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
@@ -51,6 +52,16 @@ class Column:
         """The heading as one line of text."""
         parts = [self.base, f"_{self.subscript}" if self.subscript else ""]
         return "".join(parts) + (f"^{self.superscript}" if self.superscript else "") + self.suffix
+
+    @property
+    def spoken(self) -> str:
+        """The heading in words: rare AP, box."""
+        words = (
+            f"{FREQUENCIES[self.subscript]} {self.base}"
+            if self.subscript in FREQUENCIES
+            else self.base + self.subscript
+        )
+        return f"{words}, {self.superscript}" if self.superscript else words
 
     @property
     def suffix(self) -> str:
@@ -124,6 +135,7 @@ class Spec:
     name: str
     title: str
     description: str
+    heading: str
     filters: Mapping[str, Any]
     group: str | None
     group_values: Mapping[str, str]
@@ -142,7 +154,7 @@ class Spec:
             named += [*row.where, *row.each]
         for figure in self.figures:
             named += [figure.options[key] for key in ("x", "lines") if key in figure.options]
-        return list(dict.fromkeys(named))
+        return [key for key in dict.fromkeys(named) if key not in COLUMNS]
 
     def label_in_group(self, label: str, group: str | None) -> str:
         """A row's label where rows of several groups stand together."""
@@ -184,6 +196,7 @@ def _spec(path: Path, content: Any) -> Spec:
     keys = (
         "title",
         "description",
+        "heading",
         "filters",
         "group",
         "rows",
@@ -211,6 +224,7 @@ def _spec(path: Path, content: Any) -> Spec:
         name=path.stem,
         title=content.get("title", path.stem),
         description=" ".join(str(content.get("description", "")).split()),
+        heading=str(content.get("heading", "method")),
         filters=_mapping(path, "filters", content.get("filters", {})),
         group=group,
         group_values=values,

@@ -118,3 +118,13 @@ def colour(place: int) -> str:
 
 def marker(place: int) -> str:
     return MARKERS[place % len(MARKERS)]
+
+
+def legend(axes: list[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of several axes, each label once, published lines last."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    found = dict(sorted(found.items(), key=lambda item: item[0].endswith(", published")))  # a line above its dashed one
+    return list(found.values()), list(found)

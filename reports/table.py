@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reports.collect import Collection, TableRow, states
+from reports.images import ImageIntervals
 from reports.published import find_published
 from reports.spec import Column, Spec
 from reports.statistics import Difference, Summary, discoveries, paired_difference, summarise
@@ -55,12 +56,17 @@ class Table:
     lines: tuple[Line, ...]
 
 
+# From the runs of a row and of its baseline: a column's paired difference with its interval.
+Compare = Callable[["pd.DataFrame", "pd.DataFrame", Column], "Difference | None"]
+
+
 def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) -> list[Table]:
     """One table for each group that the spec names (a single one without)."""
     tables = []
+    compare = _comparison(spec, collection)
     for group in spec.group_values or [None]:
         rows = [row for row in collection.rows if row.group == group]
-        lines = [_line(spec, collection, row, published) for row in rows]
+        lines = [_line(spec, collection, row, published, compare) for row in rows]
         tables.append(Table(group, spec.group_values.get(group or "", ""), tuple(_with_stars(spec, lines))))
     return tables
 
@@ -80,7 +86,22 @@ def time_ratio(runs: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Series:
     return seconds / (baseline["seconds_per_step"] if baseline is not None else float("nan"))
 
 
-def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame) -> Line:
+def _comparison(spec: Spec, collection: Collection) -> Compare:
+    images = ImageIntervals(collection.folder, spec.intervals)
+
+    def compare(ours: pd.DataFrame, baseline: pd.DataFrame, column: Column) -> Difference | None:
+        difference = paired_difference(
+            ours[column.key], baseline[column.key], spec.intervals.resamples, spec.intervals.level
+        )
+        if difference is None or spec.intervals.over == "seeds":
+            return difference
+        low, high = images.of(ours["run_id"], baseline["run_id"], column)
+        return replace(difference, low=low, high=high)
+
+    return compare
+
+
+def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame, compare: Compare) -> Line:
     runs, done = collection.runs_of(row.key), collection.complete(row.key)
     others = {key: baseline_row(collection, row, key) for key in spec.baselines}
     baselines = {key: collection.complete(other.key) for key, other in others.items() if other is not None}
@@ -88,25 +109,23 @@ def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataF
     marks = _marks(runs, len(done))
     cells = []
     for column in spec.columns:
-        cell = _cell(spec, column, row, done, baselines)
+        cell = _cell(column, row, done, baselines, compare)
         cell = replace(cell, published=_figure(paper, column), marks=tuple(marks))
         cells.append(cell)
     return Line(row, tuple(cells), len(done), len(runs), marks, source)
 
 
-def _cell(spec: Spec, column: Column, row: TableRow, done: pd.DataFrame, baselines: Mapping[str, pd.DataFrame]) -> Cell:
+def _cell(
+    column: Column, row: TableRow, done: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], compare: Compare
+) -> Cell:
     if column.key == "time_ratio":
         first = next(iter(baselines.values()), None)
         return Cell(column, summarise(time_ratio(done, first)), {})
     differences = {}
-    if column.metric:
-        for key, baseline in baselines.items():
-            if key != row.row.key:
-                difference = paired_difference(
-                    done[column.key], baseline[column.key], spec.intervals.resamples, spec.intervals.level
-                )
-                if difference is not None:
-                    differences[key] = difference
+    for key, baseline in baselines.items() if column.metric else ():
+        difference = compare(done, baseline, column) if key != row.row.key else None
+        if difference is not None:
+            differences[key] = difference
     return Cell(column, summarise(done[column.key] * column.scale), differences)
 
 

@@ -94,7 +94,8 @@ def _interval_words(spec: Spec) -> str:
     if spec.intervals.over == "images":
         return (
             f"percentile bootstrap interval over the validation images ({spec.intervals.resamples} resamples, the same "
-            "images for both sides), which says nothing of the spread between seeds"
+            "images for both sides), which says nothing of the spread between seeds; a difference without one lacks "
+            "matches.parquet"
         )
     return (
         f"percentile bootstrap interval over seeds ({spec.intervals.resamples} resamples), which with so few seeds "
@@ -126,7 +127,7 @@ def grids(spec: Spec, tables: list[Table], head: Callable[[Column], str], mark: 
                 cells = [cell(line, each) for each in line.cells if each.column in shown]
                 rows.append([line.row.label, *cells, *([runs_text(line)] if runs else [])])
             groups.append((table.heading, rows))
-        return Grid(caption, ["", *(head(column) for column in shown), *(["runs"] if runs else [])], groups)
+        return Grid(caption, [spec.heading, *(head(column) for column in shown), *(["runs"] if runs else [])], groups)
 
     def value(line: Line, cell: Cell) -> str:
         text = summary_text(cell.summary, decimals_of(cell.column, spec))
@@ -222,7 +223,7 @@ def latex(spec: Spec, tables: list[Table]) -> str:
             r"\centering",
             rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
             r"\toprule",
-            " & ".join([grid.heading[0], *grid.heading[1:]]) + r" \\",
+            " & ".join([escape(grid.heading[0]), *grid.heading[1:]]) + r" \\",
             r"\midrule",
             *body[:-1],
             r"\bottomrule",

@@ -1,0 +1,179 @@
+"""`harness compare`: two runs side by side. Metrics, every category's AP, what their configurations differ in, cost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.record import Record, read_record, record_path, write_atomically
+from reports import style
+from reports.collect import canonical
+from reports.figure import category_ap
+from reports.page import Heading, Sheet, Shown, render_comparison, sortable
+from reports.spec import FREQUENCIES, IOU_TYPES, METRICS, nearest
+from reports.style import MUTED, Picture, colour
+from reports.text import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COSTS = {
+    "train_seconds": "training, s",
+    "wall_seconds": "all, s",
+    "steps_per_second": "steps/s",
+    "peak_host_mb": "host memory, MB",
+    "peak_gpu_mb": "GPU memory, MB",
+}
+MOST_CATEGORIES = 20  # shown on the page, of those that differ most; all are in categories.csv
+
+
+def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path | None = None) -> Path:
+    """Writes what run B does otherwise than run A and returns its folder, `report/<A>-against-<B>` without `out`.
+
+    run_a, run_b: run_ids, or beginnings that only one run has. The folder holds index.html, comparison.md,
+    categories.csv where both runs left per-category figures, and the figure as SVG and PNG. Raises ValueError that
+    names a run that is not there.
+    """
+    a, b = (_record(runs, run) for run in (run_a, run_b))
+    folder = out or Path("report") / f"{a.run_id}-against-{b.run_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    categories = _categories(runs, a, b)
+    sheets = [_metrics(a, b), _costs(a, b), _configuration(a, b)]
+    pictures = []
+    if categories is not None:
+        with write_atomically(folder / "categories.csv") as path:
+            categories.to_csv(path)
+        sheets.insert(1, _most_changed(categories))
+        with style.styled():
+            pictures.append(_picture(categories, a, b))
+        for suffix, content in (("svg", pictures[0].svg.encode()), ("png", pictures[0].png)):
+            with write_atomically(folder / f"{pictures[0].name}.{suffix}") as path:
+                path.write_bytes(content)
+    links = [(run.run_id, os.path.relpath(record_path(runs, run.run_id), folder)) for run in (a, b)]
+    for name, text in (
+        ("index.html", render_comparison(links, sheets, pictures)),
+        ("comparison.md", _markdown(a, b, sheets, pictures)),
+    ):
+        with write_atomically(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def _record(runs: Path, name: str) -> Record:
+    record = read_record(runs, name)
+    if record is not None:
+        return record
+    names = sorted(path.parent.name for path in runs.glob("*/record.json"))
+    fitting = [each for each in names if each.startswith(name)]
+    if len(fitting) > 1:
+        raise ValueError(f"several runs in {runs} begin with '{name}': {', '.join(fitting[:5])}")
+    if not fitting:
+        raise ValueError(f"there is no record of a run '{name}' in {runs}" + (nearest(name, names) if names else ""))
+    record = read_record(runs, fitting[0])
+    assert record is not None  # its file was just listed
+    return record
+
+
+def _beside(
+    key: str, caption: str, names: tuple[str, str], rows: list[tuple[str, float | None, float | None, int]]
+) -> Sheet:
+    """A table of figures of both runs and their difference; rows: label, A's, B's, decimals."""
+    shown = []
+    for label, mine, theirs, decimals in rows:
+        change = None if mine is None or theirs is None else theirs - mine
+        cells = [Shown(number(value, decimals), sortable(value)) for value in (mine, theirs)]
+        shown.append([Shown(label, label), *cells, Shown(number(change, decimals, signed=True), sortable(change))])
+    return Sheet(
+        key, "", [Heading(""), Heading(names[0]), Heading(names[1]), Heading("difference")], shown, title=caption
+    )
+
+
+def _metrics(a: Record, b: Record) -> Sheet:
+    rows = [
+        (f"{metric} {kind}", a.metrics.get(iou, {}).get(metric), b.metrics.get(iou, {}).get(metric), 2)
+        for kind, iou in IOU_TYPES.items()
+        for metric in METRICS
+    ]
+    return _beside("metrics", "Metrics, in percent", ("A", "B"), rows)
+
+
+def _costs(a: Record, b: Record) -> Sheet:
+    rows = [
+        (label, a.cost.get(key), b.cost.get(key), 2 if "steps" in key else 0)
+        for key, label in COSTS.items()
+        if key in a.cost or key in b.cost
+    ]
+    return _beside("cost", "Cost", ("A", "B"), rows)
+
+
+def _configuration(a: Record, b: Record) -> Sheet:
+    """Every setting that differs, and the code where that does."""
+    mine, theirs = ({**r.settings, "(code)": str(r.provenance.get("code", ""))[:10]} for r in (a, b))
+    keys = [key for key in sorted({*mine, *theirs}) if canonical(mine.get(key)) != canonical(theirs.get(key))]
+    rows = [
+        [
+            Shown(key, key),
+            *(Shown(canonical(side.get(key)), canonical(side.get(key)), quiet=True) for side in (mine, theirs)),
+        ]
+        for key in keys
+    ]
+    return Sheet(
+        "configuration", "", [Heading(""), Heading("A"), Heading("B")], rows, title="Configuration: what differs"
+    )
+
+
+def _categories(runs: Path, a: Record, b: Record) -> pd.DataFrame | None:
+    """By category_id: name, frequency, and A's, B's and the difference of box and mask AP in percent."""
+    import pandas as pd
+
+    columns: dict[str, pd.Series] = {}
+    for kind, iou in IOU_TYPES.items():
+        mine, theirs = (category_ap(runs / run.run_id, iou) for run in (a, b))
+        if mine is None or theirs is None:
+            return None
+        columns |= {"name": mine["name"], "frequency": mine["frequency"]}
+        columns |= {f"{kind}_a": mine["AP"], f"{kind}_b": theirs["AP"], f"{kind}_difference": theirs["AP"] - mine["AP"]}
+    return pd.DataFrame(columns)
+
+
+def _most_changed(categories: pd.DataFrame) -> Sheet:
+    largest = categories["box_difference"].abs().nlargest(MOST_CATEGORIES).index
+    found = categories.loc[largest].sort_values("box_difference", ascending=False)
+    columns = zip(found["name"], found["frequency"], found["box_a"], found["box_b"], strict=True)
+    rows = [(f"{name} ({FREQUENCIES.get(group, group)})", mine, theirs, 1) for name, group, mine, theirs in columns]
+    return _beside("categories", "Categories whose box AP differs most", ("A", "B"), rows)
+
+
+def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
+    """Every category's differences, sorted within its frequency group."""
+    canvas, axes = style.canvas(3.0, len(FREQUENCIES), sharey=True)
+    for axis, (letter, word) in zip(axes, FREQUENCIES.items(), strict=True):
+        group = categories[categories["frequency"] == letter]
+        for place, kind in enumerate(IOU_TYPES):
+            values = np.sort(group[f"{kind}_difference"].dropna().to_numpy(float))[::-1]
+            if len(values):
+                share = (np.arange(len(values)) + 0.5) / len(values) * 100
+                label = f"{kind}, mean {number(values.mean(), 1, signed=True)}"
+                axis.plot(share, values, ".-", ms=4 if len(values) < 100 else 0, color=colour(place), label=label)
+        axis.axhline(0, color=MUTED, lw=0.9, zorder=0.5)
+        axis.set_title(word)
+        axis.legend(loc="best", handlelength=1)
+        axis.set_xlim(0, 100)
+    axes[0].set_ylabel("AP of B minus A")
+    axes[1].set_xlabel("categories from most gained to most lost, %")
+    caption = f"A: {a.run_id}; B: {b.run_id}. One point a category, from per_category.parquet beside both records."
+    return style.picture(canvas, "categories", "AP by category", caption)
+
+
+def _markdown(a: Record, b: Record, sheets: list[Sheet], pictures: list[Picture]) -> str:
+    parts = [f"# {a.run_id} (A) against {b.run_id} (B)"]
+    for sheet in sheets:
+        heading = "| " + " | ".join(heading.base for heading in sheet.headings) + " |"
+        rule = "| :-- " + "| --: " * (len(sheet.headings) - 1) + "|"
+        rows = ["| " + " | ".join(cell.text.replace("|", "\\|") for cell in row) + " |" for row in sheet.rows]
+        parts += [f"## {sheet.title}", "\n".join([heading, rule, *rows]) if rows else "None."]
+    parts += [f"![{picture.title}]({picture.name}.svg)\n\n{picture.caption}" for picture in pictures]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,150 @@
+"""Intervals over the validation images: AP under resampling with replacement, from what an evaluation left behind.
+
+No detection is matched again. Two runs are compared under the same resamples, so that what makes an image hard for
+both cancels out. The files' layout is described in `harness/evaluate/bootstrap.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reports.spec import IOU_TYPES, Column, Intervals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GROUPS = {"": "rcf", "r": "r", "c": "c", "f": "f"}  # a column's subscript and the categories it is the mean of
+RECALLS = np.linspace(0.0, 1.0, 101)
+THRESHOLDS = 10
+SEED = 2406
+
+
+@dataclass
+class ImageIntervals:
+    """Intervals of paired differences; remembers what was computed, since rows share their baselines."""
+
+    runs: Path
+    intervals: Intervals
+    _resampled: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
+
+    def of(self, ours: pd.Series, baseline: pd.Series, column: Column) -> tuple[float, float]:
+        """ours, baseline: run_ids by seed. NaN where a run has left no matches, or the column is none of AP, APr, APc,
+        APf; else the bounds of the mean difference over the seeds that both have, in percent."""
+        seeds = ours.index.intersection(baseline.index)
+        if column.subscript not in GROUPS or seeds.empty:
+            return float("nan"), float("nan")
+        place = list(GROUPS).index(column.subscript)
+        differences = []
+        for seed in seeds:
+            pair = [self._of_run(run[seed], IOU_TYPES[column.superscript]) for run in (ours, baseline)]
+            if pair[0] is None or pair[1] is None:
+                return float("nan"), float("nan")
+            differences.append(pair[0][:, place] - pair[1][:, place])
+        tail = (1 - self.intervals.level) / 2
+        low, high = np.nanquantile(100 * np.mean(differences, axis=0), [tail, 1 - tail])
+        return float(low), float(high)
+
+    def _of_run(self, run: str, iou_type: str) -> np.ndarray | None:
+        key = (run, iou_type)
+        if key not in self._resampled:
+            matches = read_matches(self.runs / run, iou_type)
+            weights = None if matches is None else image_weights(matches.images, self.intervals.resamples)
+            self._resampled[key] = None if matches is None or weights is None else resampled_ap(matches, weights)
+        return self._resampled[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What AP follows from, one IoU type.
+
+    images: how many were evaluated. image (D,), starts (C + 1,): detections by category and falling score. hit, counted
+    (10, D) bool by IoU threshold: true positives, and those that are not ignored. instances (C, images): ground truth.
+    frequency (C,) r, c, f, empty for a category without ground truth.
+    """
+
+    images: int
+    image: np.ndarray
+    starts: np.ndarray
+    hit: np.ndarray
+    counted: np.ndarray
+    instances: np.ndarray
+    frequency: np.ndarray
+
+
+def read_matches(folder: Path, iou_type: str) -> Matches | None:
+    """From a run's matches.parquet and ground_truth.parquet; None where it has left none of this IoU type."""
+    import pyarrow.parquet as pq
+
+    if not all((folder / name).is_file() for name in ("matches.parquet", "ground_truth.parquet")):
+        return None
+    truth = pq.read_table(folder / "ground_truth.parquet")
+    found = pq.read_table(folder / "matches.parquet", filters=[("iou_type", "=", iou_type)])
+    if not found.num_rows:
+        return None
+    images, categories = (int(truth.schema.metadata[key]) for key in (b"images", b"categories"))
+    category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
+    bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
+    counted = (ignored & bits) == 0
+    instances = np.zeros((categories, images), np.int32)
+    instances[truth["category"].to_numpy(), truth["image"].to_numpy()] = truth["instances"].to_numpy()
+    frequency = np.full(categories, "", "U1")
+    frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
+    return Matches(
+        images=images,
+        image=found["image"].to_numpy(),
+        starts=np.searchsorted(category, np.arange(categories + 1)),
+        hit=(matched & bits != 0) & counted,
+        counted=counted,
+        instances=instances,
+        frequency=frequency,
+    )
+
+
+def image_weights(images: int, resamples: int) -> np.ndarray:
+    """(resamples, images) int64: how often each image appears; the same for every run over as many images."""
+    return np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=resamples)
+
+
+def resampled_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """AP, APr, APc, APf as fractions for each row of weights (S, images): (S, 4) float64, NaN where undefined.
+
+    Weights of one give the evaluation's own figures.
+    """
+    categories = len(matches.frequency)
+    ap = np.full((len(weights), categories), np.nan)
+    for category in np.flatnonzero(matches.frequency != ""):
+        instances = weights @ matches.instances[category]
+        rows = slice(matches.starts[category], matches.starts[category + 1])
+        times = weights[:, matches.image[rows]]
+        patterns, of_threshold = np.unique(matches.counted[:, rows], axis=0, return_inverse=True)
+        ranked = [np.cumsum(times * pattern, axis=1) for pattern in patterns]  # thresholds mostly share one
+        per_threshold = [
+            _average_precision(np.flatnonzero(hit), ranked[pattern], times, instances)
+            for hit, pattern in zip(matches.hit[:, rows], of_threshold.ravel(), strict=True)
+        ]
+        ap[:, category] = np.mean(per_threshold, axis=0)
+    columns = [ap[:, np.isin(matches.frequency, list(letters))] for letters in GROUPS.values()]
+    with np.errstate(invalid="ignore"):
+        return np.stack([np.nansum(c, axis=1) / np.isfinite(c).sum(axis=1) for c in columns], axis=1)
+
+
+def _average_precision(hits: np.ndarray, ranked: np.ndarray, times: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """(S,) AP over 101 recalls of one category at one IoU threshold.
+
+    hits (H,): rows of true positives. ranked (S, D): how many detections there are up to each row, by resample; times
+    (S, D): how often each row's image appears; instances (S,).
+    """
+    if not len(hits):
+        return np.where(instances > 0, 0.0, np.nan)
+    true = np.cumsum(times[:, hits], axis=1)
+    precision = true / (ranked[:, hits] + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # Each hit answers for the recalls that it is the first to reach.
+    reached = np.searchsorted(RECALLS, true / np.maximum(instances, 1)[:, None], side="right")
+    reached[true == 0] = 0
+    answered = np.diff(reached, axis=1, prepend=0)
+    return np.where(instances > 0, (envelope * answered).sum(axis=1) / len(RECALLS), np.nan)
