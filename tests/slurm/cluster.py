@@ -89,9 +89,14 @@ StorageLoc=accounts
 CommitDelay=0
 """
 SMALL_DATABASE = (
-    "--innodb-log-file-size=4M --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 "
-    "--innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --aria-log-file-size=8M --skip-log-bin"
-).split()
+    "--innodb-log-file-size=4M",
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-lock-wait-timeout=900",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-flush-method=nosync",
+    "--aria-log-file-size=8M",
+    "--skip-log-bin",
+)
 
 
 def missing_programs() -> list[str]:

@@ -1,0 +1,159 @@
+"""Sweep files: what they expand into, and what is said about one that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.launch import sweepfile
+from harness.launch.expand import expand
+from harness.record import ExpectedRun
+
+FAIR = """
+description: "A fair comparison"
+defaults: [data=mini, schedule.iterations=4]
+grid:
+  - {name: baseline, method: baseline, schedule: mini, backbone: resnet18, seed: [0, 1]}
+  - {method: [xpaste, bsgal, random_selection], schedule: mini_continue, data.pool: half_bad, seed: [0, 1]}
+rules:
+  - when: {method: [bsgal, random_selection], seed: 1}
+    set: {launcher.memory_gb: 16, schedule.lr: 1.0e-3}
+after:
+  - when: {schedule: mini_continue}
+    init_from: {name: baseline}
+  - when: {method: random_selection}
+    needs: {method: bsgal}
+report: mini
+"""
+
+
+@pytest.fixture(autouse=True)
+def _dataset(mini_root: Path) -> None:
+    """Identities are of contents, so the dataset must be there."""
+
+
+def _sweep(tmp_path: Path, text: str = FAIR) -> sweepfile.Sweep:
+    path = tmp_path / "fair.yaml"
+    path.write_text(text)
+    return sweepfile.read(path)
+
+
+def _row(runs: list[ExpectedRun], name: str, seed: str) -> ExpectedRun:
+    (found,) = (run for run in runs if run.name == name and run.axes["seed"] == seed)
+    return found
+
+
+def test_grids_rules_and_parents(tmp_path: Path) -> None:
+    runs = expand(_sweep(tmp_path))
+    assert len(runs) == 8
+    assert len({run.run_id for run in runs}) == 8
+    for seed in ("0", "1"):
+        baseline, bsgal = _row(runs, "baseline", seed), _row(runs, "bsgal", seed)
+        random = _row(runs, "random_selection", seed)
+        assert baseline.parents == []
+        assert bsgal.parents == [baseline.run_id]
+        assert f"init_from={baseline.run_id}" in bsgal.overrides
+        assert random.parents == [baseline.run_id, bsgal.run_id]
+        assert f"needed_runs=[{bsgal.run_id}]" in random.overrides
+        assert bsgal.iterations == 4
+        assert bsgal.resources["memory_gb"] == (16.0 if seed == "1" else 8.0)
+        assert bsgal.resources["ranks"] == 1
+    order = [run.run_id for run in runs]
+    assert all(order.index(parent) < order.index(run.run_id) for run in runs for parent in run.parents)
+    assert _row(runs, "xpaste", "0").resources["memory_gb"] == 8.0
+
+
+def test_runs_are_what_composing_their_overrides_gives(tmp_path: Path) -> None:
+    """Runs that differ in the seed alone are composed once; that must not show."""
+    from harness.compose import compose
+    from harness.identity import identify
+
+    for run in expand(_sweep(tmp_path)):
+        assert identify(compose(run.overrides).config) == run.run_id
+
+
+def test_override_of_an_axis_picks_and_keeps_parents(tmp_path: Path) -> None:
+    everything = {run.run_id for run in expand(_sweep(tmp_path))}
+    runs = expand(_sweep(tmp_path), ["name=random_selection", "seed=1"])
+    assert [run.name for run in runs] == ["baseline", "bsgal", "random_selection"]
+    assert {run.axes["seed"] for run in runs} == {"1"}
+    assert {run.run_id for run in runs} <= everything
+
+
+def test_override_of_an_axis_by_a_new_value_replaces_it(tmp_path: Path) -> None:
+    runs = expand(_sweep(tmp_path), ["seed=5,6,7"])
+    assert sorted({run.axes["seed"] for run in runs}) == ["5", "6", "7"]
+    assert len(runs) == 12
+    assert _row(runs, "bsgal", "6").parents == [_row(runs, "baseline", "6").run_id]
+
+
+def test_other_overrides_go_to_every_run_and_win(tmp_path: Path) -> None:
+    runs = expand(_sweep(tmp_path), ["schedule.iterations=9", "launcher.memory_gb=3", "launcher=slurm"])
+    assert {run.iterations for run in runs} == {9}
+    assert {run.resources["memory_gb"] for run in runs} == {3.0}
+    assert {run.resources["name"] for run in runs} == {"slurm"}
+
+
+def test_where_no_axis_tells_parents_apart_all_candidates_are_named(tmp_path: Path) -> None:
+    text = FAIR.replace("init_from: {name: baseline}", "init_from: {schedule: mini_continue}")
+    with pytest.raises(UserError, match=r"several runs match schedule=mini_continue.*candidates: .*bsgal"):
+        expand(_sweep(tmp_path, text))
+
+
+def test_pool_of_the_needed_run_is_the_childs_own(tmp_path: Path) -> None:
+    text = """
+grid:
+  - {method: [bsgal, random_selection], data.pool: [clean, half_bad], schedule.iterations: 4}
+after:
+  - {when: {method: random_selection}, needs: {method: bsgal}}
+"""
+    runs = expand(_sweep(tmp_path, text))
+    for run in runs:
+        if run.name == "random_selection":
+            (parent,) = (other for other in runs if other.run_id in run.parents)
+            assert parent.axes["data.pool"] == run.axes["data.pool"]
+
+
+def test_circle_is_found(tmp_path: Path) -> None:
+    circle = "needs: {method: bsgal}\n  - {when: {method: bsgal}, needs: {method: random_selection}}"
+    text = FAIR.replace("needs: {method: bsgal}", circle)
+    with pytest.raises(UserError, match="would come after itself"):
+        expand(_sweep(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("report: mini", "reprot: mini", r"fair.yaml: no such key 'reprot'; did you mean 'report'\?"),
+        ("when: {method: [bsgal", "when: {method: [bsgall", r"no run has method=bsgall; did you mean 'bsgal'\?"),
+        ("when: {method: [bsgal", "when: {methd: [bsgal", r"no such key 'methd'; did you mean 'method'\?"),
+        ("init_from: {name: baseline}", "init_from: {name: basline}", "no run has name=basline"),
+        ("    set: {launcher", "    sett: {launcher", r"rules: no such key 'sett'; did you mean 'set'\?"),
+        ("method: [xpaste,", "method: [xpast,", r"method=xpast: no such method; did you mean 'xpaste'\?"),
+        ("schedule.lr", "schedule.lrr", r"no such key 'schedule.lrr'"),
+        ("defaults: [data=mini", "defaults: [data", "is not an override"),
+        ("report: mini", "report: [mini", r"fair.yaml: while parsing"),
+        ("method: [xpaste,", "method: [xpaste, xpaste,", "two runs are one experiment"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in FAIR
+    with pytest.raises(UserError, match=message):
+        expand(_sweep(tmp_path, FAIR.replace(old, new)))
+
+
+def test_unknown_names_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sweep is called 'mimi'; did you mean 'mini'\?"):
+        sweepfile.find("mimi")
+    with pytest.raises(UserError, match="no such row; did you mean 'bsgal'"):
+        expand(_sweep(tmp_path), ["name=bsgall"])
+    with pytest.raises(UserError, match="is not varied by"):
+        expand(_sweep(tmp_path), ["schedule.iterations=3,4"])
+
+
+def test_sweeps_lie_here_first_then_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweepfile.find("mini").is_file()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mini.yaml").write_text(FAIR)
+    assert sweepfile.read(sweepfile.find("mini")).description == "A fair comparison"
