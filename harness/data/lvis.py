@@ -183,14 +183,15 @@ class _Reader:
                 if not isinstance(entry, dict):
                     raise self._fail(f"{what} number {number} is no object") from None
                 if key not in entry:
-                    raise self._fail(f"{what} number {number} (id {entry.get('id')}) has no {key!r}") from None
+                    name = f"{what} {entry['id']}" if "id" in entry else f"{what} number {number}"
+                    raise self._fail(f"{name} has no {key!r}") from None
             raise
 
     def _numbers(self, entries: list, key: str, what: str, dtype: type, width: int | None = None) -> np.ndarray:
         values = self._column(entries, key, what)
         shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
         try:
-            numbers = np.array(values, dtype=np.float64 if dtype is float else None)
+            numbers = np.array(values)
             kinds = "iuf" if dtype is float else "iu"
             good = numbers.size == 0 or (numbers.shape == shape and numbers.dtype.kind in kinds)
         except (ValueError, TypeError):

@@ -233,15 +233,15 @@ def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: in
     values = _column(results, key, source)
     shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
     try:
-        numbers = np.array(values, np.float64) if values else np.zeros(shape)
-        if numbers.shape == shape:
-            return numbers
+        numbers = np.array(values)
+        if numbers.shape == shape and numbers.dtype.kind in "iuf":
+            return numbers.astype(np.float64)
     except (ValueError, TypeError):
         pass
     wanted = "a number" if width is None else f"a list of {width} numbers"
     for i, value in enumerate(values):
         try:
-            good = np.array(value, np.float64).shape == shape[1:]
+            good = np.shape(value) == shape[1:] and np.array(value).dtype.kind in "iuf"
         except (ValueError, TypeError):
             good = False
         if not good:
@@ -251,17 +251,21 @@ def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: in
 
 def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: Annotations | None, source: str) -> Rle:
     """Compressed run lengths from any of COCO's segmentation forms."""
-    if isinstance(value, dict) and "size" in value and isinstance(value.get("counts"), (str, bytes)):
+    is_rle = isinstance(value, dict) and len(value.get("size", ())) == 2 and "counts" in value
+    if is_rle and isinstance(value["counts"], (str, bytes)):
         return value
+    if not is_rle and not isinstance(value, list):
+        raise UserError(f"{source}: entry {i}: 'segmentation' is neither run lengths nor polygons")
+    if not is_rle and annotations is None:
+        raise UserError(f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size")
     from pycocotools import mask as mask_utils
 
     try:
-        if isinstance(value, dict):
+        if is_rle:
             return mask_utils.frPyObjects(value, *value["size"])
-        if annotations is not None:
-            image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
-            height, width = int(annotations.heights[image]), int(annotations.widths[image])
-            return mask_utils.merge(mask_utils.frPyObjects(value, height, width))
+        assert annotations is not None
+        image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
+        height, width = int(annotations.heights[image]), int(annotations.widths[image])
+        return mask_utils.merge(mask_utils.frPyObjects(value, height, width))
     except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
         raise UserError(f"{source}: entry {i}: 'segmentation' cannot be read ({error!r})") from error
-    raise UserError(f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size")
