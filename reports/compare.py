@@ -77,52 +77,47 @@ def _record(runs: Path, name: str) -> Record:
     return record
 
 
-def _beside(
-    key: str, caption: str, names: tuple[str, str], rows: list[tuple[str, float | None, float | None, int]]
-) -> Sheet:
-    """A table of figures of both runs and their difference; rows: label, A's, B's, decimals."""
-    shown = []
-    for label, mine, theirs, decimals in rows:
-        change = None if mine is None or theirs is None else theirs - mine
-        cells = [Shown(number(value, decimals), sortable(value)) for value in (mine, theirs)]
-        shown.append([Shown(label, label), *cells, Shown(number(change, decimals, signed=True), sortable(change))])
-    return Sheet(
-        key, "", [Heading(""), Heading(names[0]), Heading(names[1]), Heading("difference")], shown, title=caption
-    )
+Figure = float | None
+
+
+def _beside(label: str, mine: Figure, theirs: Figure, decimals: int) -> list[Shown]:
+    """A label, both runs' figures and their difference."""
+    change = None if mine is None or theirs is None else theirs - mine
+    cells = [Shown(number(value, decimals), sortable(value), quiet=True) for value in (mine, theirs)]
+    return [Shown(label, label), *cells, Shown(number(change, decimals, signed=True), sortable(change))]
+
+
+def _sheet(key: str, title: str, rows: list[list[Shown]], headings: tuple[str, ...] = ("A", "B", "B − A")) -> Sheet:
+    return Sheet(key, "", [Heading(""), *map(Heading, headings)], rows, title=title)
 
 
 def _metrics(a: Record, b: Record) -> Sheet:
-    rows = [
-        (f"{metric} {kind}", a.metrics.get(iou, {}).get(metric), b.metrics.get(iou, {}).get(metric), 2)
-        for kind, iou in IOU_TYPES.items()
-        for metric in METRICS
-    ]
-    return _beside("metrics", "Metrics, in percent", ("A", "B"), rows)
+    rows = []
+    for metric in METRICS:
+        box, mask = (
+            _beside(metric, a.metrics.get(iou, {}).get(metric), b.metrics.get(iou, {}).get(metric), 2)
+            for iou in IOU_TYPES.values()
+        )
+        rows.append(box + mask[1:])
+    headings = tuple(f"{kind}, {side}" for kind in IOU_TYPES for side in ("A", "B", "B − A"))
+    return _sheet("metrics", "Metrics, in percent", rows, headings)
 
 
 def _costs(a: Record, b: Record) -> Sheet:
-    rows = [
-        (label, a.cost.get(key), b.cost.get(key), 2 if "steps" in key else 0)
-        for key, label in COSTS.items()
-        if key in a.cost or key in b.cost
-    ]
-    return _beside("cost", "Cost", ("A", "B"), rows)
+    known = [key for key in COSTS if key in a.cost or key in b.cost]
+    rows = [_beside(COSTS[key], a.cost.get(key), b.cost.get(key), 2 if "steps" in key else 0) for key in known]
+    return _sheet("cost", "Cost", rows)
 
 
 def _configuration(a: Record, b: Record) -> Sheet:
     """Every setting that differs, and the code where that does."""
     mine, theirs = ({**r.settings, "(code)": str(r.provenance.get("code", ""))[:10]} for r in (a, b))
     keys = [key for key in sorted({*mine, *theirs}) if canonical(mine.get(key)) != canonical(theirs.get(key))]
-    rows = [
-        [
-            Shown(key, key),
-            *(Shown(canonical(side.get(key)), canonical(side.get(key)), quiet=True) for side in (mine, theirs)),
-        ]
-        for key in keys
-    ]
-    return Sheet(
-        "configuration", "", [Heading(""), Heading("A"), Heading("B")], rows, title="Configuration: what differs"
-    )
+    rows = []
+    for key in keys:
+        values = [canonical(side.get(key)) for side in (mine, theirs)]
+        rows.append([Shown(key, key), *(Shown(value, value, quiet=True) for value in values)])
+    return _sheet("configuration", "Configuration: what differs", rows, ("A", "B"))
 
 
 def _categories(runs: Path, a: Record, b: Record) -> pd.DataFrame | None:
@@ -143,8 +138,10 @@ def _most_changed(categories: pd.DataFrame) -> Sheet:
     largest = categories["box_difference"].abs().nlargest(MOST_CATEGORIES).index
     found = categories.loc[largest].sort_values("box_difference", ascending=False)
     columns = zip(found["name"], found["frequency"], found["box_a"], found["box_b"], strict=True)
-    rows = [(f"{name} ({FREQUENCIES.get(group, group)})", mine, theirs, 1) for name, group, mine, theirs in columns]
-    return _beside("categories", "Categories whose box AP differs most", ("A", "B"), rows)
+    rows = [
+        _beside(f"{name} ({FREQUENCIES.get(group, group)})", mine, theirs, 1) for name, group, mine, theirs in columns
+    ]
+    return _sheet("categories", "Categories whose box AP differs most", rows)
 
 
 def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
@@ -152,18 +149,19 @@ def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
     canvas, axes = style.canvas(3.0, len(FREQUENCIES), sharey=True)
     for axis, (letter, word) in zip(axes, FREQUENCIES.items(), strict=True):
         group = categories[categories["frequency"] == letter]
+        means = []
         for place, kind in enumerate(IOU_TYPES):
             values = np.sort(group[f"{kind}_difference"].dropna().to_numpy(float))[::-1]
             if len(values):
                 share = (np.arange(len(values)) + 0.5) / len(values) * 100
-                label = f"{kind}, mean {number(values.mean(), 1, signed=True)}"
-                axis.plot(share, values, ".-", ms=4 if len(values) < 100 else 0, color=colour(place), label=label)
+                axis.plot(share, values, ".-", ms=4 if len(values) < 100 else 0, color=colour(place), label=kind)
+                means.append(number(values.mean(), 1, signed=True))
         axis.axhline(0, color=MUTED, lw=0.9, zorder=0.5)
-        axis.set_title(word)
-        axis.legend(loc="best", handlelength=1)
+        axis.set_title(f"{word}, mean {' and '.join(means)}" if means else word, fontsize=8)
         axis.set_xlim(0, 100)
     axes[0].set_ylabel("AP of B minus A")
-    axes[1].set_xlabel("categories from most gained to most lost, %")
+    axes[1].set_xlabel("% of categories, from most gained to most lost")
+    canvas.legend(*style.legend(axes), loc="outside upper left", ncols=2)
     caption = f"A: {a.run_id}; B: {b.run_id}. One point a category, from per_category.parquet beside both records."
     return style.picture(canvas, "categories", "AP by category", caption)
 

@@ -96,6 +96,36 @@ def write_categories(
     pq.write_table(pa.concat_tables(tables), folder / "per_category.parquet")
 
 
+def write_matches(folder: Path, rng: np.random.Generator, quality: float, images: int = 120, count: int = 24) -> None:
+    """matches.parquet and ground_truth.parquet: two instances an image of categories in turn, four detections of each
+    category in each image that holds it; `quality` in 0..1 is how many are found."""
+    frequency = np.repeat(["r", "c", "f"], -(-count // 3))[:count]
+    image = np.repeat(np.arange(images), 2)
+    category = (np.arange(2 * images) % count).astype(np.int32)
+    tables = []
+    for iou in ("bbox", "segm"):
+        found = np.repeat(np.arange(2 * images), 4)
+        best = np.tile([True, False, False, False], 2 * images)
+        overlap = np.where(best, np.clip(rng.normal(0.25 + 0.6 * quality, 0.2, len(found)), 0, 1), 0)
+        bits = (overlap[:, None] >= np.arange(0.5, 1, 0.05)) @ (1 << np.arange(10))
+        score = np.where(best, 0.6, 0.3) + rng.normal(0, 0.2, len(found))
+        order = np.lexsort((-score, category[found]))
+        columns = {
+            "iou_type": [iou] * len(found),
+            "image": image[found][order].astype(np.int32),
+            "category": category[found][order],
+            "score": score[order],
+            "matched": bits[order].astype(np.uint16),
+            "ignored": np.zeros(len(found), np.uint16),
+        }
+        tables.append(pa.table(columns))
+    pq.write_table(pa.concat_tables(tables), folder / "matches.parquet")
+    truth = {"image": image.astype(np.int32), "category": category, "instances": np.ones(2 * images, np.int32)}
+    truth |= {"frequency": frequency[category]}
+    metadata = {"images": str(images), "categories": str(count)}
+    pq.write_table(pa.table(truth).replace_schema_metadata(metadata), folder / "ground_truth.parquet")
+
+
 def write_decisions(folder: Path, rng: np.random.Generator, contributes: bool, steps: int, rate: float = 0.55) -> None:
     """decisions.parquet: eight images a step, a contribution that knows a little of the truth and falls in training."""
     iteration = np.repeat(np.arange(1, steps + 1), 8)
@@ -163,6 +193,7 @@ def write_mini(runs: Path) -> None:
                 method, seed, results(rng, 52, 1.4 * gain), statistics=statistics, cost=cost(method, rng, 200, 0.14)
             )
             write_run(runs, run, rng, categories=24, steps=180)
+            write_matches(runs / run.run_id, np.random.default_rng(seed), (run.metrics["bbox"]["AP"] or 0) / 100)
             made.append(run)
     write_sweep(runs, "mini", made)
 
