@@ -17,7 +17,7 @@ MIN_VISIBLE = 300  # pixels that are enough
 
 
 def lay(
-    image: np.ndarray, bgra: np.ndarray, corner: tuple[int, int], blending: Blending, threshold: int = 0
+    image: np.ndarray, rgba: np.ndarray, corner: tuple[int, int], blending: Blending, threshold: int = 0
 ) -> tuple[np.ndarray, int, int] | None:
     """Draws a cut-out over `image` (H, W, 3) uint8 RGB in place, its corner at x, y, cut at the border.
 
@@ -25,11 +25,11 @@ def lay(
     shows, and then nothing is drawn. Only pixels of that mask change, with `gaussian` blending also those within two
     pixels of it.
     """
-    (height, width), (h, w), (x, y) = image.shape[:2], bgra.shape[:2], corner
+    (height, width), (h, w), (x, y) = image.shape[:2], rgba.shape[:2], corner
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     if x1 <= x0 or y1 <= y0:
         return None
-    inside = np.ascontiguousarray(bgra[y0 - y : y1 - y, x0 - x : x1 - x])
+    inside = np.ascontiguousarray(rgba[y0 - y : y1 - y, x0 - x : x1 - x])
     alpha = cv2.extractChannel(inside, 3)
     mask = cv2.threshold(alpha, threshold, 1, cv2.THRESH_BINARY)[1]
     if cv2.countNonZero(mask) == 0:
@@ -37,7 +37,7 @@ def lay(
     if blending is Blending.gaussian:
         _blend_blurred(image, inside, mask, (x0, y0))
     else:
-        rgb = cv2.cvtColor(inside, cv2.COLOR_BGRA2RGB)
+        rgb = inside[..., :3]
         target = image[y0:y1, x0:x1]
         if blending is Blending.alpha:
             rgb = _mixed(target, rgb, alpha * mask * np.float32(1 / 255))
@@ -82,15 +82,14 @@ def _mixed(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarra
     return (below + share[..., None] * difference + np.float32(0.5)).astype(np.uint8)
 
 
-def _blend_blurred(image: np.ndarray, bgra: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> None:
+def _blend_blurred(image: np.ndarray, rgba: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> None:
     """The blurred mask reaches beyond the window, where the instance's border pixels go on."""
     reach = BLUR // 2
     (height, width), (h, w), (x, y) = image.shape[:2], mask.shape, corner
     margins = (reach, reach, reach, reach)
     padded = cv2.copyMakeBorder(mask, *margins, cv2.BORDER_CONSTANT, value=0).astype(np.float32)
     share = cv2.blur(padded, (BLUR, BLUR), borderType=cv2.BORDER_CONSTANT)
-    rgb = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB)
-    rgb = cv2.copyMakeBorder(rgb, *margins, cv2.BORDER_REPLICATE)
+    rgb = cv2.copyMakeBorder(rgba[..., :3], *margins, cv2.BORDER_REPLICATE)
     x0, y0, x1, y1 = max(x - reach, 0), max(y - reach, 0), min(x + w + reach, width), min(y + h + reach, height)
     part = slice(y0 - y + reach, y1 - y + reach), slice(x0 - x + reach, x1 - x + reach)
     target = image[y0:y1, x0:x1]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from tqdm import tqdm
 
-from harness.data.cutout import ALPHA_THRESHOLD, Fault, FaultyInstance, FileSource, isolate, read_bgra
+from harness.data.cutout import ALPHA_THRESHOLD, Fault, FaultyInstance, FileSource, isolate, read_rgba
 from harness.data.fingerprint import fingerprint
 from harness.data.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool_index import read_pool, write_index
@@ -95,19 +97,29 @@ def _measure(table: pa.Table, partial: Path, workers: int) -> pa.Table:
     partial.mkdir(parents=True, exist_ok=True)
     root = Path(table.schema.metadata[b"root"].decode())
     parts = []
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(table), desc="index pool", unit="image") as bar:
+    with _mapping(workers) as measured, tqdm(total=len(table), desc="index pool", unit="image") as bar:
         for start in range(0, len(table), CHUNK):
             rows = table.slice(start, CHUNK)
             saved = partial / f"{start:09d}.arrow"
             part = _saved(saved, len(rows))
             if part is None:
-                part = pa.Table.from_pylist(list(pool.map(_measure_one, _sources(rows, root))), schema=MEASURED)
+                part = pa.Table.from_pylist(list(measured(_sources(rows, root))), schema=MEASURED)
                 with write_atomically(saved) as temporary, pa.ipc.new_file(str(temporary), MEASURED) as writer:
                     writer.write_table(part)
             parts.append(part)
             bar.update(len(rows))
             bar.set_postfix(faulty=sum(len(p) - p.column(FAULT).null_count for p in parts))
     return pa.concat_tables(parts)
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[[Iterable[FileSource]], Iterable[dict[str, object]]]]:
+    """Measures images in order, in as many processes; in this one for a single worker."""
+    if workers == 1:
+        yield lambda sources: map(_measure_one, sources)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda sources: pool.map(_measure_one, sources, chunksize=16)
 
 
 def _saved(path: Path, length: int) -> pa.Table | None:
@@ -131,14 +143,14 @@ def _measure_one(source: FileSource) -> dict[str, object]:
     """Measures one image; `fault` is None when it is good."""
     row: dict[str, object] = dict.fromkeys(MEASURED.names)
     try:
-        bgra = read_bgra(source)
-        row |= {"height": bgra.shape[0], "width": bgra.shape[1], "sha1": _sha1(source)}
+        rgba = read_rgba(source)
+        row |= {"height": rgba.shape[0], "width": rgba.shape[1], "sha1": _sha1(source)}
         if source.isolated:
-            opaque = cv2.countNonZero(cv2.threshold(bgra[..., 3], ALPHA_THRESHOLD, 1, cv2.THRESH_BINARY)[1])
+            opaque = cv2.countNonZero(cv2.threshold(rgba[..., 3], ALPHA_THRESHOLD, 1, cv2.THRESH_BINARY)[1])
             if opaque == 0:  # what it covered of its image is no longer known
                 raise FaultyInstance(Fault.empty_mask, source.path)
         else:
-            row["area_fraction"] = isolate(bgra, source.mask_path or source.path)[1]
+            row["area_fraction"] = isolate(rgba, source.mask_path or source.path)[1]
     except FaultyInstance as fault:
         row[FAULT] = fault.fault.value
     return row

@@ -26,7 +26,7 @@ from harness.data.cutout import (
     FileSource,
     TrainingImages,
     isolate,
-    read_bgra,
+    read_rgba,
 )
 from harness.data.pool import InstancePool
 from harness.data.targets import Instance, tightened
@@ -71,10 +71,10 @@ class Paster:
                 continue
             if placed is None:
                 continue
-            bgra, corner, threshold = placed
+            rgba, corner, threshold = placed
             if canvas is image:
                 canvas = image.copy()
-            laid = lay(canvas, bgra, corner, self.config.paste.blending, threshold)
+            laid = lay(canvas, rgba, corner, self.config.paste.blending, threshold)
             if laid is None:
                 continue
             mask, x, y = laid
@@ -110,38 +110,38 @@ class Paster:
             cutout = self._cutout(source)
             if cutout is None:
                 return None
-            bgra = cutout.bgra
+            rgba = cutout.rgba
         else:
-            bgra = read_bgra(source)
-        shape = bgra.shape[0], bgra.shape[1]
+            rgba = read_rgba(source)
+        shape = rgba.shape[0], rgba.shape[1]
         if known:
             size = area_size(shape, view, self.areas.mean[category], self.areas.std[category], rng)
         else:
             size = free_size(shape, view, rng)
-        return None if size is None else self._anywhere(bgra, size, view, rng)
+        return None if size is None else self._anywhere(rgba, size, view, rng)
 
     def _cutout(self, source: FileSource | AnnotationSource) -> Cutout | None:
         if isinstance(source, AnnotationSource):
             return self.images.cutout(source)
-        bgra = read_bgra(source)
+        rgba = read_rgba(source)
         if source.isolated:
-            return Cutout(bgra, (0, 0), (bgra.shape[0], bgra.shape[1]))
-        cutout, share = isolate(bgra, source.path)
-        degenerate = share <= MIN_AREA_SHARE or share >= 1 or min(cutout.bgra.shape[:2]) < 2
+            return Cutout(rgba, (0, 0), (rgba.shape[0], rgba.shape[1]))
+        cutout, share = isolate(rgba, source.path)
+        degenerate = share <= MIN_AREA_SHARE or share >= 1 or min(cutout.rgba.shape[:2]) < 2
         return None if degenerate else cutout
 
     def _anywhere(
-        self, bgra: np.ndarray, size: tuple[int, int], view: tuple[int, int], rng: np.random.Generator
+        self, rgba: np.ndarray, size: tuple[int, int], view: tuple[int, int], rng: np.random.Generator
     ) -> tuple[np.ndarray, tuple[int, int], int]:
-        bgra = cv2.resize(bgra, size[::-1])
+        rgba = cv2.resize(rgba, size[::-1])
         if rng.random() < 0.5:
-            bgra = cv2.flip(bgra, 1)
+            rgba = cv2.flip(rgba, 1)
         if self.config.paste.rotation:
-            bgra = _rotated(bgra, rng.uniform(-self.config.paste.rotation, self.config.paste.rotation))
+            rgba = _rotated(rgba, rng.uniform(-self.config.paste.rotation, self.config.paste.rotation))
         if self.config.paste.jitter and rng.random() < JITTER_SHARE:
-            bgra = _color_jittered(bgra, self.config.paste.jitter, rng)
+            rgba = _color_jittered(rgba, self.config.paste.jitter, rng)
         centre_x, centre_y = int(rng.integers(0, view[1])), int(rng.integers(0, view[0]))
-        return bgra, (centre_x - bgra.shape[1] // 2, centre_y - bgra.shape[0] // 2), 0
+        return rgba, (centre_x - rgba.shape[1] // 2, centre_y - rgba.shape[0] // 2), 0
 
 
 def area_size(
@@ -171,38 +171,38 @@ def _accepted(size: tuple[int, int], view: tuple[int, int], smallest: int) -> tu
 def _as_it_lies(cutout: Cutout, jitter: Jitter) -> tuple[np.ndarray, tuple[int, int], int] | None:
     """The cut-out where its home image's jitter puts it."""
     x, y = cutout.corner
-    h, w = cutout.bgra.shape[:2]
+    h, w = cutout.rgba.shape[:2]
     points = jitter.points(np.array([x, y, x + w, y + h], np.float64))
     x0, x1 = sorted(points[0::2])
     y0, y1 = sorted(points[1::2])
     size = max(1, round(x1 - x0)), max(1, round(y1 - y0))
     how = cv2.INTER_AREA if size[0] < w else cv2.INTER_LINEAR
-    bgra = cv2.resize(cutout.bgra, size, interpolation=how)
+    rgba = cv2.resize(cutout.rgba, size, interpolation=how)
     # Half-covered pixels belong to it, so that the mask keeps its size at any scale.
-    return cv2.flip(bgra, 1) if jitter.flip else bgra, (round(x0), round(y0)), 127
+    return cv2.flip(rgba, 1) if jitter.flip else rgba, (round(x0), round(y0)), 127
 
 
-def _rotated(bgra: np.ndarray, degrees: float) -> np.ndarray:
-    h, w = bgra.shape[:2]
+def _rotated(rgba: np.ndarray, degrees: float) -> np.ndarray:
+    h, w = rgba.shape[:2]
     matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
     cosine, sine = abs(matrix[0, 0]), abs(matrix[0, 1])
     width, height = int(np.ceil(w * cosine + h * sine)), int(np.ceil(w * sine + h * cosine))
     matrix[:, 2] += (width - w) / 2, (height - h) / 2
-    return cv2.warpAffine(bgra, matrix, (width, height))
+    return cv2.warpAffine(rgba, matrix, (width, height))
 
 
-def _color_jittered(bgra: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _color_jittered(rgba: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation and hue each by up to `strength`, 0..0.5."""
     import torch
     from torchvision.transforms.v2 import functional
 
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    image = torch.from_numpy(cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB)).permute(2, 0, 1)
+    image = torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1)
     image = functional.adjust_brightness(image, brightness)
     image = functional.adjust_contrast(image, contrast)
     image = functional.adjust_saturation(image, saturation)
     image = functional.adjust_hue(image, rng.uniform(-strength, strength))
-    return np.dstack([image.permute(1, 2, 0).numpy()[..., ::-1], bgra[..., 3]])
+    return np.dstack([image.permute(1, 2, 0).numpy(), rgba[..., 3]])
 
 
 def _report(fault: FaultyInstance) -> None:

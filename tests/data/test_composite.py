@@ -12,15 +12,15 @@ from harness.data.targets import Instance, tightened, to_targets
 
 
 def cutout(height: int, width: int, color: tuple[int, int, int], alpha: int = 255) -> np.ndarray:
-    """BGRA of one colour, given as RGB."""
-    return np.broadcast_to(np.array([*color[::-1], alpha], np.uint8), (height, width, 4)).copy()
+    """RGBA of one colour."""
+    return np.broadcast_to(np.array([*color, alpha], np.uint8), (height, width, 4)).copy()
 
 
 def test_a_paste_composited_by_hand() -> None:
     image = np.zeros((4, 5, 3), np.uint8)
-    bgra = cutout(2, 2, (10, 20, 30))
-    bgra[0, 0, 3] = 0
-    mask, x, y = lay(image, bgra, (3, 1), Blending.basic)
+    rgba = cutout(2, 2, (10, 20, 30))
+    rgba[0, 0, 3] = 0
+    mask, x, y = lay(image, rgba, (3, 1), Blending.basic)
     expected = np.zeros((4, 5, 3), np.uint8)
     for row, column in ((1, 4), (2, 3), (2, 4)):
         expected[row, column] = 10, 20, 30
@@ -105,17 +105,17 @@ def scenes(draw: st.DrawFn) -> tuple[np.ndarray, list[np.ndarray], list[tuple[in
     cutouts, corners = [], []
     for _ in range(draw(st.integers(1, 5))):
         h, w = draw(st.integers(1, 50)), draw(st.integers(1, 50))
-        bgra = rng.integers(0, 256, (h, w, 4), dtype=np.uint8)
-        bgra[..., 3] *= cv2.blur(rng.random((h, w)), (5, 5)) > 0.5
-        cutouts.append(bgra)
+        rgba = rng.integers(0, 256, (h, w, 4), dtype=np.uint8)
+        rgba[..., 3] *= cv2.blur(rng.random((h, w)), (5, 5)) > 0.5
+        cutouts.append(rgba)
         corners.append((draw(st.integers(-50, width + 2)), draw(st.integers(-50, height + 2))))
     return image, cutouts, corners, draw(st.sampled_from(Blending))
 
 
 def compose(image: np.ndarray, cutouts: list, corners: list, blending: Blending) -> tuple[np.ndarray, list[Instance]]:
     canvas, shown = image.copy(), []
-    for row, (bgra, corner) in enumerate(zip(cutouts, corners, strict=True)):
-        laid = lay(canvas, bgra, corner, blending)
+    for row, (rgba, corner) in enumerate(zip(cutouts, corners, strict=True)):
+        laid = lay(canvas, rgba, corner, blending)
         if laid is not None:
             mask, x, y = laid
             shown = hide(shown, mask, x, y)
@@ -135,9 +135,9 @@ def test_properties(scene: tuple) -> None:
     reach = 2 if blending is Blending.gaussian else 0
     touched = np.zeros((height + 200, width + 200), np.uint8)
     full = np.zeros((height, width), int) - 1
-    for label, (bgra, (x, y)) in enumerate(zip(cutouts, corners, strict=True)):
+    for label, (rgba, (x, y)) in enumerate(zip(cutouts, corners, strict=True)):
         alone = np.zeros_like(touched)
-        alone[100 + y : 100 + y + bgra.shape[0], 100 + x : 100 + x + bgra.shape[1]] = bgra[..., 3] > 0
+        alone[100 + y : 100 + y + rgba.shape[0], 100 + x : 100 + x + rgba.shape[1]] = rgba[..., 3] > 0
         inside = alone[100 : 100 + height, 100 : 100 + width]
         full[inside > 0] = label
         within = np.zeros_like(alone)
@@ -157,9 +157,9 @@ def test_properties(scene: tuple) -> None:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     if blending is Blending.basic:
-        for row, bgra in enumerate(cutouts):
+        for row, rgba in enumerate(cutouts):
             ys, xs = np.nonzero(full == row)
             x, y = corners[row]
-            assert (canvas[ys, xs] == bgra[ys - y, xs - x, 2::-1]).all()
+            assert (canvas[ys, xs] == rgba[ys - y, xs - x, :3]).all()
     again, _ = compose(*scene)
     assert (again == canvas).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import harness.data.index_pool as indexing
-from harness.data.cutout import Fault, isolate, read_bgra
+from harness.data.cutout import Fault, isolate, read_rgba
 from harness.data.index_pool import index_pool
 from harness.data.pool_index import export_parquet, open_pool
 from harness.data.pool_stats import pool_stats
@@ -73,7 +73,7 @@ def test_a_good_pool_keeps_its_columns(small, tmp_path: Path) -> None:
     for row in range(0, len(plain), 29):
         assert indexed.source(row) == plain.source(row)
         path = plain.source(row).path
-        assert indexed.column("area_fraction")[row] == pytest.approx(isolate(read_bgra(plain.source(row)), path)[1])
+        assert indexed.column("area_fraction")[row] == pytest.approx(isolate(read_rgba(plain.source(row)), path)[1])
     again = index_pool(summary.index, tmp_path / "again.arrow")
     assert again.good == summary.good
     export_parquet(summary.index, tmp_path / "half.parquet")

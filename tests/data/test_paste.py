@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.config import Blending, DataConfig, PasteConfig
 from harness.data.area_statistics import AreaStatistics, area_statistics
-from harness.data.cutout import AnnotationSource, Fault, FaultyInstance, FileSource, TrainingImages, isolate, read_bgra
+from harness.data.cutout import AnnotationSource, Fault, FaultyInstance, FileSource, TrainingImages, isolate, read_rgba
 from harness.data.lvis import rasterise
 from harness.data.paste import Paster, area_size, free_size
 from harness.data.pool import InstancePool, ListStore
@@ -57,18 +58,32 @@ def write(path: Path, image: np.ndarray) -> str:
 
 
 def test_only_the_largest_part_is_kept_and_its_holes_belong_to_it(tmp_path: Path) -> None:
-    bgra = np.full((40, 60, 4), 200, np.uint8)
-    bgra[..., 3] = 0
-    bgra[5:25, 10:40, 3] = 255
-    bgra[10:12, 20:22, 3] = 100  # below the threshold, inside
-    bgra[30:35, 50:55, 3] = 255  # another part
-    path = write(tmp_path / "a.png", bgra)
-    cutout, share = isolate(read_bgra(FileSource(path)), path)
+    rgba = np.full((40, 60, 4), 200, np.uint8)
+    rgba[..., 3] = 0
+    rgba[5:25, 10:40, 3] = 255
+    rgba[10:12, 20:22, 3] = 100  # below the threshold, inside
+    rgba[30:35, 50:55, 3] = 255  # another part
+    path = write(tmp_path / "a.png", rgba)
+    cutout, share = isolate(read_rgba(FileSource(path)), path)
     assert cutout.corner == (10, 5)
-    assert cutout.bgra.shape == (20, 30, 4)
+    assert cutout.rgba.shape == (20, 30, 4)
     assert share == pytest.approx(600 / 2400)
-    assert cutout.bgra[5, 10, 3] == 100
-    assert (cutout.bgra[..., :3] == 200).all()
+    assert cutout.rgba[5, 10, 3] == 100
+    assert (cutout.rgba[..., :3] == 200).all()
+
+
+def test_every_kind_of_file_is_read_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    eight = write(tmp_path / "8.png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    sixteen = write(tmp_path / "16.png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA).astype(np.uint16) * 257)
+    rgb = write(tmp_path / "rgb.png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR))
+    palette = tmp_path / "palette.png"
+    Image.fromarray(rgba[..., :3]).quantize(256).save(palette)
+    mask, deep = write(tmp_path / "mask.png", rgba[..., 3]), write(tmp_path / "deep.png", np.dstack([rgba[..., 3]] * 3))
+    for source in (FileSource(eight), FileSource(sixteen), FileSource(rgb, mask), FileSource(eight, deep)):
+        assert (read_rgba(source) == rgba).all(), source
+    assert np.abs(read_rgba(FileSource(str(palette), mask))[..., :3].astype(int) - rgba[..., :3]).mean() < 40
 
 
 def faulty(tmp_path: Path) -> dict[Fault, FileSource]:
@@ -94,7 +109,7 @@ def faulty(tmp_path: Path) -> dict[Fault, FileSource]:
 def test_every_fault_is_told_apart(fault: Fault, tmp_path: Path) -> None:
     source = faulty(tmp_path)[fault]
     with pytest.raises(FaultyInstance) as error:
-        isolate(read_bgra(source), source.path)
+        isolate(read_rgba(source), source.path)
     assert error.value.fault is fault
 
 
@@ -120,11 +135,11 @@ def test_faulty_images_are_skipped_counted_and_logged_once(tmp_path: Path, caplo
 
 
 def blob(tmp_path: Path, share: float = 0.25, side: int = 64) -> FileSource:
-    bgra = np.full((side, side, 4), 255, np.uint8)
+    rgba = np.full((side, side, 4), 255, np.uint8)
     inner = int(side * np.sqrt(share))
-    bgra[..., 3] = 0
-    bgra[:inner, :inner, 3] = 255
-    return FileSource(write(tmp_path / f"blob{share}.png", bgra))
+    rgba[..., 3] = 0
+    rgba[:inner, :inner, 3] = 255
+    return FileSource(write(tmp_path / f"blob{share}.png", rgba))
 
 
 def test_instances_that_hardly_show_or_fill_their_image_are_rejected(tmp_path: Path) -> None:
@@ -176,8 +191,8 @@ def test_centres_are_uniform_over_the_view(tmp_path: Path) -> None:
     for _ in range(600):
         placed = done._placed(0, draw.rule_of(0), (200, 100), {}, rng)
         assert placed is not None
-        bgra, (x, y), _ = placed
-        corners.append((x + bgra.shape[1] // 2, y + bgra.shape[0] // 2))
+        rgba, (x, y), _ = placed
+        corners.append((x + rgba.shape[1] // 2, y + rgba.shape[0] // 2))
     centres = np.array(corners)
     assert centres.min() >= 0
     assert centres.max(0).tolist() <= [100, 200]
@@ -210,7 +225,7 @@ def test_a_training_instance_pasted_anywhere(small) -> None:
     images = TrainingImages(small.annotations, small.paths.images)
     cutout = images.cutout(AnnotationSource(int(small.annotations.annotation_images[3]), 3))
     assert cutout is not None
-    assert (cutout.bgra[..., 3] > 0).sum() == rasterise(small.annotations, 3).sum()
+    assert (cutout.rgba[..., 3] > 0).sum() == rasterise(small.annotations, 3).sum()
     done = Paster(small.facts.instance_pool(), images, area_statistics(small.annotations), small.config(None).data)
     draw = Draw(rows=np.array([3]), categories=small.annotations.annotation_categories[3:4].astype(np.int64))
     _, shown, _ = done.paste(np.zeros((128, 128, 3), np.uint8), [], draw, np.random.default_rng(0))
