@@ -27,6 +27,9 @@ app.add_typer(weights, name="weights")
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides in Hydra's grammar, such as seed=1.")]
+Which = Annotated[
+    list[str] | None, typer.Argument(help="Sweeps, runs (or their beginning), filters: method=bsgal status=failed.")
+]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
 
@@ -41,6 +44,62 @@ def run(context: typer.Context) -> None:
 
     sys.argv = ["harness run", *context.args]
     run_main()
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and on what; submit nothing.")] = False,
+) -> None:
+    """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
+
+    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended.
+    """
+    from harness.launch.submit import launch_sweep
+
+    raise typer.Exit(launch_sweep(name, overrides or [], dry_run))
+
+
+@app.command()
+def status(
+    which: Which = None,
+    runs: Runs = RUNS,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How runs stand: progress, loss, what pends or failed and why. Exit code 1 when one failed."""
+    from harness.launch.status import status as show_status
+
+    raise typer.Exit(show_status(runs, which or [], watch, as_json))
+
+
+@app.command()
+def logs(
+    which: Which = None,
+    runs: Runs = RUNS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the runs have ended.")] = False,
+) -> None:
+    """The end of runs' logs."""
+    from harness.launch.follow import logs as show_logs
+
+    raise typer.Exit(show_logs(runs, which or [], follow))
+
+
+@app.command()
+def cancel(which: Which = None, runs: Runs = RUNS) -> None:
+    """Cancel runs that wait or run; what they have saved stays."""
+    from harness.launch.control import cancel as cancel_runs
+
+    raise typer.Exit(cancel_runs(runs, which or []))
+
+
+@app.command()
+def retry(which: Which = None, runs: Runs = RUNS) -> None:
+    """Submit failed, cancelled and stopped runs again; `launcher.*=` words change their resources."""
+    from harness.launch.control import retry as retry_runs
+
+    raise typer.Exit(retry_runs(runs, which or []))
 
 
 @app.command()
