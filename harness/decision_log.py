@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config import DataConfig
-from harness.data import sources
+from harness.data.truth import CLEAN, auroc, kinds_of
 from harness.record import write_atomically
 from methods.contract import Pool
 
@@ -73,29 +73,14 @@ def decision_statistics(folder: Path) -> dict[str, Any]:
 
 
 def _auroc(contribution: np.ndarray, share: np.ndarray) -> float | None:
-    from scipy.stats import mannwhitneyu
-
-    known = np.isfinite(contribution) & np.isfinite(share)
-    good = share[known] > np.median(share[known]) if known.any() else known
-    positive, negative = contribution[known][good], contribution[known][~good]
-    if len(positive) == 0 or len(negative) == 0:
-        return None
-    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+    known = share[np.isfinite(contribution) & np.isfinite(share)]
+    return auroc(np.where(np.isfinite(share), contribution, np.nan), share > np.median(known)) if len(known) else None
 
 
 def _clean_rows(pool: Pool, data: DataConfig) -> np.ndarray | None:
     """(N,) bool by pool row; None where no truth lies beside the pool."""
-    truth = sources.pool_truth(data)
-    if truth is None or "path" not in pool.columns:
-        return None
-    table = pq.read_table(truth, columns=["category", "path", "kind"])
-    clean = {
-        (category, path)
-        for category, path, kind in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-        if kind == "clean"
-    }
-    pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
-    return np.array([pair in clean for pair in pairs], bool)
+    kinds = kinds_of(pool, data)
+    return None if kinds is None else kinds == CLEAN
 
 
 def _share(clean: np.ndarray | None, rows: Sequence[int]) -> float | None:
