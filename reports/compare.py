@@ -157,12 +157,15 @@ def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
                 axis.plot(share, values, ".-", ms=4 if len(values) < 100 else 0, color=colour(place), label=kind)
                 means.append(number(values.mean(), 1, signed=True))
         axis.axhline(0, color=MUTED, lw=0.9, zorder=0.5)
-        axis.set_title(f"{word}, mean {' and '.join(means)}" if means else word, fontsize=8)
+        axis.set_title(f"{word}\n{', '.join(means)}" if means else word)
         axis.set_xlim(0, 100)
     axes[0].set_ylabel("AP of B minus A")
     axes[1].set_xlabel("% of categories, from most gained to most lost")
     canvas.legend(*style.legend(axes), loc="outside upper left", ncols=2)
-    caption = f"A: {a.run_id}; B: {b.run_id}. One point a category, from per_category.parquet beside both records."
+    caption = (
+        f"A: {a.run_id}; B: {b.run_id}. Above each panel the means of box and mask AP. From "
+        "per_category.parquet beside both records."
+    )
     return style.picture(canvas, "categories", "AP by category", caption)
 
 

@@ -114,37 +114,37 @@ def resampled_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
 
     Weights of one give the evaluation's own figures.
     """
-    categories = len(matches.frequency)
-    ap = np.full((len(weights), categories), np.nan)
+    ap = np.full((len(weights), len(matches.frequency)), np.nan)
     for category in np.flatnonzero(matches.frequency != ""):
         instances = weights @ matches.instances[category]
         rows = slice(matches.starts[category], matches.starts[category + 1])
         times = weights[:, matches.image[rows]]
-        patterns, of_threshold = np.unique(matches.counted[:, rows], axis=0, return_inverse=True)
-        ranked = [np.cumsum(times * pattern, axis=1) for pattern in patterns]  # thresholds mostly share one
-        per_threshold = [
-            _average_precision(np.flatnonzero(hit), ranked[pattern], times, instances)
-            for hit, pattern in zip(matches.hit[:, rows], of_threshold.ravel(), strict=True)
-        ]
-        ap[:, category] = np.mean(per_threshold, axis=0)
+        ap[:, category] = _average_precision(matches.hit[:, rows], matches.counted[:, rows], times, instances)
     columns = [ap[:, np.isin(matches.frequency, list(letters))] for letters in GROUPS.values()]
     with np.errstate(invalid="ignore"):
         return np.stack([np.nansum(c, axis=1) / np.isfinite(c).sum(axis=1) for c in columns], axis=1)
 
 
-def _average_precision(hits: np.ndarray, ranked: np.ndarray, times: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """(S,) AP over 101 recalls of one category at one IoU threshold.
+def _average_precision(hit: np.ndarray, counted: np.ndarray, times: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """(S,) AP of one category over T IoU thresholds and 101 recalls.
 
-    hits (H,): rows of true positives. ranked (S, D): how many detections there are up to each row, by resample; times
-    (S, D): how often each row's image appears; instances (S,).
+    hit, counted (T, D) by threshold and detection; times (S, D): how often each detection's image appears; instances
+    (S,). Precision is taken at every detection that hits at some threshold: where it does not at this one, its
+    precision is below that of the hit before it, at the same recall, and changes nothing.
     """
-    if not len(hits):
+    places = np.flatnonzero(hit.any(axis=0))
+    if not len(places):
         return np.where(instances > 0, 0.0, np.nan)
-    true = np.cumsum(times[:, hits], axis=1)
-    precision = true / (ranked[:, hits] + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # Each hit answers for the recalls that it is the first to reach.
-    reached = np.searchsorted(RECALLS, true / np.maximum(instances, 1)[:, None], side="right")
+    patterns, of_threshold = np.unique(counted, axis=0, return_inverse=True)  # thresholds mostly share one
+    ranked = np.stack([np.cumsum(times * pattern, axis=1)[:, places] for pattern in patterns])[of_threshold.ravel()]
+    true = np.cumsum(times[None, :, places] * hit[:, None, places], axis=2)
+    precision = true / (ranked + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
+    # Each hit answers for the recalls that it is the first to reach; how many are reached, by instances and hits:
+    counts, of_resample = np.unique(instances, return_inverse=True)
+    recalls = np.arange(counts[-1] + 1) / np.maximum(counts, 1)[:, None]
+    reached = np.searchsorted(RECALLS, recalls, side="right")[of_resample[:, None], true]
     reached[true == 0] = 0
-    answered = np.diff(reached, axis=1, prepend=0)
-    return np.where(instances > 0, (envelope * answered).sum(axis=1) / len(RECALLS), np.nan)
+    answered = np.diff(reached, axis=2, prepend=0)
+    ap = (envelope * answered).sum(axis=2) / len(RECALLS)
+    return np.where(instances > 0, ap.mean(axis=0), np.nan)

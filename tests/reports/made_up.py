@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.record import ExpectedRun, Manifest, Record, Status, write_manifest, write_record
+from reports.images import read_matches, resampled_ap
 
 METRICS = {
     "AP": 0.0,
@@ -96,17 +97,19 @@ def write_categories(
     pq.write_table(pa.concat_tables(tables), folder / "per_category.parquet")
 
 
-def write_matches(folder: Path, rng: np.random.Generator, quality: float, images: int = 120, count: int = 24) -> None:
-    """matches.parquet and ground_truth.parquet: two instances an image of categories in turn, four detections of each
-    category in each image that holds it; `quality` in 0..1 is how many are found."""
+def write_matches(folder: Path, rng: np.random.Generator, gain: float, images: int = 120, count: int = 24) -> None:
+    """matches.parquet and ground_truth.parquet: two instances an image, categories in turn, each with one detection
+    that may fit and three that do not; a method's `gain` (percent) is twice as large for rare categories."""
     frequency = np.repeat(["r", "c", "f"], -(-count // 3))[:count]
     image = np.repeat(np.arange(images), 2)
     category = (np.arange(2 * images) % count).astype(np.int32)
+    group = frequency[category]
     tables = []
-    for iou in ("bbox", "segm"):
+    for iou, below in (("bbox", 0.0), ("segm", 0.03)):
         found = np.repeat(np.arange(2 * images), 4)
         best = np.tile([True, False, False, False], 2 * images)
-        overlap = np.where(best, np.clip(rng.normal(0.25 + 0.6 * quality, 0.2, len(found)), 0, 1), 0)
+        quality = np.where(group == "r", 0.77 + 0.008 * gain, np.where(group == "c", 0.84, 0.88) + 0.004 * gain) - below
+        overlap = np.where(best, np.clip(rng.normal(quality[found], 0.22), 0, 1), 0)
         bits = (overlap[:, None] >= np.arange(0.5, 1, 0.05)) @ (1 << np.arange(10))
         score = np.where(best, 0.6, 0.3) + rng.normal(0, 0.2, len(found))
         order = np.lexsort((-score, category[found]))
@@ -121,9 +124,21 @@ def write_matches(folder: Path, rng: np.random.Generator, quality: float, images
         tables.append(pa.table(columns))
     pq.write_table(pa.concat_tables(tables), folder / "matches.parquet")
     truth = {"image": image.astype(np.int32), "category": category, "instances": np.ones(2 * images, np.int32)}
-    truth |= {"frequency": frequency[category]}
     metadata = {"images": str(images), "categories": str(count)}
-    pq.write_table(pa.table(truth).replace_schema_metadata(metadata), folder / "ground_truth.parquet")
+    pq.write_table(
+        pa.table(truth | {"frequency": group}).replace_schema_metadata(metadata), folder / "ground_truth.parquet"
+    )
+
+
+def matched_figures(folder: Path) -> dict[str, dict[str, float | None]]:
+    """AP, APr, APc, APf of what `write_matches` wrote."""
+    found: dict[str, dict[str, float | None]] = {}
+    for iou in ("bbox", "segm"):
+        matches = read_matches(folder, iou)
+        assert matches is not None
+        ap = resampled_ap(matches, np.ones((1, matches.images), np.int64))[0]
+        found[iou] = dict(zip(("AP", "APr", "APc", "APf"), (100 * ap).tolist(), strict=True))
+    return found
 
 
 def write_decisions(folder: Path, rng: np.random.Generator, contributes: bool, steps: int, rate: float = 0.55) -> None:
@@ -189,11 +204,12 @@ def write_mini(runs: Path) -> None:
     for method, gain in GAIN.items():
         for seed in (0, 1):
             statistics = {"acceptance_rate": 0.55} if method in SELECTING else {}
-            run = record(
-                method, seed, results(rng, 52, 1.4 * gain), statistics=statistics, cost=cost(method, rng, 200, 0.14)
-            )
+            folder = runs / record(method, seed).run_id
+            folder.mkdir(parents=True)
+            write_matches(folder, np.random.default_rng(seed), 2.2 * gain + rng.normal(0, 2))
+            metrics = matched_figures(folder)
+            run = record(method, seed, metrics, statistics=statistics, cost=cost(method, rng, 200, 0.14))
             write_run(runs, run, rng, categories=24, steps=180)
-            write_matches(runs / run.run_id, np.random.default_rng(seed), (run.metrics["bbox"]["AP"] or 0) / 100)
             made.append(run)
     write_sweep(runs, "mini", made)
 
