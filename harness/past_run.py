@@ -77,15 +77,11 @@ def past_run(runs: Path, run: str) -> PastRun:
     path = runs / run_id / "config.yaml"
     if record is None or not path.is_file():
         raise UserError(f"{runs / run_id} has no record yet; `harness status` says how far it is")
-    stored = OmegaConf.load(path)
-    for plugin in stored.get("method_paths") or []:
+    for plugin in record.settings.get("method_paths") or []:
         methods.load_file(plugin)
-    tree = OmegaConf.structured(
-        RunConfig(
-            method=methods.find(record.settings["method"])(), backbone=backbones.find(record.settings["backbone"])()
-        )
-    )
-    config = OmegaConf.to_object(OmegaConf.merge(tree, stored))
+    method, backbone = methods.find(record.settings["method"]), backbones.find(record.settings["backbone"])
+    tree = OmegaConf.structured(RunConfig(method=method(), backbone=backbone()))
+    config = OmegaConf.to_object(OmegaConf.merge(tree, OmegaConf.load(path)))
     assert isinstance(config, RunConfig)
     return PastRun(runs, record, config)
 
