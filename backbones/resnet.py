@@ -50,7 +50,7 @@ class ResNetTrunk(ResNet):
             raise ValueError(f"a ResNet has features of stride 4, 8, 16 and 32, not {list(strides)}")
         slim = widths[0] < 64
         super().__init__(
-            Bottleneck if bottleneck else BasicBlock,
+            Bottleneck if bottleneck else BasicBlock,  # type: ignore[arg-type]
             tuple(depths[:stages]),
             channels=tuple(widths[:stages]),
             stem_type="deep" if slim else "",
@@ -66,7 +66,7 @@ class ResNetTrunk(ResNet):
         expansion = 4 if bottleneck else 1
         self.channels = {stride: widths[stride.bit_length() - 3] * expansion for stride in strides}
 
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
+    def forward(self, x: Tensor) -> dict[int, Tensor]:  # type: ignore[override]
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         features = {}
         for index in range(self.stages):

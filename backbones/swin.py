@@ -40,7 +40,7 @@ class SwinTrunk(nn.Module):
             raise ValueError(f"this Swin has {len(depths)} stages from stride 4 on, not strides {list(strides)}")
         self.outputs = {stride.bit_length() - 3: stride for stride in strides}
         self.channels = {stride: embed << stage for stage, stride in self.outputs.items()}
-        rates = torch.linspace(0, stochastic_depth, sum(depths)).tolist()
+        rates = [stochastic_depth * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = PatchEmbedding(embed)
         self.layers = nn.ModuleList(
             Stage(

@@ -147,14 +147,15 @@ class Cascade(nn.Module):
     ) -> dict[str, Loss]:
         """Classification and box losses of every stage; without `federated` every class counts."""
         table: dict[str, Loss] = {}
-        for stage, threshold in enumerate(self.config.stage_ious):
+        thresholds = self.config.stage_ious
+        for stage in range(len(thresholds)):
             output = self.run_stage(stage, features, rois)
             counted = self._counted(stage, rois, matches, truth, federated, rng)
             table[f"loss_cls_stage{stage}"] = self._classification(output, matches, truth, counted)
             table[f"loss_box_reg_stage{stage}"] = self._regression(stage, output, matches, truth)
-            if stage + 1 < len(self.config.stage_ious):
+            if stage + 1 < len(thresholds):
                 rois = rois.moved(self.refined(stage, output), truth.sizes, drop_empty=True)
-                matches = Matches.of(rois, truth, self.config.stage_ious[stage + 1])
+                matches = Matches.of(rois, truth, thresholds[stage + 1])
         return table
 
     def _counted(

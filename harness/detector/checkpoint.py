@@ -1,21 +1,144 @@
-"""Weights by name: reading published checkpoints without executing code, and writing their layout back."""
+"""Weights into and out of a detector, by name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
+
+from harness.detector import published_names
+from harness.detector.weights_file import Weights, read_weights, write_weights
+from harness.errors import UserError
+
+SHOWN = 4  # names in a message
+
+
+class Layout(Enum):
+    """Whose names a file has. BACKBONE: a trunk alone, as image classifiers are published."""
+
+    NATIVE = "native"
+    DETECTRON2 = "detectron2"
+    BACKBONE = "backbone"
 
 
 @dataclass(frozen=True)
 class LoadReport:
+    """What became of a file's weights, by name."""
+
+    source: str
     matched: list[str]
+    missing: list[str]  # of the module's, none of them required
+    left_over: list[str]  # of the file's
+
+    def __str__(self) -> str:
+        text = f"{self.source}: {len(self.matched)} tensors loaded"
+        for word, names in (("missing", self.missing), ("left over", self.left_over)):
+            text += f", {len(names)} {word}" + (f" ({_some(names)})" if names else "")
+        return text
+
+
+def layout_of(names: Mapping[str, object]) -> Layout:
+    """Which layout a file's names are of."""
+    if any(name.startswith(("roi_heads.", "proposal_generator.")) for name in names):
+        return Layout.DETECTRON2
+    if any(name.startswith(("cascade.", "proposal_network.")) for name in names):
+        return Layout.NATIVE
+    return Layout.BACKBONE
 
 
 def load_published(module: nn.Module, path: Path) -> LoadReport:
-    return LoadReport([])
+    """Loads a detector's weights, published ones or ours, EMA preferred.
+
+    Raises UserError when the file lacks a part of the detector or has one of another shape.
+    """
+    weights = read_weights(path)
+    layout = layout_of(weights.tensors)
+    if layout is Layout.BACKBONE:
+        raise UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+    rename = published_names.ours if layout is Layout.DETECTRON2 else str
+    return _load(module, weights, {name: rename(name) for name in weights.tensors}, path)
 
 
-def load_backbone(module: nn.Module, path: Path) -> LoadReport:
-    return LoadReport([])
+def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
+    """Loads a trunk's weights: an image classifier's, or a whole detector's of which the trunk is taken.
+
+    Norms on a trunk's outputs, which classifiers lack, keep their values. Raises UserError as `load_published` does.
+    """
+    weights = read_weights(path)
+    whole = layout_of(weights.tensors) is not Layout.BACKBONE
+
+    def place(name: str) -> str | None:
+        stems = (published_names.RESNET_STEM, published_names.SWIN_STEM, published_names.TRUNK)
+        stem = next((stem for stem in stems if name.startswith(stem)), None)
+        return None if stem is None and whole else name.removeprefix(stem or "")
+
+    optional = ("norm0.", "norm1.", "norm2.", "norm3.")
+    return _load(trunk, weights, {name: place(name) for name in weights.tensors}, path, optional)
+
+
+def convert(path: Path, out: Path, to: Layout) -> list[str]:
+    """Writes a detector's weights in another layout; returns names that have no place in it.
+
+    Buffers that follow from the architecture (attention's index tables, class frequencies) are not written; loaders
+    keep their own.
+    """
+    tensors = read_weights(path).tensors
+    layout = layout_of(tensors)
+    if layout is Layout.BACKBONE:
+        raise UserError(f"{path} holds a backbone alone, which is loaded as it is")
+    left: list[str] = []
+    if layout is Layout.DETECTRON2:
+        wanted = {name: published_names.ours(name) for name in tensors if not published_names.is_optional(name)}
+        left = [name for name, mine in wanted.items() if mine is None]
+        tensors = {mine: tensors[name] for name, mine in wanted.items() if mine is not None}
+    write_weights(out, _to_published(tensors) if to is Layout.DETECTRON2 else tensors)
+    return left
+
+
+def export_published(module: nn.Module, path: Path) -> None:
+    """Writes a detector's weights by their published names."""
+    write_weights(path, _to_published(module.state_dict()))
+
+
+def _to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    resnet = f"{published_names.TRUNK}conv1.weight" in tensors or f"{published_names.TRUNK}conv1.0.weight" in tensors
+    return {published_names.published(name, resnet=resnet): tensor for name, tensor in tensors.items()}
+
+
+def _load(
+    module: nn.Module,
+    weights: Weights,
+    places: Mapping[str, str | None],
+    path: Path,
+    optional: tuple[str, ...] = (),
+) -> LoadReport:
+    """Loads what `places` maps from the file's names to the module's; None has no place."""
+    state = module.state_dict()
+    found = {mine: weights.tensors[name] for name, mine in places.items() if mine in state and mine is not None}
+    missing = [name for name in state if name not in found]
+    required = [
+        name
+        for name in missing
+        if not published_names.is_optional(name) and not any(name.startswith(stem) for stem in optional)
+    ]
+    if required:
+        raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {_some(required)}")
+    for name, tensor in found.items():
+        if state[name].shape != tensor.shape:
+            theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
+            hint = "; set data.num_classes to the file's number of classes" if "cls_score" in name else ""
+            raise UserError(f"{path}: {name} has shape {theirs} where this detector has {mine}{hint}")
+    module.load_state_dict(found, strict=False)
+    return LoadReport(
+        source=f"{path.name}{f' ({weights.part})' if weights.part else ''}",
+        matched=sorted(found),
+        missing=missing,
+        left_over=sorted(name for name, mine in places.items() if mine not in state),
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -36,13 +36,12 @@ def _inside_box(mask: Tensor, box: Tensor, height: int, width: int) -> tuple[np.
 
 def _run_lengths(bits: np.ndarray, x: int, y: int, height: int, width: int) -> list[int]:
     """Alternating lengths of background and foreground, column by column, of a window's bits in an image."""
-    h, w = bits.shape
     # A zero above and below each column makes every run start and end inside it.
     edges = np.diff(np.pad(bits.T, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     column, start = np.nonzero(edges == 1)
     _, end = np.nonzero(edges == -1)
     starts, ends = (x + column) * height + y + start, (x + column) * height + y + end
-    if h == height:  # runs may go on from the foot of one column to the head of the next
+    if len(bits) == height:  # runs may go on from the foot of one column to the head of the next
         joined = starts[1:] == ends[:-1]
         starts, ends = starts[np.append(True, ~joined)[: len(starts)]], ends[np.append(~joined, True)[: len(ends)]]
     borders = np.stack([starts, ends], 1).ravel()
