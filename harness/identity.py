@@ -41,6 +41,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "pool": sources.pool(config.data) if config.method.pastes else None,
         "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
         "weights": Path(config.weights) if config.weights else None,
+        **{f"method.{option}": path for option, path in config.method.files().items()},
     }
     for what, path in files.items():
         if path is not None and not path.is_file():
@@ -55,6 +56,8 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
     for group, ignored in (("schedule", _SCHEDULE_BOOKKEEPING), ("data", _DATA_PLACES)):
         for name in ignored:
             differing.get(group, {}).pop(name, None)
+    for option in config.method.files():
+        differing.get("method", {}).pop(option, None)
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
     if config.launcher.gpus > 0:

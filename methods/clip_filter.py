@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,12 +16,16 @@ from methods.xpaste import PoolPasting
 @register("clip_filter")
 @dataclass
 class ClipFilter(PoolPasting):
-    """Pastes the top share of each category by CLIP score, or by another column of the pool."""
+    """Pastes the top share of each category by CLIP score, by another column of the pool, or by a scored list.
+
+    scores: a ranking as `harness score` writes it, in place of a column; instances that it lacks come last.
+    """
 
     paper = "BSGAL, arXiv 2406.02435, filtering baseline"
 
     share: float = 0.5
     column: str = "clip_score"
+    scores: str | None = None
 
     def validate(self) -> None:
         super().validate()
@@ -29,10 +34,16 @@ class ClipFilter(PoolPasting):
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = super().prepare(pool, dataset, rng)
-        if len(pool) and self.column not in pool.columns:
-            raise ValueError(f"clip_filter ranks by the column {self.column}, and the pool has {_listed(pool)}")
-        return pool.subset(np.flatnonzero(filters.top_share(pool, self.column, self.share))) if len(pool) else pool
+        if len(pool) == 0:
+            return pool
+        if self.scores is not None:
+            values = filters.listed_scores(Path(self.scores), pool)
+        elif self.column in pool.columns:
+            values = np.asarray(pool.column(self.column), np.float64)
+        else:
+            listed = ", ".join(pool.columns) or "no columns"
+            raise ValueError(f"clip_filter ranks by the column {self.column}, and the pool has {listed}")
+        return pool.subset(np.flatnonzero(filters.top_share(pool.categories, values, self.share)))
 
-
-def _listed(pool: Pool) -> str:
-    return ", ".join(pool.columns) or "no columns"
+    def files(self) -> dict[str, Path]:
+        return {"scores": Path(self.scores)} if self.scores else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -337,6 +338,10 @@ class Method:
     def required(self) -> frozenset[Need]:
         """What the chosen options need of an engine."""
         return self.needs
+
+    def files(self) -> dict[str, Path]:
+        """Files that options name, by option; their contents and not their paths make a run's identity."""
+        return {}
 
     def uses_reference(self) -> bool:
         """Whether reference images are loaded."""

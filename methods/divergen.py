@@ -48,6 +48,9 @@ class DiverGen(PoolPasting):
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity is {self.similarity}, and a cosine lies in -1..1")
 
+    def files(self) -> dict[str, Path]:
+        return {"embeddings": Path(self.embeddings)} if self.embeddings else {}
+
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = pool.subset(np.flatnonzero(self._similar(pool)))  # first: embeddings follow the whole pool's rows
         pool = super().prepare(pool, dataset, rng)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 
 from methods.contract import Pool
@@ -44,16 +47,31 @@ def area_within(pool: Pool, low: float, high: float) -> np.ndarray:
     return np.isnan(fraction) | ((fraction >= low) & (fraction <= high))
 
 
-def top_share(pool: Pool, column: str, share: float) -> np.ndarray:
-    """(N,) bool: the best `share` of each category by a column, at least one row; unscored rows come last.
-
-    Raises KeyError where the pool lacks the column.
-    """
-    score = np.nan_to_num(np.asarray(pool.column(column), np.float64), nan=-np.inf)
-    place = place_in_category(pool.categories, -score)
-    counts = np.bincount(pool.categories, minlength=1)
+def top_share(categories: np.ndarray, scores: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool: the best `share` of each category by `scores` (N,), at least one row; NaN come last."""
+    place = place_in_category(categories, -np.nan_to_num(scores, nan=-np.inf))
+    counts = np.bincount(categories, minlength=1)
     quota = np.maximum(1, np.ceil(share * counts - 1e-9)).astype(np.int64)
-    return place < quota[pool.categories]
+    return place < quota[categories]
+
+
+def listed_scores(path: Path, pool: Pool) -> np.ndarray:
+    """(N,) scores of a pool's rows from a CSV with the columns category, path and score; NaN for rows it lacks.
+
+    Raises ValueError for a file without these columns, and for a pool whose rows have no path.
+    """
+    if "path" not in pool.columns:
+        raise ValueError(f"{path} lists instances by path, and the pool has no column path")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"category", "path", "score"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path} lacks the column {', '.join(sorted(missing))}: `harness score` writes such a file"
+            )
+        scores = {(int(row["category"]), row["path"]): float(row["score"] or "nan") for row in reader}
+    pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
+    return np.array([scores.get(pair, np.nan) for pair in pairs])
 
 
 def place_in_category(categories: np.ndarray, key: np.ndarray) -> np.ndarray:

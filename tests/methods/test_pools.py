@@ -80,6 +80,18 @@ def test_clip_filter_keeps_the_top_share_of_each_category() -> None:
         ClipFilter().prepare(TinyPool(np.zeros(3, int)), TinyDataset(), rng())
 
 
+def test_clip_filter_reads_a_scored_list(tmp_path: Path) -> None:
+    pool = TinyPool(np.array([0, 0, 0, 1]), path=np.array(["a", "b", "c", "a"]))
+    listing = tmp_path / "ranking.csv"
+    listing.write_text("rank,category,path,score\n1,0,c,0.5\n2,0,a,0.1\n3,1,a,\n")
+    method = ClipFilter(share=0.34, scores=str(listing))
+    assert method.prepare(pool, TinyDataset(), rng()).column("path").tolist() == ["a", "c", "a"]  # 2 of 3, and 1 of 1
+    assert method.files() == {"scores": listing}
+    listing.write_text("rank,category,path\n")
+    with pytest.raises(ValueError, match="lacks the column score"):
+        method.prepare(pool, TinyDataset(), rng())
+
+
 # ------------------------------------------------------------------------------------------------------------ divergen
 
 
