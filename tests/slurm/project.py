@@ -1,0 +1,83 @@
+"""A user's folder with a sweep in it, and the command `harness` run there against a test cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.record import Record, read_manifest, read_record
+from tests.slurm.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+# A few steps of real training; small, since twelve such runs share the cores of a test machine.
+QUICK = [
+    "data=mini", "detector=small", "data.workers=0", "schedule.global_batch=2", "schedule.batch_per_rank=2",
+    "schedule.log_every=1", "schedule.checkpoint_every=4", "evaluation.limit=4",
+]  # fmt: skip
+RESOURCES = ["launcher=slurm", "launcher.gpus=0", "launcher.cpus=2", "launcher.memory_gb=2", "launcher.minutes=30"]
+
+
+@dataclass
+class Project:
+    folder: Path
+    cluster: Cluster
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def write_sweep(self, name: str, text: str) -> None:
+        (self.folder / "sweeps").mkdir(exist_ok=True)
+        defaults = ", ".join(QUICK)
+        (self.folder / "sweeps" / f"{name}.yaml").write_text(f"defaults: [{defaults}]\n{text}")
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        environment = {**self.cluster.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment["BSGAL_BENCH_CACHE"] = os.environ["BSGAL_BENCH_CACHE"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "harness.cli", *words], cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def harness(self, *words: str, code: int | None = 0) -> str:
+        """What a command prints; fails unless it ends with `code`, None for any."""
+        process = self.start(*words)
+        printed, _ = process.communicate(timeout=300)
+        if code is not None and process.returncode != code:
+            raise AssertionError(f"harness {' '.join(words)} ended with {process.returncode}:\n{printed}")
+        return printed
+
+    def sweep(self, name: str, *overrides: str) -> str:
+        return self.harness("sweep", name, *RESOURCES, *overrides)
+
+    def states(self, *words: str) -> dict[str, dict[str, Any]]:
+        """`harness status --json` by run_id."""
+        return {row["run_id"]: row for row in json.loads(self.harness("status", *words, "--json", code=None))}
+
+    def wait(self, *words: str, seconds: float = 240.0) -> dict[str, dict[str, Any]]:
+        """Until nothing runs or is queued any more; the states then."""
+        end = time.monotonic() + seconds
+        while True:
+            states = self.states(*words)
+            if not any(row["state"] in ("running", "pending") for row in states.values()):
+                return states
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.harness('status', *words, code=None)}\n{self.output()}")
+            time.sleep(1.0)
+
+    def records(self, sweep: str) -> dict[str, Record]:
+        manifest = read_manifest(self.runs, sweep)
+        assert manifest is not None
+        found = {run.run_id: read_record(self.runs, run.run_id) for run in manifest.runs}
+        return {run_id: record for run_id, record in found.items() if record is not None}
+
+    def output(self) -> str:
+        """The end of what all jobs printed, for a failed test."""
+        paths = sorted(self.runs.glob("sweeps/*/jobs/*/*log.err"))
+        return "\n".join(f"== {path.name}\n" + path.read_text(errors="replace")[-1000:] for path in paths)

@@ -1,0 +1,144 @@
+"""A sweep under everything that goes wrong on a cluster ends as the same sweep in peace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.record import Record, Status
+from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.project import RESOURCES, Project
+
+STEPS = 24
+SWEEP = f"""
+grid:
+  - {{name: baseline, method: baseline, schedule: mini, seed: [0, 1, 2]}}
+  - {{method: [copy_paste, xpaste, bsgal], schedule: mini_continue, data.pool: half_bad, seed: [0, 1, 2]}}
+rules:
+  - {{when: {{data: mini}}, set: {{schedule.iterations: {STEPS}}}}}
+after:
+  - {{when: {{schedule: mini_continue}}, init_from: {{name: baseline}}}}
+"""
+
+
+def _project(folder: Path, cluster: Cluster) -> Project:
+    folder.mkdir()
+    project = Project(folder, cluster)
+    project.write_sweep("chaos", SWEEP)
+    return project
+
+
+def _running_jobs(cluster: Cluster) -> list[str]:
+    return cluster.command("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i").split()
+
+
+def _requeue(project: Project, job: str) -> None:
+    project.cluster.command("scontrol", "requeue", job, check=False)
+
+
+def _warn(project: Project, job: str) -> None:
+    project.cluster.command("scancel", "--signal=USR2", job, check=False)
+
+
+def _terminate(project: Project, job: str) -> None:
+    project.cluster.command("scancel", "--signal=TERM", job, check=False)
+
+
+def _kill_process(project: Project, job: str) -> None:
+    for path in project.runs.glob("*/claim/*/owner.json"):
+        owner = json.loads(path.read_text())
+        if owner["job"] == job and not (path.parent / "released").exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(owner["pid"], signal.SIGKILL)
+
+
+def _lose_node(project: Project, job: str) -> None:
+    """The node's daemon dies, the controller gives the node up, its jobs are queued again, the daemon comes back."""
+    cluster = project.cluster
+    node = cluster.command("squeue", "--noheader", f"--jobs={job}", "--format=%N", check=False).split()
+    if not node or not node[0].startswith("n"):
+        return
+    number = int(node[0][1:])
+    cluster.kill_node(number)
+    cluster.command("scontrol", "update", f"nodename=n{number}", "state=down", "reason=test")
+    time.sleep(2)
+    cluster.start_node(number)
+    cluster.command("scontrol", "update", f"nodename=n{number}", "state=resume", check=False)
+
+
+def _drain_node(project: Project, job: str) -> None:
+    """A drained node takes no new jobs; those that run there go on."""
+    node = f"nodename=n{NODES}"
+    project.cluster.command("scontrol", "update", node, "state=drain", "reason=test")
+    time.sleep(2)
+    project.cluster.command("scontrol", "update", node, "state=resume", check=False)
+
+
+def _cancel_and_retry(project: Project, job: str) -> None:
+    project.cluster.command("scancel", job, check=False)
+    time.sleep(6)
+    project.harness("retry", "chaos", "status=cancelled,interrupted,failed", code=None)
+
+
+CHAOS: list[Callable[[Project, str], None]] = [
+    _warn, _requeue, _kill_process, _lose_node, _terminate, _cancel_and_retry, _drain_node, _warn, _requeue,
+]  # fmt: skip
+
+
+def _kill_the_submitter(project: Project) -> None:
+    """Kills `harness sweep` right after its first sbatch, then lets two others go at it at once."""
+    submitter = project.start("sweep", "chaos", *RESOURCES)
+    project.cluster.wait_for(lambda: project.cluster.command("squeue", "--noheader").strip())
+    submitter.kill()
+    submitter.wait()
+    both = [project.start("sweep", "chaos", *RESOURCES) for _ in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert 0 in [process.returncode for process in both], printed
+
+
+def _numbers(record: Record) -> dict[str, object]:
+    return {"metrics": record.metrics, "statistics": record.statistics}
+
+
+@pytest.mark.slow
+def test_chaos_changes_nothing(accounted: Cluster, tmp_path: Path, mini_root: Path) -> None:
+    calm = _project(tmp_path / "calm", accounted)
+    calm.sweep("chaos")
+    assert {row["state"] for row in calm.wait("chaos", seconds=600).values()} == {"complete"}, calm.output()
+
+    wild = _project(tmp_path / "wild", accounted)
+    _kill_the_submitter(wild)
+    for harm in CHAOS:
+        time.sleep(4)
+        if jobs := _running_jobs(accounted):
+            harm(wild, random.Random(harm.__name__).choice(jobs))
+    for _ in range(4):
+        states = wild.wait("chaos", seconds=600)
+        if all(row["state"] == "complete" for row in states.values()):
+            break
+        wild.harness("sweep", "chaos", *RESOURCES)
+
+    expected, found = calm.records("chaos"), wild.records("chaos")
+    assert len(expected) == 12
+    assert expected.keys() == found.keys()
+    restarts = 0
+    for run_id, record in found.items():
+        assert record.status is Status.complete, wild.output()
+        assert _numbers(record) == _numbers(expected[run_id])
+        for file in ("decisions.parquet", "per_category.parquet"):
+            one, other = (project.runs / run_id / file for project in (calm, wild))
+            assert one.exists() == other.exists()
+            if one.exists():
+                assert one.read_bytes() == other.read_bytes(), file
+        log = (wild.runs / run_id / "log.txt").read_text()
+        assert log.count(f"step {STEPS} of {STEPS}") == 1, log
+        restarts += len(list((wild.runs / run_id / "claim").iterdir())) - 1
+    assert restarts >= 4, "there was no chaos"
