@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: venv demo test slow lint clean
+
+venv: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini

@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("harness")
 
@@ -38,12 +41,17 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Called with each line of metrics; a context manager."""
+    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any."""
 
-    def __init__(self, total: int, start: int, shown: bool) -> None:
+    def __init__(self, total: int, start: int, shown: bool, events: Path | None = None) -> None:
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", disable=not (shown and _on_terminal()))
         self.shown = shown
         self.said = 0.0
+        self.events: SummaryWriter | None = None
+        if events is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(events), purge_step=start)
 
     def __call__(self, line: dict[str, Any]) -> None:
         self.bar.update(line["iteration"] - self.bar.n)
@@ -51,6 +59,9 @@ class TrainingProgress:
         if line["acceptance"] is not None:
             figures["accepted"] = f"{line['acceptance']:.0%}"
         self.bar.set_postfix(figures)
+        for name, value in line.items():
+            if self.events and isinstance(value, float) and name != "time":
+                self.events.add_scalar(name, value, line["iteration"])
         last = line["iteration"] == line["total"]
         if self.shown and self.bar.disable and (last or time.monotonic() - self.said > 10):
             self.said = time.monotonic()
@@ -63,6 +74,8 @@ class TrainingProgress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
+        if self.events:
+            self.events.close()
 
 
 @contextmanager

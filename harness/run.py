@@ -56,6 +56,10 @@ class Outcome:
     message: str = ""
 
 
+# Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
+EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
+
+
 class Waiting(Exception):
     """A run that this one goes on from, or reads, has not ended well."""
 
@@ -179,7 +183,7 @@ class _Run:
     def _engine(self, annotations: Annotations) -> Engine:
         classes = self.config.data.num_classes or len(annotations.category_ids)
         torch.manual_seed(self.config.seed)
-        engine = create(self.config, classes, annotations.image_count)
+        engine = create(self.config, classes, annotations.image_counts)
         engine.module.to(self.device)
         missing = self.config.method.required() - engine.capabilities
         if missing:
@@ -217,7 +221,9 @@ class _Run:
             log.info("going on from step %d", trainer.iteration)
         place = trainer.iteration, self.ranks.rank, self.ranks.world
         batches = training_loader(config, annotations, of_workers, pool, facts, *place)
-        with TrainingProgress(config.schedule.iterations, trainer.iteration, self.ranks.is_main) as progress:
+        events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
+        total = config.schedule.iterations
+        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
             if not trainer.run(batches, progress):
                 return None
         decisions = self.ranks.gather(trainer.decisions)
@@ -317,11 +323,15 @@ def _peak_memory(device: torch.device) -> dict[str, float]:
 
 @hydra.main(config_path="conf", config_name="run", version_base="1.3")
 def _application(tree: DictConfig) -> None:
-    outcome = execute_composed(validated(tree))
+    # SystemExit passes through Hydra, which would print a traceback for anything else.
+    try:
+        outcome = execute_composed(validated(tree))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     state = outcome.status.value if outcome.status else "not started"
     print(f"{outcome.run_id}: {state}{', ' + outcome.message if outcome.message else ''}")
-    if outcome.status is not Status.complete and outcome.status is not None:
-        raise UserError(f"{outcome.run_id} did not complete: {outcome.message}")
+    if outcome.status not in (Status.complete, None):
+        sys.exit(EXIT_CODES[outcome.status])
 
 
 def main() -> None:
