@@ -95,7 +95,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
         rows.append(row)
         chosen = _resolve(chosen, expected)
         entries += [_entry(spec, row, run) for run in chosen]
-    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec))
+    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec)).astype({"superseded": bool})
     if not sweeps:
         frame = _infer_missing(spec, rows, frame)
     return Collection(rows, _mark_old_code(frame), folder, sweeps)
@@ -201,10 +201,12 @@ def _each(row: Row, runs: list[Run]) -> Iterable[tuple[dict[str, str], list[Run]
 
 def _label(row: Row, values: Mapping[str, str]) -> str:
     """The row's label with the values of its `each` settings filled in: {method_scale} for method.scale."""
+    if not row.each:
+        return row.label
     try:
         return row.label.format(**{key.replace(".", "_"): readable(value) for key, value in values.items()})
     except (KeyError, IndexError, ValueError) as error:
-        fields = ", ".join("{" + key.replace(".", "_") + "}" for key in row.each) or "no field"
+        fields = ", ".join("{" + key.replace(".", "_") + "}" for key in row.each)
         raise ValueError(f"the label '{row.label}' of the row '{row.key}' may name {fields}") from error
 
 

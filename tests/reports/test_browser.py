@@ -1,0 +1,127 @@
+"""The page in headless Chromium: no console errors, sorting, figures, two widths, light and dark, no network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reports.compare import compare_command
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="Chromium is missing: apt-get install chromium chromium-driver",
+)
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    selenium = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def view(browser, page: Path, width: int, scheme: str = "light") -> None:  # type: ignore[no-untyped-def]
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+    browser.get(page.resolve().as_uri())
+
+
+def column(browser, table: str, place: int) -> list[str]:  # type: ignore[no-untyped-def]
+    rows = "[...document.getElementById(arguments[0]).tBodies[0].rows]"
+    return browser.execute_script(f"return {rows}.map(row => row.cells[arguments[1]].dataset.value)", table, place)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_errors_no_network_and_no_sideways_scrolling(browser, paper_main: Path, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    view(browser, paper_main / "index.html", width, scheme)
+    assert browser.get_log("browser") == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    colours = browser.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
+    ink, paper = (sum(int(part) for part in colour[4:-1].split(",")) for colour in colours)
+    assert (ink < paper) == (scheme == "light")
+    fills = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg text')].map(text => getComputedStyle(text).fill)"
+    )
+    assert colours[0] in fills  # figures take the page's ink
+    assert "rgb(0, 0, 0)" not in fills
+
+
+def test_sorting_turns_down_up_and_back(browser, paper_main: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, paper_main / "index.html", 1280)
+    table = pd.read_csv(paper_main / "table.csv")
+    expected = table[table["backbone"] == "swin_l"]["APr_box"].tolist()
+    before = [float(value) for value in column(browser, "results-swin_l", 3)]
+    assert before == expected
+    button = browser.find_element("css selector", "#results-swin_l thead th:nth-child(4) button")
+    heading = browser.find_element("css selector", "#results-swin_l thead th:nth-child(4)")
+    for direction, order in (("descending", sorted(expected, reverse=True)), ("ascending", sorted(expected))):
+        button.click()
+        assert [float(value) for value in column(browser, "results-swin_l", 3)] == order
+        assert heading.get_attribute("aria-sort") == direction
+    button.click()
+    assert [float(value) for value in column(browser, "results-swin_l", 3)] == expected
+    assert heading.get_attribute("aria-sort") is None
+    by_name = browser.find_element("css selector", "#results-swin_l thead th:first-child button")
+    by_name.send_keys("\n")  # by keyboard as well
+    assert column(browser, "results-swin_l", 0) == sorted(
+        column(browser, "results-swin_l", 0), key=str.lower, reverse=True
+    )
+    assert browser.get_log("browser") == []
+
+
+def test_a_cell_opens_its_runs(browser, paper_main: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, paper_main / "index.html", 1280)
+    opened = "return document.getElementById('runs-bsgal-swin_l').open"
+    assert not browser.execute_script(opened)
+    browser.find_element("css selector", "#results-swin_l tbody tr:last-child td a").click()
+    assert browser.execute_script(opened)
+    link = browser.find_element("css selector", "#runs-bsgal-swin_l .run-head a")
+    browser.get(link.get_attribute("href"))
+    assert '"run_id": "bsgal-swin_l-lvis_v1-s0"' in browser.page_source
+
+
+def test_empty_cells_sort_last(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", 1280)
+    button = browser.find_element("css selector", "#results-all thead th:nth-child(6) button")
+    for _ in range(2):
+        button.click()
+        values = column(browser, "results-all", 5)
+        assert all(values[:2])
+        assert not any(values[2:])
+
+
+def test_the_comparison_page(browser, paper_main: Path) -> None:  # type: ignore[no-untyped-def]
+    runs = paper_main.parent / "runs"
+    folder = compare_command("xpaste-resnet50-lvis_v1-s0", "bsgal-resnet50-lvis_v1-s0", runs, runs.parent / "compared")
+    for width in (360, 1280):
+        view(browser, folder / "index.html", width)
+        assert browser.get_log("browser") == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
