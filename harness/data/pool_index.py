@@ -51,7 +51,7 @@ def read_pool(path: Path) -> pa.Table:
         return _read_parquet(path)
     if path.suffix == ".arrow":
         store = IndexStore(path)
-        return store.table().replace_schema_metadata({"root": str(store.root)})
+        return store.table().replace_schema_metadata({"root": store.root})
     raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
 
 

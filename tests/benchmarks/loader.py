@@ -1,0 +1,60 @@
+"""Throughput of the training loader on the embedded dataset, images a second, by method and number of workers.
+
+    python -m tests.benchmarks.loader [--workers 0 1 2] [--images 1600]
+
+Every batch is taken as soon as it is there, as by a training step that takes no time. Made for the comparison within
+one run: pasting, copy-paste and reference images against plain loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import torch
+
+from harness.compose import compose
+from harness.data import sources
+from harness.data.facts import TrainingFacts
+from harness.data.lvis import load_annotations
+from harness.data.training import cache_folder, prepare_pool, training_loader
+
+METHODS = ("baseline", "copy_paste", "xpaste", "bsgal")
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--images", type=int, default=1600)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    print(f"{'method':<12}" + "".join(f"{count:>4} workers" for count in arguments.workers) + "   images/s")
+    with tempfile.TemporaryDirectory() as folder:
+        for method in METHODS:
+            speeds = [throughput(method, workers, arguments.images, Path(folder)) for workers in arguments.workers]
+            print(f"{method:<12}" + "".join(f"{speed:>12.0f}" for speed in speeds))
+
+
+def throughput(method: str, workers: int, images: int, folder: Path) -> float:
+    """Images a second, the start of the workers left out."""
+    steps = images // BATCH
+    overrides = [f"method={method}", "data=mini", f"data.root={folder / 'mini'}", f"data.workers={workers}"]
+    overrides += [f"schedule.iterations={steps + 1}", f"schedule.batch_per_rank={BATCH}"]
+    config = compose(overrides).config
+    annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
+    facts = TrainingFacts(annotations)
+    pool = prepare_pool(config, config.method, facts)
+    batches = iter(training_loader(config, annotations, config.method, pool, facts))
+    next(batches)
+    begun = time.perf_counter()
+    count = sum(len(batch.samples) for batch in batches)
+    return count / (time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main()
