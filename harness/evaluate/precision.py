@@ -1,4 +1,4 @@
-"""Average precision and recall from ranked matches, for all categories at once, with a weight for every image."""
+"""Average precision and recall from ranked matches, for all categories at once."""
 
 from __future__ import annotations
 
@@ -9,32 +9,28 @@ _EPSILON = np.spacing(1)
 
 
 def average_precision(
-    hit: np.ndarray, counted: np.ndarray, starts: np.ndarray, instances: np.ndarray, weight: np.ndarray | None = None
+    hit: np.ndarray, counted: np.ndarray, starts: np.ndarray, instances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """AP over the 101 recalls, and the greatest recall, of C categories at one IoU threshold and area range.
 
-    hit, counted (D,) bool, detections by category and falling score: true positives, and those that are not ignored.
-    starts (C + 1,): category c has rows starts[c]:starts[c + 1]. instances (C,): its ground truth. weight (D,): how
-    many times a detection appears, once without; instances are weighted by the caller. Returns (C,) float64 twice,
-    NaN for categories without ground truth.
+    hit, counted (D,) bool, detections by category and falling score: matched ones, and those that are not ignored; a
+    true positive is both. starts (C + 1,): category c has rows starts[c]:starts[c + 1]. instances (C,): its ground
+    truth. Returns (C,) float64 twice, NaN for categories without ground truth.
     """
-    times = np.ones(len(hit), np.int64) if weight is None else weight.astype(np.int64)
-    ranked = np.concatenate([[0], np.cumsum(np.where(counted, times, 0))])
+    ranked = np.concatenate([[0], np.cumsum(counted)])
     rows = np.flatnonzero(hit & counted)
-    hits = np.concatenate([[0], np.cumsum(times[rows])])
     first = np.searchsorted(rows, starts)
     category = np.repeat(np.arange(len(starts) - 1), np.diff(first))
-    true = hits[1:] - hits[first[category]]
+    true = np.arange(1, len(rows) + 1) - first[category]
     precision = true / (ranked[rows + 1] - ranked[starts[category]] + _EPSILON)
 
     present = np.flatnonzero(instances > 0)
     ap, recall = np.full((2, len(instances)), np.nan)
     begin, end = first[present], first[present + 1]
-    recall[present] = (hits[end] - hits[begin]) / instances[present]
+    recall[present] = (end - begin) / instances[present]
     # Precision only rises at hits, and to the right of the hit that first reaches a recall its envelope needs only
     # the hits from there on: so blocks of hits between recalls, their maxima, and a running maximum from the right.
-    wanted = hits[begin][:, None] + _hits_for_recalls(instances[present])
-    reaching = np.minimum(np.searchsorted(hits[1:], wanted, side="left"), end[:, None])
+    reaching = np.minimum(begin[:, None] + _hits_for_recalls(instances[present]) - 1, end[:, None])
     edges = np.concatenate([reaching, end[:, None]], 1)
     maxima = np.maximum.reduceat(np.append(precision, 0.0), edges.ravel()).reshape(edges.shape)[:, :-1]
     maxima[edges[:, :-1] >= edges[:, 1:]] = 0

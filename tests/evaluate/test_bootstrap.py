@@ -1,7 +1,6 @@
-"""Resampling images from the written files equals evaluating the resampled images anew."""
+"""What an evaluation writes for reports: resampling images from it equals evaluating the resampled images anew."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +8,7 @@ import pytest
 
 from harness.data.lvis import load_annotations
 from harness.evaluate import Detections, evaluate
-from harness.evaluate.bootstrap import bootstrap_ap, image_weights, read_resampling
+from reports.images import image_weights, read_matches, resampled_ap
 from tests.evaluate.made_detections import REAL, make_results
 
 
@@ -28,14 +27,14 @@ def evaluated(tmp_path_factory):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_weights_of_one_give_the_evaluation(evaluated, iou_type):
     _, _, evaluation, folder = evaluated
-    figures = bootstrap_ap(read_resampling(folder, iou_type), np.ones((1, 100), np.int64))[0]
+    figures = resampled_ap(read_matches(folder, iou_type), np.ones((1, 100), np.int64))[0]
     wanted = [evaluation.metrics[iou_type][name] for name in ("AP", "APr", "APc", "APf")]
     assert figures == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_resample_equals_an_evaluation_of_its_images(evaluated, tmp_path):
     annotations, detections, _, folder = evaluated
-    weight = image_weights(100, 1, np.random.default_rng(0))[0]
+    weight = image_weights(100, 1)[0]
     assert weight.sum() == 100
     assert weight.max() > 2
     data = json.loads(REAL.read_text())
@@ -58,7 +57,7 @@ def test_a_resample_equals_an_evaluation_of_its_images(evaluated, tmp_path):
     path = tmp_path / "resample.json"
     path.write_text(json.dumps(data | {"images": drawn, "annotations": truths}))
     anew = evaluate(load_annotations(path), Detections.concatenate(parts), ("bbox",)).metrics["bbox"]
-    figures = bootstrap_ap(read_resampling(folder, "bbox"), weight[None])[0]
+    figures = resampled_ap(read_matches(folder, "bbox"), weight[None])[0]
     assert figures == pytest.approx([anew[name] for name in ("AP", "APr", "APc", "APf")], abs=1e-12)
 
 
@@ -68,7 +67,7 @@ def test_images_left_out_are_not_counted(evaluated):
     weight = np.zeros((1, 100), np.int64)
     weight[0, images] = 1
     subset = evaluate(annotations, detections, ("segm",), images=images).metrics["segm"]
-    figures = bootstrap_ap(read_resampling(folder, "segm"), weight)[0]
+    figures = resampled_ap(read_matches(folder, "segm"), weight)[0]
     wanted = [np.nan if subset[n] is None else subset[n] for n in ("AP", "APr", "APc", "APf")]
     assert figures == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
@@ -77,23 +76,11 @@ def test_images_of_a_subset_are_numbered_among_themselves(evaluated, tmp_path):
     annotations, detections, _, _ = evaluated
     evaluation = evaluate(annotations, detections, ("bbox",), images=np.arange(50, 80))
     evaluation.write(tmp_path)
-    resampling = read_resampling(tmp_path, "bbox")
+    resampling = read_matches(tmp_path, "bbox")
     assert resampling.images == 30
-    figures = bootstrap_ap(resampling, np.ones((1, 30), np.int64))[0]
+    figures = resampled_ap(resampling, np.ones((1, 30), np.int64))[0]
     assert figures[0] == pytest.approx(evaluation.metrics["bbox"]["AP"], abs=1e-12)
-    with pytest.raises(ValueError, match="no matches of 'segm'"):
-        read_resampling(tmp_path, "segm")
-
-
-def test_nothing_found_and_nothing_to_find(evaluated, tmp_path):
-    annotations, _, _, _ = evaluated
-    evaluate(annotations, Detections.from_results([])).write(tmp_path)
-    figures = bootstrap_ap(read_resampling(tmp_path, "segm"), np.array([np.ones(100, int), np.zeros(100, int)]))
-    assert figures[0].tolist() == [0, 0, 0, 0]
-    assert np.isnan(figures[1]).all()
-    no_truth = replace(annotations, areas=np.zeros_like(annotations.areas), cache=None)
-    evaluate(no_truth, Detections.from_results([])).write(tmp_path)
-    assert np.isnan(bootstrap_ap(read_resampling(tmp_path, "bbox"), np.ones((1, 100), int))).all()
+    assert read_matches(tmp_path, "segm") is None
 
 
 def test_per_category_table(evaluated):

@@ -111,6 +111,22 @@ def test_each_instance_is_found_once_by_the_best_score(tmp_path):
     )
 
 
+def test_of_equal_overlaps_the_last_instance_is_taken(tmp_path):
+    """The first detection lies midway between two instances; the second reaches only the last one, which is gone."""
+    annotations = scene(tmp_path, [(1, 1, [0, 0, 40, 40]), (1, 1, [8, 0, 40, 40])])
+    detections = found(annotations, (1, 1, 0.9, [4, 0, 40, 40]), (1, 1, 0.8, [20, 0, 40, 40]))
+    assert evaluate(annotations, detections, ("bbox",)).metrics["bbox"]["AP50"] == pytest.approx(51 / 101)
+
+
+def test_an_ignored_instance_is_taken_only_when_no_other_fits(tmp_path):
+    """The detection overlaps a small instance at 0.91 and a medium one at 1: small, it is found at thresholds to 0.9;
+    at 0.95 the medium one takes the detection, which is then ignored."""
+    annotations = scene(tmp_path, [(1, 1, [0, 0, 31, 32]), (1, 1, [0, 0, 33, 33])])
+    metrics = evaluate(annotations, found(annotations, (1, 1, 0.9, [0, 0, 33, 33])), ("bbox",)).metrics["bbox"]
+    assert metrics["APs"] == pytest.approx(0.9)
+    assert metrics["APm"] == pytest.approx(1)
+
+
 def test_only_the_best_300_of_an_image_count(tmp_path):
     annotations = scene(tmp_path, [(1, 1, A)])
     others = [(1, 2, 0.9, FAR)] * 299
