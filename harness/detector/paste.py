@@ -44,8 +44,8 @@ def _run_lengths(bits: np.ndarray, x: int, y: int, height: int, width: int) -> l
     if len(bits) == height:  # runs may go on from the foot of one column to the head of the next
         joined = starts[1:] == ends[:-1]
         starts, ends = starts[np.append(True, ~joined)[: len(starts)]], ends[np.append(~joined, True)[: len(ends)]]
-    borders = np.stack([starts, ends], 1).ravel()
-    return np.diff(borders, prepend=0, append=height * width).tolist()
+    lengths = np.diff(np.stack([starts, ends], 1).ravel(), prepend=0, append=height * width).tolist()
+    return lengths if lengths[-1] else lengths[:-1]
 
 
 def _compressed(counts: list[int], height: int, width: int) -> dict[str, object]:
