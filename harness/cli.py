@@ -34,7 +34,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 RUNS = Path("runs")
 
 
-# ------------------------------------------------------------------------------------------------------- runs and sweeps
+# ---------------------------------------------------------------------- runs and sweeps
 
 
 @app.command(context_settings=PASS_ON)
@@ -50,7 +50,7 @@ def run(context: typer.Context) -> None:
 def sweep(
     name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and on what; submit nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; submit nothing.")] = False,
 ) -> None:
     """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
 
@@ -115,7 +115,7 @@ def evaluate(
     evaluate_command(detections, annotations, iou, json_out)
 
 
-# ---------------------------------------------------------------------------------------------------------------- reports
+# ---------------------------------------------------------------------- reports
 
 
 @app.command()
@@ -133,7 +133,7 @@ def report(
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
-def _mended(function, *arguments):  # type: ignore[no-untyped-def]
+def _mended(function, *arguments):
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
         return function(*arguments)
@@ -141,7 +141,7 @@ def _mended(function, *arguments):  # type: ignore[no-untyped-def]
         raise UserError(str(error)) from error
 
 
-# ------------------------------------------------------------------------------------------------------------------- data
+# ---------------------------------------------------------------------- data
 
 
 @data.command("show")

@@ -14,9 +14,9 @@ from harness.distributed import Ranks
 from harness.engine.contract import Engine, Prediction
 from harness.evaluate.detections import Detections
 from harness.evaluate.lvis_ap import Evaluation, accumulate
-from harness.evaluate.matching import match, merge
+from harness.evaluate.matching import IouType, match, merge
 
-IOU_TYPES = ("bbox", "segm")
+IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
 
 def evaluate_detector(
@@ -76,5 +76,5 @@ def _columns(index: int, found: Prediction, annotations: Annotations) -> Detecti
         annotations.category_ids[labels[known]],
         found.scores.numpy()[known],
         boxes,
-        [found.rles[i] for i in known],  # type: ignore[misc]
+        [found.rles[i] for i in known],
     )

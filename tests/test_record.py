@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import Record, Status, read_record, read_records, record_path, run_id, write_atomically, write_record
+from harness.record import (
+    Record,
+    Status,
+    read_record,
+    read_records,
+    record_path,
+    run_id,
+    write_atomically,
+    write_record,
+)
 
 
 def test_a_record_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
@@ -28,9 +37,14 @@ def test_the_run_id_follows_from_the_content_and_not_from_its_order() -> None:
 def test_an_interrupted_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError), write_atomically(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["record.json"]
 

@@ -1,4 +1,4 @@
-"""The training step: passes shared, batch-norm statistics kept clean, weights restored, decisions turned into losses."""
+"""The training step: passes shared, batch-norm statistics clean, weights restored, decisions turned into losses."""
 
 import copy
 from pathlib import Path

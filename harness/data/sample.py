@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -85,13 +85,12 @@ class Targets:
         )
 
     def to(self, device: torch.device | str) -> Targets:
-        move = {"device": device, "non_blocking": True}
         return Targets(
-            self.boxes.to(**move),
-            self.labels.to(**move),
+            self.boxes.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
             self.masks.to(device),
-            self.pasted.to(**move),
-            self.pool_row.to(**move),
+            self.pasted.to(device, non_blocking=True),
+            self.pool_row.to(device, non_blocking=True),
         )
 
 
@@ -153,24 +152,17 @@ class Batch:
         return torch.tensor([sample.augmented is not None for sample in self.samples])
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = []
-        for sample in self.samples:
-            views = {
-                name: view.to(device) if view is not None else None
-                for name, view in (
-                    ("original", sample.original),
-                    ("augmented", sample.augmented),
-                    ("reference", sample.reference),
+        def moved(view: View | None) -> View | None:
+            return None if view is None else view.to(device)
+
+        return Batch(
+            [
+                replace(
+                    sample,
+                    original=sample.original.to(device),
+                    augmented=moved(sample.augmented),
+                    reference=moved(sample.reference),
                 )
-            }
-            moved.append(
-                Sample(
-                    sample.position,
-                    sample.image_index,
-                    drawn_rows=sample.drawn_rows,
-                    drawn_categories=sample.drawn_categories,
-                    skipped=sample.skipped,
-                    **views,  # type: ignore[arg-type]
-                )
-            )
-        return Batch(moved)
+                for sample in self.samples
+            ]
+        )

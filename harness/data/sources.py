@@ -56,7 +56,7 @@ def pool(data: DataConfig) -> Path | None:
 
 
 def pool_truth(data: DataConfig) -> Path | None:
-    """The hidden truth of one of the embedded dataset's pools, for judging decisions afterwards; methods never see it."""
+    """The hidden truth of a pool of the embedded dataset, for judging decisions afterwards; methods never see it."""
     file = pool(data)
     if data.name != "mini" or file is None:
         return None
