@@ -69,10 +69,13 @@ def index_pool(source: Path, out: Path | None = None, workers: int | None = None
     if len(table) == 0:
         raise UserError(f"{source}: the pool is empty")
     partial = out.with_name(f".{out.stem}-{fingerprint(source)[:16]}.partial")
-    measured = _measure(table, partial, workers or os.cpu_count() or 1)
-    faults = measured.column(FAULT).to_pylist()
     fault_list = out.with_name(f"{out.stem}.faults.csv")
-    _write_faults(table, faults, fault_list)
+    try:
+        measured = _measure(table, partial, workers or os.cpu_count() or 1)
+        faults = measured.column(FAULT).to_pylist()
+        _write_faults(table, faults, fault_list)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be written to ({error.strerror or error})") from error
     found = Counter(fault for fault in faults if fault is not None)
     good = pa.array([fault is None for fault in faults])
     for name in MEASURED.names[:-1]:

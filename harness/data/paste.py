@@ -41,7 +41,8 @@ FREE_SMALLEST_SIDE = 3
 JITTER_SHARE = 0.5  # of instances that colour jitter changes
 
 log = logging.getLogger(__name__)
-_reported: set[str] = set()  # files that this process has named already
+MOST_REPORTED = 50  # files that a worker names in the log; all are counted
+_reported: set[str] = set()
 
 
 @dataclass
@@ -152,7 +153,7 @@ def area_size(
     mean and std are of the category's square root of relative area; `cutout` gives the aspect ratio.
     """
     height, width = view
-    side = np.clip(mean + rng.standard_normal() * std, MIN_SIDE / height, MAX_SHARE)
+    side = min(max(mean + rng.standard_normal() * std, MIN_SIDE / height), MAX_SHARE)
     aspect = cutout[1] / cutout[0] * rng.uniform(1 - ASPECT_JITTER, 1 + ASPECT_JITTER)
     exact = np.sqrt(aspect * side**2 * height * width)
     return _accepted((int(exact / aspect), int(exact)), view, SMALLEST_SIDE)
@@ -206,6 +207,6 @@ def _color_jittered(rgba: np.ndarray, strength: float, rng: np.random.Generator)
 
 
 def _report(fault: FaultyInstance) -> None:
-    if fault.path not in _reported:
+    if fault.path not in _reported and len(_reported) < MOST_REPORTED:
         _reported.add(fault.path)
         log.warning("pool image skipped: %s", fault)

@@ -74,7 +74,7 @@ def test_a_good_pool_keeps_its_columns(small, tmp_path: Path) -> None:
         assert indexed.source(row) == plain.source(row)
         path = plain.source(row).path
         assert indexed.column("area_fraction")[row] == pytest.approx(isolate(read_rgba(plain.source(row)), path)[1])
-    again = index_pool(summary.index, tmp_path / "again.arrow")
+    again = index_pool(summary.index, tmp_path / "again.arrow", workers=1)
     assert again.good == summary.good
     export_parquet(summary.index, tmp_path / "half.parquet")
     imported = open_pool(tmp_path / "half.parquet", 24, tmp_path / "cache")
@@ -108,10 +108,10 @@ def test_a_killed_run_is_gone_on_with(small, tmp_path: Path, monkeypatch: pytest
 def test_nothing_good_and_nothing_at_all(tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"0": ["no.png"]}')
     with pytest.raises(UserError, match="none of its 1 images"):
-        index_pool(tmp_path / "none.json")
+        index_pool(tmp_path / "none.json", workers=1)
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(UserError, match="is empty"):
-        index_pool(tmp_path / "empty.json")
+        index_pool(tmp_path / "empty.json", workers=1)
 
 
 def test_statistics_say_what_is_there(small, tmp_path: Path) -> None:
