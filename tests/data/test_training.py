@@ -1,6 +1,7 @@
 """The training data: equal in every process, paired views, reference images, and clear errors."""
 
 import os
+import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,3 +310,11 @@ def test_facts_are_those_of_the_contract(small) -> None:
     for image in range(5):
         for category in facts.categories_of(image):
             assert image in facts.images_of(int(category))
+
+
+def test_workers_can_be_spawned(small) -> None:
+    """What a spawned worker is handed is small, and gives the same samples."""
+    data = data_of(small, Mixing())
+    handed = pickle.dumps(data)
+    assert len(handed) < 50_000
+    assert all(equal(pickle.loads(handed)[position], data[position]) for position in (0, 7))
