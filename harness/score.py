@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -78,7 +79,7 @@ def score_pool(
     assert isinstance(data.method, _OneInstance)
     scores = np.full(len(rows), np.nan)
     categories = pool.categories[rows]
-    with tqdm(total=len(rows), desc="score", unit="instance") as bar:
+    with tqdm(total=len(rows), desc="score", unit="instance", disable=None) as bar:
         for category in np.unique(categories):
             places = np.flatnonzero(categories == category)
             data.method.row = int(rows[places[0]])
@@ -163,7 +164,11 @@ def score_command(
     _write_ranking(out, instances, rows, scores, kinds)
     lines = [f"{len(rows)} instances scored, {int(np.isnan(scores).sum())} without a score: {out}"]
     if kinds is not None:
-        lines += [f"AUROC of clean against {name}: {value:.3f}" for name, value in by_kind(scores, kinds[rows]).items()]
+        within = by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
+        lines += [
+            f"AUROC of clean against {name}: {value:.3f}, within categories {within[name]:.3f}"
+            for name, value in by_kind(scores, kinds[rows]).items()
+        ]
         _draw_curve(out.with_suffix(".png"), scores, kinds[rows])
         lines.append(f"curve: {out.with_suffix('.png')}")
     return "\n".join(lines)
@@ -172,10 +177,16 @@ def score_command(
 def by_kind(scores: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
     """AUROC of clean instances against all others (`rest`) and against each kind of fault."""
     found = {"rest": auroc(scores, kinds == CLEAN)}
-    for kind in sorted(set(kinds) - {CLEAN}):
+    for kind in sorted(set(kinds.tolist()) - {CLEAN}):
         among = (kinds == CLEAN) | (kinds == kind)
         found[kind] = auroc(scores[among], (kinds == CLEAN)[among])
     return {name: value for name, value in found.items() if value is not None}
+
+
+def within_categories(scores: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """(N,) each score's rank among its category's, in 0..1; NaN stay. What a filter by share per category goes by."""
+    ranks = pd.Series(scores).groupby(categories).rank(pct=True)
+    return ranks.to_numpy()
 
 
 def _chosen(pool: InstancePool, options: ScoreOptions) -> np.ndarray:

@@ -1,0 +1,145 @@
+"""Looking back on a run: its decisions, and a pool scored by its frozen detector. One short real run serves all."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from harness.data.truth import auroc, kinds_of
+from harness.decisions import (
+    agreement,
+    by_category,
+    by_group,
+    by_instance,
+    decisions_command,
+    over_time,
+    read_decisions,
+)
+from harness.errors import UserError
+from harness.past_run import PastRun, past_run
+from harness.run import execute
+from harness.score import ScoreOptions, by_kind, score_command, score_pool, scoring_data, within_categories
+from methods.bsgal import Estimator
+from methods.clip_filter import ClipFilter
+from methods.contract import Scope
+
+FEW = ScoreOptions(per_category=1, hosts=1, references=2)
+
+
+@pytest.fixture(scope="module")
+def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["schedule.iterations=6", "evaluation.limit=2", "data.workers=0", "data.pool=half_bad"]
+    execute(["method=bsgal_per_image", "method.threshold=percentile", f"runs_dir={folder}", *options])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def past(runs: Path) -> PastRun:
+    return past_run(runs, "bsgal_per_image")
+
+
+def test_a_past_run_has_the_options_it_was_made_with(past: PastRun) -> None:
+    assert past.config.method.threshold.name == "percentile"
+    assert past.config.schedule.iterations == 6
+    assert len(past.prepared_pool) == len(past.raw_pool(past.config.data))
+
+
+def test_runs_are_found_by_a_beginning_that_is_theirs_alone(runs: Path) -> None:
+    with pytest.raises(UserError, match="no run nothing"):
+        past_run(runs, "nothing")
+
+
+def test_decisions_add_up(past: PastRun) -> None:
+    decisions = read_decisions(past.folder)
+    time = over_time(decisions, bins=3)
+    assert time["images"].sum() == len(decisions)
+    assert np.average(time["accepted"], weights=time["images"]) == pytest.approx(decisions["accepted"].mean())
+    categories = by_category(decisions, past.annotations.category_names, past.annotations.frequency)
+    pasted = decisions["pool_rows"].map(len).sum()
+    assert categories["instances"].sum() == by_group(categories)["instances"].sum() == pasted
+    instances = by_instance(decisions)
+    assert instances["seen"].sum() == pasted
+    assert instances["contribution"].is_monotonic_decreasing
+    row = instances.iloc[0]
+    held = [i for i, rows in enumerate(decisions["pool_rows"]) for r in rows if r == row.pool_row]
+    assert row.contribution == pytest.approx(decisions["contribution"].iloc[held].mean())
+
+
+def test_agreement_is_by_kind_of_fault() -> None:
+    instances = pd.DataFrame(
+        {"pool_row": [0, 1, 2, 3], "accepted": [1.0, 1.0, 0.0, 0.0], "contribution": [4.0, 2, 3, 1]}
+    )
+    frame = agreement(instances, np.array(["clean", "clean", "broken_mask", "wrong_label"])).set_index("kind")
+    assert frame.loc["clean", "auroc"] == pytest.approx(0.75)
+    assert frame.loc["broken_mask", "auroc"] == pytest.approx(0.5)
+    assert frame.loc["wrong_label", "auroc"] == pytest.approx(1.0)
+
+
+def test_the_command_prints_and_writes_a_sheet(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decisions_command(runs, "bsgal_per_image", tmp_path / "sheet.png", count=4)
+    printed = capsys.readouterr().out
+    for part in ("images decided", "by frequency group", "hidden truth", "wrong_label", "best and worst"):
+        assert part in printed
+    assert Image.open(tmp_path / "sheet.png").size[0] > 300
+
+
+def test_auroc_by_hand() -> None:
+    assert auroc(np.array([3.0, 1.0, 2.0, np.nan]), np.array([True, True, False, False])) == pytest.approx(0.5)
+    assert auroc(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
+    assert auroc(np.array([1.0]), np.array([True])) is None
+    ranks = within_categories(np.array([5.0, 1.0, 0.2, 0.1, np.nan]), np.array([0, 0, 1, 1, 1]))
+    assert ranks[:4].tolist() == [1.0, 0.5, 1.0, 0.5]
+    assert np.isnan(ranks[4])
+
+
+def test_scores_are_written_and_read_as_a_filter(runs: Path, past: PastRun, tmp_path: Path) -> None:
+    out = tmp_path / "ranking.csv"
+    said = score_command(runs, "bsgal_per_image", out, options=FEW)
+    assert "24 instances scored" in said
+    assert "AUROC of clean against rest" in said
+    assert (tmp_path / "ranking.png").stat().st_size > 5000
+    with out.open() as file:
+        listed = list(csv.DictReader(file))
+    scores = [float(row["score"]) for row in listed if row["score"]]
+    assert len(listed) == 24
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1 <= score <= 1 for score in scores)
+    pool = past.raw_pool(past.config.data)
+    kinds = dict(zip(pool.column("path"), kinds_of(pool, past.config.data), strict=True))  # type: ignore[arg-type]
+    assert all(kinds[row["path"]] == row["kind"] for row in listed)
+    kept = ClipFilter(share=0.01, scores=str(out)).prepare(pool, past.facts, np.random.default_rng(0))
+    assert set(kept.column("path")) >= {row["path"] for row in listed if row["score"]}
+
+
+def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(past: PastRun) -> None:
+    """Pasted alone, the same instance gets the same score; a small probing step lowers the loss where φ > 0."""
+    import torch
+
+    engine = past.engine(torch.device("cpu"))
+    pool = past.raw_pool(past.config.data)
+    rows = pool.rows_of(3)[:6]
+
+    def scores(**options: object) -> np.ndarray:
+        chosen = ScoreOptions(hosts=1, references=2, **options)  # type: ignore[arg-type]
+        return score_pool(engine, scoring_data(past, past.config, pool, 0), pool, rows, chosen)
+
+    by_gradient = scores()
+    np.testing.assert_array_equal(by_gradient, scores())
+    assert np.abs(scores(scope=Scope.HEADS) - by_gradient).max() > 0
+    measured = scores(estimator=Estimator.loss_difference, probe_lr=0.01)
+    clear = np.isfinite(by_gradient) & (np.abs(by_gradient) > 0.1)
+    assert clear.any()
+    assert (np.sign(measured[clear]) == np.sign(by_gradient[clear])).all()
+    assert by_kind(np.array([2.0, 1.0]), np.array(["clean", "broken_mask"])) == {"rest": 1.0, "broken_mask": 1.0}
+
+
+def test_a_run_without_decisions_says_so(mini_root: Path, tmp_path: Path) -> None:
+    options = ["schedule.iterations=1", "evaluation.limit=1", "data.workers=0", f"runs_dir={tmp_path}"]
+    execute(["method=baseline", *options])
+    with pytest.raises(UserError, match=r"kept everything|pastes nothing"):
+        read_decisions(past_run(tmp_path, "baseline").folder)
