@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a regression step enlarges a side by this much at most
-UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
 
 
 def area(boxes: Tensor) -> Tensor:

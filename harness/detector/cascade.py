@@ -102,9 +102,12 @@ class BoxPredictor(nn.Module):
 class Cascade(nn.Module):
     """Class scores and boxes of regions, refined from stage to stage."""
 
+    regression_weights: Tensor
+
     def __init__(self, config: DetectorConfig, strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
         self.config, self.strides, self.num_classes = config, list(strides), num_classes
+        self.register_buffer("regression_weights", torch.tensor(REGRESSION_WEIGHTS), persistent=False)
         self.box_head = nn.ModuleList(_fully_connected(config) for _ in config.stage_ious)
         self.box_predictor = nn.ModuleList(BoxPredictor(config.fc_width, num_classes) for _ in config.stage_ious)
 
@@ -129,10 +132,7 @@ class Cascade(nn.Module):
 
     def refined(self, stage: int, output: StageOutput) -> Tensor:
         """(R, 4) the boxes that a stage predicts, not cut to the image, without gradient."""
-        return box.decode(output.rois.boxes, output.deltas.detach(), self._weights(stage, output.deltas))
-
-    def _weights(self, stage: int, like: Tensor) -> Tensor:
-        return like.new_tensor(REGRESSION_WEIGHTS) * (stage + 1)
+        return box.decode(output.rois.boxes, output.deltas.detach(), self.regression_weights * (stage + 1))
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -194,10 +194,10 @@ class Cascade(nn.Module):
 
     def _regression(self, stage: int, output: StageOutput, matches: Matches, truth: Truth) -> Loss:
         rois, foreground = output.rois, matches.foreground
-        unit = rois.boxes.new_tensor(box.UNIT_BOX)
-        source = torch.where(foreground[:, None], rois.boxes, unit)
+        unit = torch.cat([torch.zeros_like(rois.boxes[:, :2]), torch.ones_like(rois.boxes[:, 2:])], 1)
+        source = torch.where(foreground[:, None], rois.boxes, unit)  # other regions may be empty
         target = torch.where(foreground[:, None], matches.take(rois, truth.boxes), unit)
-        goal = box.encode(source, target, self._weights(stage, source))
+        goal = box.encode(source, target, self.regression_weights * (stage + 1))
         each = torch.where(foreground, (output.deltas - goal).abs().sum(1), 0.0)
         return Loss(
             LossKind.BOX,

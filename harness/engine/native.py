@@ -69,7 +69,10 @@ class NativeEngine:
         self.module.train()
         if backbone_in_eval:
             self.module.backbone.eval()
-        features = self._features([view.image for view in views])
+        # Stochastic depth draws from the process's generator, which has to follow the pass's own.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(rng.initial_seed())
+            features = self._features([view.image for view in views])
         with self._autocast(self.module.config.autocast_heads):
             return self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng

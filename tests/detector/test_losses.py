@@ -140,16 +140,30 @@ def test_scopes() -> None:
     assert sizes[Scope.LAST] < sizes[Scope.HEADS] < sizes[Scope.ALL]
 
 
-def test_draws_follow_the_generator_alone() -> None:
-    engine = small_engine(classes=60)
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_mini"])
+def test_draws_follow_the_generator_alone(backbone: str) -> None:
+    """Proposals, federated classes and stochastic depth."""
+    engine = small_engine(classes=60, backbone=backbone)
     views = [view(seed, instances=6) for seed in range(2)]
-    for _ in range(2):
-        torch.manual_seed(1)
-        first = engine.losses(views, Proposals.SAMPLED, generator(5), backbone_in_eval=True).total()
-        torch.manual_seed(2)
-        second = engine.losses(views, Proposals.SAMPLED, generator(5), backbone_in_eval=True).total()
-        other = engine.losses(views, Proposals.SAMPLED, generator(6), backbone_in_eval=True).total()
-        assert first.item() == second.item() != other.item()
+    before = torch.get_rng_state()
+    first = engine.losses(views, Proposals.SAMPLED, generator(5)).total().item()
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(2)
+    assert engine.losses(views, Proposals.SAMPLED, generator(5)).total().item() == first
+    assert engine.losses(views, Proposals.SAMPLED, generator(6)).total().item() != first
+
+
+def test_stochastic_depth_is_off_for_a_backbone_in_evaluation() -> None:
+    engine = small_engine(backbone="swin_mini")
+    engine.module.backbone.layers[0].blocks[1].drop_path.drop_prob = 0.9  # type: ignore[union-attr, index]
+    one = [view(0)]
+    losses = [
+        engine.losses(one, Proposals.GROUND_TRUTH, generator(seed), backbone_in_eval=in_eval).total().item()
+        for in_eval in (True, False)
+        for seed in range(4)
+    ]
+    assert len(set(losses[:4])) == 1
+    assert len(set(losses[4:])) > 1
 
 
 def test_backbone_in_eval_leaves_statistics_alone() -> None:
