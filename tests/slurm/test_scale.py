@@ -17,7 +17,7 @@ def test_thousand_held_runs(accounted: Cluster, tmp_path: Path, mini_root: Path)
     project.write_sweep("many", f"grid: {{method: baseline, seed: [{seeds}]}}\n")
 
     started = time.monotonic()
-    printed = project.sweep("many", "launcher.sbatch={hold: true}")
+    printed = project.sweep("many", "+launcher.sbatch.hold=true")
     submitted = time.monotonic()
     states = project.states("many")
     shown = time.monotonic()

@@ -128,9 +128,10 @@ def test_killed_without_accounting_is_seen_and_resumed(without_accounts: Project
 
 def test_two_nodes_with_two_ranks_each_train_together(project: Project) -> None:
     project.write_sweep("ranks", "grid: {method: baseline, schedule.iterations: 3}\n")
-    project.sweep(
-        "ranks", "schedule.global_batch=8", "launcher.nodes=2", "launcher.cpus=1", "launcher.sbatch={gpus-per-node: 2}"
-    )
+    # The nodes' names are not to be found outside of this cluster.
+    address = 'launcher.setup=["export MASTER_ADDR=127.0.0.1"]'
+    nodes = ("launcher.nodes=2", "launcher.cpus=1", "+launcher.sbatch.gpus-per-node=2")
+    project.sweep("ranks", "schedule.global_batch=8", *nodes, address)
     (row,) = project.wait("ranks").values()
     assert row["state"] == "complete", project.output()
     outputs = list(project.runs.glob("sweeps/ranks/jobs/*/*_log.out"))
