@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,34 @@ class Collection:
     folder: Path
     sweeps: list[str]
 
+    @cached_property
+    def by_spec_row(self) -> dict[tuple[str, str | None], list[TableRow]]:
+        """The rows by their spec's key and group."""
+        found: dict[tuple[str, str | None], list[TableRow]] = {}
+        for row in self.rows:
+            found.setdefault((row.row.key, row.group), []).append(row)
+        return found
+
+    @cached_property
+    def _counted(self) -> dict[str, pd.DataFrame]:
+        return {str(key): runs for key, runs in self.frame[~self.frame["superseded"]].groupby("row", sort=False)}
+
+    @cached_property
+    def _complete(self) -> dict[str, pd.DataFrame]:
+        done = {key: runs[runs["state"] == "complete"] for key, runs in self._counted.items()}
+        return {key: runs.set_index("seed").sort_index() for key, runs in done.items()}
+
+    @cached_property
+    def _nothing(self) -> pd.DataFrame:
+        return self.frame.iloc[:0]
+
     def runs_of(self, key: str) -> pd.DataFrame:
         """The runs that count for a row."""
-        return self.frame[(self.frame["row"] == key) & ~self.frame["superseded"]]
+        return self._counted.get(key, self._nothing)
 
     def complete(self, key: str) -> pd.DataFrame:
         """The row's complete runs by seed."""
-        runs = self.runs_of(key)
-        return runs[runs["state"] == "complete"].set_index("seed").sort_index()
+        return self._complete.get(key, self._nothing.set_index("seed"))
 
     def with_runs(self, rows: Iterable[TableRow]) -> list[TableRow]:
         """Those of the rows that have a complete run."""

@@ -5,6 +5,7 @@ All by SciPy. A difference is paired by seed: each seed's figure minus the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RATE = 0.05  # false discovery rate at which a difference earns a star
+LARGEST = 4_000_000  # figures of resamples in memory at a time
 LEAST_PAIRS = 3  # below it a t-test over seeds has no power worth printing
 
 
@@ -44,40 +46,53 @@ def summarise(values: pd.Series) -> Summary:
     return Summary(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else float("nan"), len(known))
 
 
-def paired_difference(ours: pd.Series, baseline: pd.Series, resamples: int, level: float) -> Difference | None:
-    """Of two series indexed by seed; None when they share none.
+def paired(ours: pd.Series, baseline: pd.Series) -> np.ndarray:
+    """(n,) differences of two series indexed by seed, over the seeds that both have."""
+    both = ours.index.intersection(baseline.index)
+    difference = ours[both].to_numpy(float) - baseline[both].to_numpy(float)
+    return difference[~np.isnan(difference)]
 
-    The interval is SciPy's percentile bootstrap over the pairs, made from a fixed seed; it takes two pairs or more.
+
+def differences(pairs: Sequence[np.ndarray], resamples: int, level: float) -> list[Difference | None]:
+    """What can be said of each array of paired differences; None for an empty one.
+
+    The intervals are SciPy's percentile bootstrap over the pairs, made from a fixed seed; they take two pairs or more.
+    Arrays of equal length are handled in one call.
     """
-    paired = (ours - baseline).dropna().to_numpy(float)
-    if not len(paired):
-        return None
-    low, high = _interval(paired, resamples, level)
-    return Difference(float(paired.mean()), low, high, len(paired), _p(paired))
+    found: list[Difference | None] = [None] * len(pairs)
+    for n in {len(values) for values in pairs} - {0}:
+        places = [place for place, values in enumerate(pairs) if len(values) == n]
+        table = np.stack([pairs[place] for place in places])
+        low, high = _intervals(table, resamples, level)
+        for index, (place, p) in enumerate(zip(places, _p(table), strict=True)):
+            found[place] = Difference(float(table[index].mean()), float(low[index]), float(high[index]), n, float(p))
+    return found
 
 
-def _interval(values: np.ndarray, resamples: int, level: float) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
+def _intervals(table: np.ndarray, resamples: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the mean of each row of (m, n)."""
+    if table.shape[1] < 2:
+        return np.full(len(table), np.nan), np.full(len(table), np.nan)
     from scipy.stats import bootstrap
 
-    result = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    batch = max(1, LARGEST // table.size)
+    rng = np.random.default_rng(0)
+    options = {"n_resamples": resamples, "confidence_level": level, "method": "percentile", "batch": batch, "rng": rng}
+    interval = bootstrap((table,), np.mean, axis=-1, **options).confidence_interval
+    return np.atleast_1d(interval.low), np.atleast_1d(interval.high)
 
 
-def _p(values: np.ndarray) -> float:
-    if len(values) < LEAST_PAIRS or np.ptp(values) == 0:
-        return float("nan")
+def _p(table: np.ndarray) -> np.ndarray:
+    """Of a two-sided t-test of each row of (m, n); NaN where there are too few pairs, or all are equal."""
+    if table.shape[1] < LEAST_PAIRS:
+        return np.full(len(table), np.nan)
     from scipy.stats import ttest_1samp
 
-    return float(ttest_1samp(values, 0.0).pvalue)
+    p = np.full(len(table), np.nan)
+    varied = np.ptp(table, axis=1) > 0
+    if varied.any():
+        p[varied] = ttest_1samp(table[varied], 0.0, axis=1).pvalue
+    return p
 
 
 def discoveries(p: list[float]) -> list[bool]:
@@ -90,14 +105,3 @@ def discoveries(p: list[float]) -> list[bool]:
         for index, adjusted in zip(tested, false_discovery_control([p[i] for i in tested]), strict=True):
             found[index] = bool(adjusted <= RATE)
     return found
-
-
-def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties counted half; NaN without both kinds."""
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if not positives or not negatives:
-        return float("nan")
-    from scipy.stats import mannwhitneyu
-
-    return float(mannwhitneyu(scores[truth], scores[~truth]).statistic / (positives * negatives))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from reports.collect import Collection, TableRow, states
 from reports.images import ImageIntervals
 from reports.published import find_published
 from reports.spec import Column, Spec
-from reports.statistics import Difference, Summary, discoveries, paired_difference, summarise
+from reports.statistics import Difference, Summary, differences, discoveries, paired, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,26 +59,26 @@ class Table:
     lines: tuple[Line, ...]
 
 
-# From the runs of a row and of its baseline: a column's paired difference with its interval.
-Compare = Callable[["pd.DataFrame", "pd.DataFrame", Column], "Difference | None"]
+# By key of the row, key of the baseline in the spec, and key of the column.
+Differences = Mapping[tuple[str, str, str], Difference]
 
 
 def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) -> list[Table]:
     """One table for each group that the spec names (a single one without)."""
+    differences = _differences(spec, collection)
     tables = []
-    compare = _comparison(spec, collection)
     for group in spec.group_values or [None]:
         rows = [row for row in collection.rows if row.group == group]
-        lines = [_line(spec, collection, row, published, compare) for row in rows]
+        lines = [_line(spec, collection, row, published, differences) for row in rows]
         tables.append(Table(group, spec.group_values.get(group or "", ""), tuple(_with_stars(spec, lines))))
     return tables
 
 
 def baseline_row(collection: Collection, row: TableRow, key: str) -> TableRow | None:
     """The row of this spec key that stands in the same group and shares the values of common `each` settings."""
-    for other in collection.rows:
+    for other in collection.by_spec_row.get((key, row.group), []):
         shared = set(other.values) & set(row.values)
-        if other.row.key == key and other.group == row.group and all(other.values[s] == row.values[s] for s in shared):
+        if all(other.values[setting] == row.values[setting] for setting in shared):
             return other
     return None
 
@@ -86,47 +89,50 @@ def time_ratio(runs: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Series:
     return seconds / (baseline["seconds_per_step"] if baseline is not None else float("nan"))
 
 
-def _comparison(spec: Spec, collection: Collection) -> Compare:
+def _differences(spec: Spec, collection: Collection) -> Differences:
+    """Of every row to every baseline in every metric, with their intervals."""
     images = ImageIntervals(collection.folder, spec.intervals)
+    metrics = [column for column in spec.columns if column.metric]
+    found: dict[tuple[str, str, str], np.ndarray] = {}
+    over_images: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for row, baseline in itertools.product(collection.rows, spec.baselines):
+        other = baseline_row(collection, row, baseline)
+        if other is None or other is row:
+            continue
+        ours, theirs = collection.complete(row.key), collection.complete(other.key)
+        for column in metrics:
+            key = (row.key, baseline, column.key)
+            found[key] = paired(ours[column.key], theirs[column.key])
+            if spec.intervals.over == "images":
+                over_images[key] = images.of(ours["run_id"], theirs["run_id"], column)
+    known = zip(found, differences(list(found.values()), spec.intervals.resamples, spec.intervals.level), strict=True)
+    result = {key: difference for key, difference in known if difference is not None}
+    for key, (low, high) in over_images.items():
+        if key in result:
+            result[key] = replace(result[key], low=low, high=high)
+    return result
 
-    def compare(ours: pd.DataFrame, baseline: pd.DataFrame, column: Column) -> Difference | None:
-        difference = paired_difference(
-            ours[column.key], baseline[column.key], spec.intervals.resamples, spec.intervals.level
-        )
-        if difference is None or spec.intervals.over == "seeds":
-            return difference
-        low, high = images.of(ours["run_id"], baseline["run_id"], column)
-        return replace(difference, low=low, high=high)
 
-    return compare
-
-
-def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame, compare: Compare) -> Line:
+def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame, differences: Differences) -> Line:
     runs, done = collection.runs_of(row.key), collection.complete(row.key)
-    others = {key: baseline_row(collection, row, key) for key in spec.baselines}
-    baselines = {key: collection.complete(other.key) for key, other in others.items() if other is not None}
     paper, source = _published(spec, row, published)
     marks = _marks(runs, len(done))
     cells = []
     for column in spec.columns:
-        cell = _cell(column, row, done, baselines, compare)
-        cell = replace(cell, published=_figure(paper, column), marks=tuple(marks))
-        cells.append(cell)
+        known = {key: differences.get((row.key, key, column.key)) for key in spec.baselines}
+        stated = {key: difference for key, difference in known.items() if difference is not None}
+        summary = summarise(_values(spec, collection, row, column))
+        cells.append(Cell(column, summary, stated, published=_figure(paper, column), marks=tuple(marks)))
     return Line(row, tuple(cells), len(done), len(runs), marks, source)
 
 
-def _cell(
-    column: Column, row: TableRow, done: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], compare: Compare
-) -> Cell:
-    if column.key == "time_ratio":
-        first = next(iter(baselines.values()), None)
-        return Cell(column, summarise(time_ratio(done, first)), {})
-    differences = {}
-    for key, baseline in baselines.items() if column.metric else ():
-        difference = compare(done, baseline, column) if key != row.row.key else None
-        if difference is not None:
-            differences[key] = difference
-    return Cell(column, summarise(done[column.key] * column.scale), differences)
+def _values(spec: Spec, collection: Collection, row: TableRow, column: Column) -> pd.Series:
+    """The row's figures by seed, as they are shown."""
+    done = collection.complete(row.key)
+    if column.key != "time_ratio":
+        return done[column.key] * column.scale
+    other = baseline_row(collection, row, spec.baselines[0]) if spec.baselines else None
+    return time_ratio(done, None if other is None else collection.complete(other.key))
 
 
 def _marks(runs: pd.DataFrame, complete: int) -> dict[str, int]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from reports.statistics import discoveries, paired_difference, summarise
+from reports.statistics import Difference, differences, discoveries, paired, summarise
+
+
+def paired_difference(ours: pd.Series, baseline: pd.Series, resamples: int) -> Difference | None:
+    return differences([paired(ours, baseline)], resamples, 0.95)[0]
 
 
 def test_mean_and_sample_standard_deviation() -> None:
@@ -27,7 +32,7 @@ def test_a_single_seed_has_no_deviation_and_an_empty_row_no_mean() -> None:
 def test_difference_is_paired_by_seed() -> None:
     ours = pd.Series({0: 45.0, 1: 47.0, 2: 50.0, 7: 99.0})  # the baseline lacks seed 7
     base = pd.Series({2: 46.0, 1: 45.0, 0: 44.0, 3: 1.0})
-    difference = paired_difference(ours, base, 20_000, 0.95)
+    difference = paired_difference(ours, base, 20_000)
     assert difference is not None
     assert difference.n == 3
     assert difference.mean == pytest.approx((1 + 2 + 4) / 3)
@@ -40,18 +45,28 @@ def test_difference_is_paired_by_seed() -> None:
 
 
 def test_one_pair_has_no_interval_and_no_test() -> None:
-    difference = paired_difference(pd.Series({0: 2.0}), pd.Series({0: 1.0}), 100, 0.95)
+    difference = paired_difference(pd.Series({0: 2.0}), pd.Series({0: 1.0}), 100)
     assert difference is not None
     assert difference.mean == 1.0
     assert math.isnan(difference.low)
     assert math.isnan(difference.p)
-    assert paired_difference(pd.Series({0: 2.0}), pd.Series({1: 1.0}), 100, 0.95) is None
+    assert paired_difference(pd.Series({0: 2.0}), pd.Series({1: 1.0}), 100) is None
 
 
 def test_two_pairs_are_never_tested() -> None:
-    difference = paired_difference(pd.Series([9.0, 9.1]), pd.Series([1.0, 1.0]), 100, 0.95)
+    difference = paired_difference(pd.Series([9.0, 9.1]), pd.Series([1.0, 1.0]), 100)
     assert difference is not None
     assert math.isnan(difference.p)
+
+
+def test_many_at_once_equal_each_by_itself() -> None:
+    arrays = [np.array([1.0, 2.0, 4.0]), np.array([3.0]), np.array([0.5, 0.1, -0.3]), np.array([])]
+    together = differences(arrays, 300, 0.9)
+    assert together == [
+        differences([array], 300, 0.9)[0] if len(array) > 1 else found
+        for array, found in zip(arrays, together, strict=True)
+    ]
+    assert together[3] is None
 
 
 def test_discoveries_by_benjamini_and_hochberg() -> None:
