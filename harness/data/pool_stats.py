@@ -86,6 +86,7 @@ def _plot(pool: Pool, counts: np.ndarray, group: np.ndarray, out: Path) -> None:
             per_category.plot(np.linspace(0, 100, len(own)), own, label=f"{name} ({len(own)})")
     per_category.set(xlabel="share of the group's categories, %", ylabel="instances", title="instances per category")
     per_category.set_yscale("symlog")
+    per_category.set_ylim(bottom=0)
     per_category.legend()
     _bars(generators, pool)
     for axes, column, title in ((scores, "clip_score", "CLIP score, %"), (areas, "area_fraction", "area fraction")):
