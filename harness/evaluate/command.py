@@ -35,7 +35,8 @@ def evaluate_command(detections: Path, annotations: Path, iou: str = "both", jso
         console.print(f"{detections} holds no masks: boxes only")
         wanted = ("bbox",)
     evaluation = evaluate(truth, found, wanted)
-    console.print(_table(evaluation.metrics, f"{len(found)} detections on {len(truth.image_ids)} images, in percent"))
+    console.print(f"{len(found)} detections on {len(truth.image_ids)} images, in percent:")
+    console.print(_table(evaluation.metrics))
     if json_out is not None:
         content = {t: {**evaluation.metrics[t], "per_category": evaluation.per_category(t)} for t in wanted}
         try:
@@ -44,9 +45,9 @@ def evaluate_command(detections: Path, annotations: Path, iou: str = "both", jso
             raise UserError(f"{json_out}: cannot be written ({error.strerror})") from error
 
 
-def _table(metrics: Mapping[Any, Mapping[str, float | None]], title: str) -> Table:
+def _table(metrics: Mapping[Any, Mapping[str, float | None]]) -> Table:
     """Figures down, IoU types across, which stays readable on a narrow terminal."""
-    table = Table("", *metrics, title=title, title_justify="left")
+    table = Table("", *metrics)
     for column in table.columns[1:]:
         column.justify = "right"
     for name in next(iter(metrics.values())):
