@@ -42,17 +42,19 @@ def _annotations(data: DataConfig, name: str) -> Path:
 
 
 def pool(data: DataConfig) -> Path | None:
-    """The pool's file: a path, or the name of a pool below root/pools; None where none is configured."""
+    """The pool's file: a path, or the name of a pool below root/pools; None where none is configured.
+
+    By name, the index that `harness data index-pool` made is taken before the JSON that it was made from.
+    """
     if data.pool is None:
         return None
     given = Path(data.pool).expanduser()
-    named = root(data) / "pools" / f"{data.pool}.json"
-    if given.is_file():
-        return given
-    if named.is_file():
-        return named
-    valid = sorted(path.stem for path in named.parent.glob("*.json"))
-    raise UserError(f"data.pool={data.pool}: neither a file nor a pool in {named.parent}; {nearest(data.pool, valid)}")
+    folder = root(data) / "pools"
+    for path in (given, folder / f"{data.pool}.arrow", folder / f"{data.pool}.json"):
+        if path.is_file():
+            return path
+    valid = {path.stem for path in folder.glob("*") if path.suffix in (".arrow", ".json")}
+    raise UserError(f"data.pool={data.pool}: neither a file nor a pool in {folder}; {nearest(data.pool, valid)}")
 
 
 def pool_truth(data: DataConfig) -> Path | None:
