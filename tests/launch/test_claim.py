@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import claim
+from harness.launch import claim, job
 from harness.launch.claim import ClaimLost, take
+from harness.record import ExpectedRun, Status, read_record
 
 HOLD = """
 import sys, time
@@ -159,3 +160,21 @@ def test_state_shown_without_waiting(tmp_path: Path) -> None:
         assert found.pid == os.getpid()
         assert 0.0 <= (claim.silent_seconds(tmp_path) or 0.0) < 5.0
     assert claim.held(tmp_path, lambda job: None) is False
+
+
+def test_run_that_never_gets_on_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five starts of one job without a new checkpoint: recorded as a time-out instead of a sixth."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    for restart in range(job.MOST_FRUITLESS_STARTS):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        held = take(tmp_path / "a-run")
+        assert held is not None
+        held.release()
+    with pytest.raises(SystemExit, match="no progress"):
+        job.start(ExpectedRun("a-run", "baseline", [], {}), str(tmp_path))
+    record = read_record(tmp_path, "a-run")
+    assert record is not None
+    assert record.status is Status.failed
+    assert record.failure is not None
+    assert record.failure["kind"] == "time-out"

@@ -1,0 +1,43 @@
+"""Estimates from earlier runs, and sbatch's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from harness.config import LauncherConfig
+from harness.errors import UserError
+from harness.launch.dryrun import estimated_hours
+from harness.launch.slurm import sbatch_parameters
+from harness.record import ExpectedRun, Record, Status
+
+
+def _resources(**changes: object) -> dict[str, object]:
+    return asdict(LauncherConfig(name="slurm", **changes)) | {"ranks": 1}  # type: ignore[arg-type]
+
+
+def test_hours_are_those_of_like_runs_by_their_steps() -> None:
+    settings = {"method": "bsgal", "backbone": "resnet50", "data.name": "lvis_v1"}
+    cost = {"wall_seconds": 3600.0, "iterations": 1000.0, "gpus": 4.0}
+    record = Record("x", "bsgal", Status.complete, settings=settings, cost=cost)
+    overrides = ["data=lvis_v1", "method=bsgal", "backbone=resnet50"]
+    run = ExpectedRun("y", "bsgal", overrides, {}, resources=_resources(gpus=4), iterations=500)
+    assert estimated_hours(run, [record]) == 0.5
+    run.overrides[1] = "method=xpaste"
+    assert estimated_hours(run, [record]) is None
+
+
+def test_parameters_name_what_is_given_and_nothing_else() -> None:
+    parameters = sbatch_parameters(_resources(partition="gpu", sbatch={"hold": "True", "mail-type": "FAIL"}, gpus=1))
+    assert parameters["partition"] == "gpu"
+    assert parameters["additional_parameters"] == {"requeue": True, "hold": True, "mail-type": "FAIL"}
+    assert parameters["mem"] == "8192MB"
+    assert "qos" not in parameters
+    assert "gpus_per_node" not in sbatch_parameters(_resources())
+
+
+@pytest.mark.parametrize(("nodes", "gpus", "ranks"), [(2, 0, 3), (1, 2, 1), (2, 2, 2)])
+def test_ranks_that_do_not_fit_are_refused(nodes: int, gpus: int, ranks: int) -> None:
+    with pytest.raises(UserError, match="batch_per_rank"):
+        sbatch_parameters({**_resources(nodes=nodes, gpus=gpus), "ranks": ranks})

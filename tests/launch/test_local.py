@@ -1,0 +1,122 @@
+"""A sweep on this machine, by the command line: runs, resumes after a kill, stops on Ctrl-C, tells failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.launch import local
+from harness.record import Status, read_manifest, read_record
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+defaults:
+  - data=mini
+  - detector=small
+  - data.workers=0
+  - schedule.global_batch=2
+  - schedule.batch_per_rank=2
+  - schedule.log_every=1
+  - schedule.checkpoint_every=2
+  - evaluation.limit=4
+grid:
+  - {name: baseline, method: baseline, schedule: mini, schedule.iterations: 4}
+  - {name: continued, method: baseline, schedule: mini_continue, schedule.iterations: 300}
+after:
+  - {when: {name: continued}, init_from: {name: baseline}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, mini_root: Path) -> Path:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "two.yaml").write_text(SWEEP)
+    return tmp_path
+
+
+def _start(project: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *words], cwd=project, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def _harness(project: Path, *words: str) -> tuple[int, str]:
+    process = _start(project, *words)
+    printed, _ = process.communicate(timeout=300)
+    return process.returncode, printed
+
+
+def _states(project: Path) -> dict[str, str]:
+    rows = json.loads(_harness(project, "status", "two", "--json")[1])
+    return {row["name"]: row["state"] for row in rows}
+
+
+def _wait_for(path: Path, pattern: str, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not list(path.glob(pattern)):
+        assert time.monotonic() < end, f"no {pattern} in {path}"
+        time.sleep(0.2)
+
+
+def test_sweep_is_stopped_by_control_c_and_goes_on_where_it_was(project: Path) -> None:
+    sweep = _start(project, "sweep", "two")
+    runs = project / "runs"
+    _wait_for(runs, "sweeps/two/manifest.json")
+    manifest = read_manifest(runs, "two")
+    assert manifest is not None
+    _first, second = (run.run_id for run in manifest.runs)
+    _wait_for(runs, f"{second}/checkpoint/0*")
+    assert _states(project) == {"baseline": "complete", "continued": "running"}
+    code, printed = _harness(project, "sweep", "two")
+    assert code == 1
+    assert "is working on sweep two already" in printed
+
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
+    printed, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1
+    assert "goes on from the checkpoints" in printed
+    record = read_record(runs, second)
+    assert record is not None
+    assert record.status is Status.interrupted
+    assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
+
+    again = _start(project, "sweep", "two")
+    end = time.monotonic() + 120
+    while "going on from step" not in (runs / second / "log.txt").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert _harness(project, "cancel", "name=continued")[0] == 0
+    again.communicate(timeout=60)
+    assert _states(project)["continued"] == "cancelled"
+
+
+def test_failed_run_is_told_and_its_child_waits(project: Path) -> None:
+    code, printed = _harness(project, "sweep", "two", "launcher.gpus=1") if not local.visible_gpus() else (1, "GPUs")
+    assert code == 1
+    assert "GPUs" in printed
+    (project / "pool.json").write_text("[]")
+    path = project / "sweeps" / "two.yaml"
+    path.write_text(
+        SWEEP.replace("{name: baseline, method: baseline,", "{name: baseline, method: xpaste, data.pool: pool.json,")
+    )
+    code, printed = _harness(project, "sweep", "two")
+    assert code == 1
+    states = _states(project)
+    assert states == {"baseline": "failed", "continued": "waiting"}, printed
+    assert "pool.json" in _harness(project, "logs", "name=baseline")[1]
+
+
+def test_visible_gpus_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert local.visible_gpus() == [2, 3]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.visible_gpus() == []

@@ -1,0 +1,136 @@
+"""States from what lies on disk and what SLURM says, put together case by case."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.launch import scheduler, state
+from harness.launch.claim import take
+from harness.launch.job import cancelled_path
+from harness.launch.scheduler import Job
+from harness.launch.state import RunState, State, collect
+from harness.record import ExpectedRun, Manifest, Record, Status, Submission, write_record
+
+PARENT, CHILD = "baseline-s0", "bsgal-s0"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    runs = [
+        ExpectedRun(PARENT, "baseline", ["method=baseline"], {"seed": "0"}, iterations=100),
+        ExpectedRun(CHILD, "bsgal", ["method=bsgal"], {"seed": "0"}, parents=[PARENT], iterations=100),
+    ]
+    arrays = [
+        Submission("s-1", str(tmp_path), "slurm", [PARENT], ["7"], created=time.time() - 100),
+        Submission("s-2", str(tmp_path), "slurm", [CHILD], ["8"], created=time.time() - 100),
+    ]
+    return Manifest("s", "", None, runs, arrays)
+
+
+def _collect(
+    runs: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, queue: list[Job] | None, ended: list[Job]
+) -> tuple[RunState, RunState]:
+    """As if squeue and sacct had answered this."""
+    answer = None if queue is None else {job.job_id: job for job in queue}
+    monkeypatch.setattr(scheduler, "queued", lambda names: answer)
+    monkeypatch.setattr(scheduler, "ended", lambda jobs: {job.job_id: job for job in ended})
+    parent, child = collect(runs, [manifest])
+    return parent, child
+
+
+def test_record_speaks_first(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node failure that SLURM reports does not make a complete run a failed one."""
+    write_record(
+        tmp_path, Record(PARENT, "baseline", Status.complete, metrics={"bbox": {"AP": 12.5}}, ended=time.time())
+    )
+    child_job = Job("8", "s-2", "PENDING", "Dependency")
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [child_job], [Job("7", "s-1", "NODE_FAIL")])
+    assert parent.state is State.complete
+    assert parent.metrics == {"bbox": {"AP": 12.5}}
+    assert child.state is State.pending
+
+
+@pytest.mark.parametrize(
+    ("word", "expected", "kind"),
+    [
+        ("OUT_OF_MEMORY", State.failed, "out of memory"),
+        ("TIMEOUT", State.failed, "time-out"),
+        ("NODE_FAIL", State.failed, "node failure"),
+        ("CANCELLED", State.cancelled, "cancelled"),
+        ("COMPLETED", State.failed, "never started"),
+    ],
+)
+def test_ends_without_a_record_are_told_apart(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, word: str, expected: State, kind: str
+) -> None:
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [], [Job("7", "s-1", word)])
+    assert (parent.state, parent.failure_kind) == (expected, kind)
+    assert child.state in (State.waiting, State.failed)
+
+
+def test_running_run_shows_progress(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / PARENT
+    folder.mkdir()
+    lines = [
+        {"iteration": i, "total": 100, "loss": 5.0 - i / 100, "steps_per_second": 2.0, "time": time.time()}
+        for i in (20, 40)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 60, "lo')
+    with take(folder):  # type: ignore[union-attr]
+        parent, _child = _collect(tmp_path, manifest, monkeypatch, [Job("7", "s-1", "RUNNING", "n1")], [])
+    assert parent.state is State.running
+    assert (parent.iteration, parent.loss) == (40, 4.6)
+    assert parent.eta == pytest.approx(30, abs=2)
+    assert "n1" in parent.reason
+
+
+def test_failed_record_older_than_the_last_submission_does_not_speak_for_it(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = {"kind": "python error", "message": "Traceback\nValueError: bad"}
+    record = Record(PARENT, "baseline", Status.failed, failure=failure, ended=time.time())
+    write_record(tmp_path, record)
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [], [Job("7", "s-1", "FAILED")])
+    assert (parent.state, parent.reason) == (State.failed, "ValueError: bad")
+    assert child.state is not State.complete
+    write_record(tmp_path, dataclasses.replace(record, ended=time.time() - 1000))
+    parent, _ = _collect(tmp_path, manifest, monkeypatch, [], [Job("7", "s-1", "OUT_OF_MEMORY")])
+    assert parent.failure_kind == "out of memory"
+
+
+def test_silent_scheduler_is_no_news(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim of a process elsewhere with a fresh heartbeat counts as running when squeue does not answer."""
+    folder = tmp_path / PARENT
+    folder.mkdir()
+    with take(folder):  # type: ignore[union-attr]
+        path = folder / "claim" / "000001" / "owner.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "elsewhere", "job": "7"}))
+        parent, _ = _collect(tmp_path, manifest, monkeypatch, None, [])
+        assert parent.state is State.running
+        parent, _ = _collect(tmp_path, manifest, monkeypatch, [], [])
+        assert parent.state is State.interrupted, "squeue knows no such job: its process is gone"
+
+
+def test_cancelled_and_never_submitted(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest.submissions.clear()
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [], [])
+    assert (parent.state, child.state) == (State.missing, State.waiting)
+    assert PARENT in child.reason
+    marker = cancelled_path(tmp_path, PARENT)
+    marker.parent.mkdir()
+    marker.touch()
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [], [])
+    assert parent.state is State.cancelled
+    assert "cancelled" in child.reason
+
+
+def test_last_metrics_survives_a_half_written_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert state.last_metrics(path) is None
+    path.write_text('{"iteration": 1}\n{"iter')
+    assert state.last_metrics(path) == {"iteration": 1}
