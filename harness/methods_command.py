@@ -1,0 +1,104 @@
+"""`harness methods`: the table of methods, a new one's file, and the conformance kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import methods
+from harness.errors import UserError
+from methods.contract import Method
+from methods.listing import MethodRow, methods_table
+from methods.template import new_method
+
+
+def list_command(name: str | None = None, plugins: list[Path] | None = None) -> None:
+    """Prints every method with its one line, options, needs and source; one method in full with `name`.
+
+    `plugins` are files that register further methods. Raises UserError.
+    """
+    for path in plugins or []:
+        _load(path)
+    rows = {row.name: row for row in methods_table()}
+    console = Console()
+    if name is not None:
+        _found(name)
+        _print_one(console, rows[name])
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for row in rows.values():
+        options = " ".join(f"{option.name}={option.default}" for option in row.own_options)
+        lines = [
+            row.summary,
+            f"options: {options}" if options else "",
+            f"needs: {', '.join(row.needs)}" if row.needs else "",
+            f"source: {row.paper}" if row.paper else "",
+            f"file: {row.origin}" if row.origin != "built in" else "",
+        ]
+        table.add_row(row.name, "\n".join(line for line in lines if line))
+    console.print(table)
+    console.print("`harness methods NAME` shows a method's options in full.")
+
+
+def new_command(name: str, folder: Path = Path()) -> str:
+    """Writes a working method and its test into `folder`; returns what to do next. Raises UserError."""
+    try:
+        method, test = new_method(name, folder)
+    except (ValueError, FileExistsError) as error:
+        raise UserError(str(error)) from error
+    return (
+        f"{method}\n{test}\n"
+        f"check it:  harness methods check {method}\n"
+        f'run it:    harness run method={name} "method_paths=[{method}]" data.pool=half_bad'
+    )
+
+
+def check_command(which: str) -> int:
+    """Runs the conformance kit on a method, by name or by the path of its file; returns the exit status.
+
+    Raises UserError for a method that is not found.
+    """
+    from methods.conformance import run_checks
+
+    names = _load(Path(which)) if which.endswith(".py") else [which]
+    failed = 0
+    console = Console(highlight=False)
+    for name in names:
+        report = run_checks(_found(name))
+        console.print(f"{name} ({report.method})")
+        for result in report.results:
+            mark = "[red]failed[/]" if result.fault else "[green]ok[/]"
+            console.print(f"  {mark:<18} {result.name}", end="")
+            console.print(f": {result.fault or result.note}" if result.fault or result.note else "", markup=False)
+        if report.cost:
+            forward, backward = report.cost["forward"], report.cost["backward"]
+            console.print(
+                f"  a step takes {forward:.1f} forward and {backward:.1f} backward passes; a plain one 1 and 1"
+            )
+        failed += len(report.faults)
+    return 1 if failed else 0
+
+
+def _print_one(console: Console, row: MethodRow) -> None:
+    console.print(f"[bold]{row.name}[/]: {row.summary}\nsource: {row.paper or '-'} ({row.origin})", highlight=False)
+    console.print(f"needs of the engine, by default: {', '.join(row.needs) or 'nothing'}", highlight=False)
+    for option in row.options:
+        console.print(f"  method.{option}", markup=False, highlight=False)
+
+
+def _load(path: Path) -> list[str]:
+    try:
+        return methods.load_file(path)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(str(error)) from error
+
+
+def _found(name: str) -> type[Method]:
+    try:
+        return methods.find(name)
+    except LookupError as error:
+        raise UserError(str(error)) from error

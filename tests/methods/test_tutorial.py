@@ -1,0 +1,88 @@
+"""docs/adding-a-method.md, done as it is written: its files, its commands, and the method as a package of its own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
+SHORTER = [("schedule.iterations=8", "schedule.iterations=2"), ("evaluation.limit=20", "evaluation.limit=2")]
+
+
+def files() -> dict[str, str]:
+    """The tutorial's files, by the name that stands in their first line."""
+    blocks = re.findall(r"```\w+\n(# (\S+)\n.*?)```", TEXT, re.DOTALL)
+    return {name: body for body, name in blocks}
+
+
+def commands() -> list[str]:
+    lines = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+    assert all(line.startswith("harness ") for line in lines)
+    return lines
+
+
+def shortened(text: str) -> str:
+    for long, short in SHORTER:
+        text = text.replace(long, short)
+    return text
+
+
+def run(arguments: list[str], python: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    done = subprocess.run(
+        [python, "-m", "harness.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_method_is_under_30_lines() -> None:
+    assert set(files()) == {"keep_easy.py", "easy.yaml", "easy_report.yaml", "pyproject.toml"}
+    assert len(files()["keep_easy.py"].splitlines()) < 30
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mini_root")
+def test_every_command_runs_in_the_order_it_is_written(tmp_path: Path) -> None:
+    for name, body in files().items():
+        (tmp_path / name).write_text(shortened(body))
+    *local, of_package = commands()
+    for command in local:
+        run(shlex.split(shortened(command))[1:], sys.executable, tmp_path)
+    assert (tmp_path / "report" / "easy_report" / "index.html").is_file()
+    assert "Keep easy" in (tmp_path / "report" / "easy_report" / "table.md").read_text()
+    assert (tmp_path / "best_and_worst.png").is_file()
+
+    python = installed_apart(tmp_path)
+    assert "limit=1.0" in run(shlex.split(of_package)[1:], python, tmp_path / "elsewhere")
+    short = ["schedule.iterations=1", "evaluation.limit=1", "data.workers=1"]
+    run(["run", "method=keep_easy", "data.pool=half_bad", *short], python, tmp_path / "elsewhere")
+
+
+def installed_apart(folder: Path) -> str:
+    """The interpreter of a new environment into which pip has put the tutorial's package; ours lies beside it."""
+    package = folder / "package"
+    package.mkdir()
+    for name in ("keep_easy.py", "pyproject.toml"):
+        (package / name).write_text(files()[name])
+    environment = folder / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    (site / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--no-build-isolation", str(package)], check=True)
+    (folder / "elsewhere").mkdir()
+    return str(python)
