@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,7 @@ from harness.launch.state import RunState, State
 
 # A table that is longer than this shows what is going on or went wrong, and counts the rest.
 MOST_ROWS = 100
+WIDE = 120  # characters
 _COLOURS = {
     State.complete: "green",
     State.running: "cyan",
@@ -31,12 +32,12 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=200)
 
 
-def states(rows: Sequence[RunState]) -> RenderableType:
-    """One table a sweep, each with a line that counts the states."""
+def states(rows: Sequence[RunState], width: int = 200) -> RenderableType:
+    """One table a sweep, each with a line that counts the states; on a narrow terminal without ids."""
     parts: list[RenderableType] = []
     for sweep in dict.fromkeys(row.sweep for row in rows):
         own = [row for row in rows if row.sweep == sweep]
-        parts += [_state_table(own), Text(f"{sweep or 'single runs'}: {counts(own)}", style="bold"), Text()]
+        parts += [_state_table(own, width), Text(f"{sweep or 'single runs'}: {counts(own)}", style="bold"), Text()]
     return Group(*parts)
 
 
@@ -50,37 +51,45 @@ def counts(rows: Sequence[RunState]) -> str:
     return f"{len(rows)} runs: {', '.join(words)}"
 
 
-def _state_table(rows: Sequence[RunState]) -> Table:
+def _state_table(rows: Sequence[RunState], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "", "state"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("progress", "loss", "ETA", "AP box", "APr box", "AP mask"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("job", no_wrap=True)
-    table.add_column("why", overflow="fold")
     shown = rows
     if len(rows) > MOST_ROWS:
         quiet = (State.complete, State.pending, State.missing)
         shown = [row for row in rows if row.state not in quiet][:MOST_ROWS]
-    for row in shown:
-        table.add_row(*_state_cells(row))
+    columns = {heading: [cell(row) for row in shown] for heading, cell in _COLUMNS.items()}
+    kept = [
+        heading for heading, cells in columns.items()
+        if any(str(cell) for cell in cells) and (width >= WIDE or heading not in _WIDE_ONLY)
+    ]  # fmt: skip
+    for heading in kept:
+        number = heading in _NUMBERS
+        table.add_column(heading, justify="right" if number else "left", no_wrap=heading != "why", overflow="fold")
+    for cells in zip(*(columns[heading] for heading in kept), strict=True):
+        table.add_row(*cells)
     return table
 
 
-def _state_cells(row: RunState) -> list[str | Text]:
-    return [
-        row.run.run_id,
-        axes(row.run.name, row.run.axes),
-        Text(row.state.value, style=_COLOURS[row.state]),
-        f"{row.iteration}/{row.run.iterations}" if row.iteration is not None else "",
-        f"{row.loss:.3f}" if row.loss is not None else "",
-        duration(row.eta) if row.eta is not None else "",
-        _metric(row, "bbox", "AP"),
-        _metric(row, "bbox", "APr"),
-        _metric(row, "segm", "AP"),
-        row.job or "",
-        Text(row.reason),
-    ]
+def _metric(row: RunState, kind: str, name: str) -> str:
+    value = (row.metrics or {}).get(kind, {}).get(name)
+    return f"{value:.1f}" if value is not None else ""
+
+
+_COLUMNS: dict[str, Callable[[RunState], str | Text]] = {
+    "run": lambda row: row.run.run_id,
+    "row": lambda row: axes(row.run.name, row.run.axes),
+    "state": lambda row: Text(row.state.value, style=_COLOURS[row.state]),
+    "progress": lambda row: f"{row.iteration}/{row.run.iterations}" if row.iteration is not None else "",
+    "loss": lambda row: f"{row.loss:.3f}" if row.loss is not None else "",
+    "ETA": lambda row: duration(row.eta) if row.eta is not None else "",
+    "AP box": lambda row: _metric(row, "bbox", "AP"),
+    "APr box": lambda row: _metric(row, "bbox", "APr"),
+    "AP mask": lambda row: _metric(row, "segm", "AP"),
+    "job": lambda row: row.job or "",
+    "why": lambda row: Text(row.reason),
+}
+_NUMBERS = ("progress", "loss", "ETA", "AP box", "APr box", "AP mask")
+_WIDE_ONLY = ("run", "job", "AP mask")
 
 
 def axes(name: str, values: dict[str, str]) -> str:
@@ -94,8 +103,3 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def _metric(row: RunState, kind: str, name: str) -> str:
-    value = (row.metrics or {}).get(kind, {}).get(name)
-    return f"{value:.1f}" if value is not None else ""

@@ -226,7 +226,7 @@ def _explain_stopped(
     if not jobs and claim.owner(runs / row.run.run_id) is None:
         row.reason = "not submitted"
         return
-    kind, reason = _end(row, runs, known)
+    kind, reason = _end(row, runs, last, known)
     if kind is None:
         row.state, row.reason = State.interrupted, reason
     elif kind is FailureKind.cancelled:
@@ -235,15 +235,40 @@ def _explain_stopped(
         row.state, row.reason, row.failure_kind = State.failed, reason, kind.value
 
 
-def _end(row: RunState, runs: Path, known: _Known) -> tuple[FailureKind | None, str]:
+# What SLURM writes last into a killed job's output, for clusters without accounting.
+_LAST_WORDS = {
+    "DUE TO TIME LIMIT": "TIMEOUT",
+    "DUE TO NODE FAILURE": "NODE_FAIL",
+    "DUE TO PREEMPTION": "PREEMPTED",
+    "oom_kill": "OUT_OF_MEMORY",
+    "oom-kill": "OUT_OF_MEMORY",
+    "CANCELLED AT": "CANCELLED",
+}
+
+
+def _end(row: RunState, runs: Path, last: Submission | None, known: _Known) -> tuple[FailureKind | None, str]:
     accounted = known.ended.get(row.job or "")
-    if accounted is not None and accounted.state in _ENDS:
-        return _ENDS[accounted.state]
+    word = accounted.state if accounted else _last_words(last, row.job)
+    if word in _ENDS:
+        return _ENDS[word]
     owner = claim.owner(runs / row.run.run_id)
     if owner is None or (row.job and owner.job not in (None, row.job) and row.iteration is None):
-        word = f" ({accounted.state}, {accounted.reason})" if accounted else ""
-        return FailureKind.never_started, f"its job ended before the run began{word}; see `harness logs`"
+        end = f" ({accounted.state}, {accounted.reason})" if accounted else ""
+        return FailureKind.never_started, f"its job ended before the run began{end}; see `harness logs`"
     return None, "stopped and not queued again; `harness retry` goes on from its checkpoint"
+
+
+def _last_words(submission: Submission | None, job: str | None) -> str:
+    """SLURM's word for how a job ended, from the last lines of its output; empty without one."""
+    if submission is None or job is None:
+        return ""
+    try:
+        with (Path(submission.folder) / f"{job}_0_log.err").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 2000))
+            lines = file.read().decode(errors="replace").splitlines()[-4:]
+    except OSError:
+        return ""
+    return next((word for text, word in _LAST_WORDS.items() if any(text in line for line in lines)), "")
 
 
 def _say_what_is_waited_for(rows: Iterable[RunState]) -> None:

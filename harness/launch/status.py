@@ -30,17 +30,18 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
     elif watch:
         rows = _watch(runs_dir, words, rows)
     else:
-        out.print(show.states(rows))
+        out.print(show.states(rows, out.width))
     return 1 if any(row.state is State.failed for row in rows) else 0
 
 
 def _watch(runs_dir: Path, words: Sequence[str], rows: list[RunState]) -> list[RunState]:
-    with Live(show.states(rows), console=show.console(), auto_refresh=False) as live:
+    out = show.console()
+    with Live(show.states(rows, out.width), console=out, auto_refresh=False) as live:
         try:
             while any(row.state in ACTIVE for row in rows):
                 time.sleep(WATCH_SECONDS)
                 rows = select(runs_dir, words)
-                live.update(show.states(rows), refresh=True)
+                live.update(show.states(rows, out.width), refresh=True)
         except KeyboardInterrupt:
             pass
     return rows

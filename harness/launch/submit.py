@@ -162,7 +162,9 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     own = dataclasses.replace(manifest, runs=list(runs))
     parallel = max(run.resources["parallel"] for run in open_runs)
     if out.is_terminal:
-        with Live(console=out, refresh_per_second=2, get_renderable=lambda: show.states(collect(runs_dir, [own]))):
+        with Live(
+            console=out, refresh_per_second=2, get_renderable=lambda: show.states(collect(runs_dir, [own]), out.width)
+        ):
             finished = Local(runs_dir, manifest, open_runs, parallel, lambda: None).work()
     else:
         finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own)).work()

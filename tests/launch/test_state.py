@@ -134,3 +134,12 @@ def test_last_metrics_survives_a_half_written_line(tmp_path: Path) -> None:
     assert state.last_metrics(path) is None
     path.write_text('{"iteration": 1}\n{"iter')
     assert state.last_metrics(path) == {"iteration": 1}
+
+
+def test_without_accounting_the_jobs_output_says_why_it_was_killed(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n"
+    (tmp_path / "7_0_log.err").write_text("step 3\n" + words)
+    parent, _ = _collect(tmp_path, manifest, monkeypatch, [], [])
+    assert (parent.state, parent.failure_kind) == (State.failed, "time-out")
