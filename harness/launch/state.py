@@ -142,7 +142,7 @@ def _state(
         row.job = active.job_id
     if _is_held(runs, run, jobs, known):
         row.state, row.reason = State.running, _running_reason(row, runs, active)
-    elif active is not None and active.state != "COMPLETING":
+    elif active is not None:
         _explain_queued(row, active)
     elif jobs and _is_local_job(*jobs[-1]):
         row.state, row.reason = State.running, "starting"
@@ -189,7 +189,10 @@ def _running_reason(row: RunState, runs: Path, active: Job | None) -> str:
 
 
 def _explain_queued(row: RunState, job: Job) -> None:
-    if job.state != "PENDING":
+    if job.state == "COMPLETING":
+        # A job that queued itself again looks like this for some seconds: its end is not known yet.
+        row.state, row.reason = State.running, f"ending on {job.reason}"
+    elif job.state != "PENDING":
         row.state, row.reason = State.running, f"starting on {job.reason}"
     elif job.reason.startswith("Dependency"):
         row.state = State.pending
