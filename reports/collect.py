@@ -70,25 +70,30 @@ class Collection:
         return found
 
     @cached_property
-    def _counted(self) -> dict[str, pd.DataFrame]:
-        return {str(key): runs for key, runs in self.frame[~self.frame["superseded"]].groupby("row", sort=False)}
+    def entries(self) -> dict[str, list[dict[str, Any]]]:
+        """The frame's lines by row."""
+        found: dict[str, list[dict[str, Any]]] = {row.key: [] for row in self.rows}
+        for entry in self.frame.to_dict("records"):
+            found[entry["row"]].append({str(key): value for key, value in entry.items()})
+        return found
 
     @cached_property
     def _complete(self) -> dict[str, pd.DataFrame]:
-        done = {key: runs[runs["state"] == "complete"] for key, runs in self._counted.items()}
-        return {key: runs.set_index("seed").sort_index() for key, runs in done.items()}
+        done = self.frame[~self.frame["superseded"] & (self.frame["state"] == "complete")]
+        done = done.set_index("seed").sort_index()
+        return {str(key): runs for key, runs in done.groupby("row", sort=False)}
 
     @cached_property
     def _nothing(self) -> pd.DataFrame:
-        return self.frame.iloc[:0]
+        return self.frame.iloc[:0].set_index("seed", drop=False)
 
-    def runs_of(self, key: str) -> pd.DataFrame:
-        """The runs that count for a row."""
-        return self._counted.get(key, self._nothing)
+    def runs_of(self, key: str) -> list[dict[str, Any]]:
+        """The frame's lines of the runs that count for a row."""
+        return [entry for entry in self.entries[key] if not entry["superseded"]]
 
     def complete(self, key: str) -> pd.DataFrame:
         """The row's complete runs by seed."""
-        return self._complete.get(key, self._nothing.set_index("seed"))
+        return self._complete.get(key, self._nothing)
 
     def with_runs(self, rows: Iterable[TableRow]) -> list[TableRow]:
         """Those of the rows that have a complete run."""
@@ -116,9 +121,9 @@ def collect(spec: Spec, folder: Path) -> Collection:
         rows.append(row)
         chosen = _resolve(chosen, expected)
         entries += [_entry(spec, row, run) for run in chosen]
-    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec)).astype({"superseded": bool})
     if not sweeps:
-        frame = _infer_missing(spec, rows, frame)
+        entries += _inferred_missing(spec, rows, entries)
+    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec)).astype({"superseded": bool})
     return Collection(rows, _mark_old_code(frame), folder, sweeps)
 
 
@@ -286,20 +291,20 @@ def _columns(spec: Spec) -> list[str]:
     return [*known, *(f"setting.{key}" for key in spec.settings), *empty]
 
 
-def _infer_missing(spec: Spec, rows: list[TableRow], frame: pd.DataFrame) -> pd.DataFrame:
+def _inferred_missing(spec: Spec, rows: list[TableRow], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without a manifest: a seed that another row of the same group has, and this one lacks, is missing."""
-    import pandas as pd
-
-    group_of = {row.key: row.group for row in rows}
-    groups = frame["row"].map(group_of)
-    added = []
+    seeds: dict[str, set[int]] = {row.key: set() for row in rows}
+    for entry in entries:
+        if entry["seed"] is not None:
+            seeds[entry["row"]].add(entry["seed"])
+    of_group: dict[str | None, set[int]] = {row.group: set() for row in rows}
     for row in rows:
-        siblings = frame[groups.eq(row.group) if row.group else groups.isna()]
-        seeds = set(siblings["seed"].dropna()) - set(frame[frame["row"] == row.key]["seed"].dropna())
-        for seed in sorted(seeds):
-            settings = {**row.row.where, **row.values, "seed": seed}
-            added.append(_entry(spec, row, Run("", settings, int(seed), "missing", None)))
-    return pd.concat([frame, pd.DataFrame(added)], ignore_index=True) if added else frame
+        of_group[row.group] |= seeds[row.key]
+    return [
+        _entry(spec, row, Run("", {**row.row.where, **row.values, "seed": seed}, seed, "missing", None))
+        for row in rows
+        for seed in sorted(of_group[row.group] - seeds[row.key])
+    ]
 
 
 def _mark_old_code(frame: pd.DataFrame) -> pd.DataFrame:
@@ -316,8 +321,10 @@ def _mark_old_code(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def states(runs: pd.DataFrame) -> Counter[str]:
-    """How many of these runs are in which state, stale ones counted apart."""
-    counted = Counter(runs["state"])
-    counted["stale"] = int(((runs["state"] == "complete") & runs["stale"].ne("")).sum())
+def states(entries: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """How many of these lines of the frame are in which state; stale ones are counted as complete and apart."""
+    counted: Counter[str] = Counter()
+    for entry in entries:
+        counted[entry["state"]] += 1
+        counted["stale"] += entry["state"] == "complete" and entry["stale"] != ""
     return counted

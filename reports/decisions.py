@@ -114,11 +114,9 @@ def decisions_of(collection: Collection, row: TableRow) -> list[pd.DataFrame]:
 
 def agreement_of(collection: Collection) -> dict[TableRow, dict[str, Summary]]:
     """Each row's figures of `AGREEMENT` over its seeds; rows without the truth are left out."""
-    import pandas as pd
-
     result = {}
     for row in collection.rows:
         figures = [found for found in map(agreement, decisions_of(collection, row)) if found]
         if figures:
-            result[row] = {key: summarise(pd.Series([each[key] for each in figures])) for key in AGREEMENT}
+            result[row] = {key: summarise([each[key] for each in figures]) for key in AGREEMENT}
     return result

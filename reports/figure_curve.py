@@ -88,7 +88,7 @@ def _setting_of(collection: Collection, row: TableRow, setting: str) -> str:
         return row.values[setting]
     if setting in row.row.where and not isinstance(row.row.where[setting], list):
         return canonical(row.row.where[setting])
-    found = set(collection.runs_of(row.key)[f"setting.{setting}"])
+    found = {entry[f"setting.{setting}"] for entry in collection.runs_of(row.key)}
     return found.pop() if len(found) == 1 else ABSENT
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record import record_path
 from reports.collect import Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
@@ -21,6 +20,7 @@ from reports.table import MARKS, Cell, Line, Table
 from reports.text import decimals_of, difference_text, notes, number, runs_text, summary_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
 
 
 @dataclass(frozen=True)
@@ -217,17 +217,19 @@ class RowRuns:
 
 
 def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -> RowRuns:
-    entries = collection.frame[collection.frame["row"] == row.key]
+    entries = collection.entries[row.key]
     metrics = [column for column in spec.columns if column.metric]
     base = os.path.relpath(collection.folder, folder)
+    in_full = len(collection.frame) <= MOST_IN_FULL
     shown = []
-    for entry in entries.to_dict("records"):
+    for entry in entries:
         run: Run = entry["run"]
         figures = [number(entry.get(column.key), max(2, spec.decimals)) for column in metrics]
-        link = "/".join((base, *record_path(Path(), run.run_id).parts)) if run.record else ""
-        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, _made(run)))
+        link = f"{base}/{run.run_id}/record.json" if run.record else ""
+        made = _made(run) if in_full else []
+        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, made))
     label = spec.label_in_group(row.label, row.group)
-    counted = _counted(states(entries[~entries["superseded"]]))
+    counted = _counted(states(entry for entry in entries if not entry["superseded"]))
     return RowRuns(row.key, label, row.row.about, counted, [heading_of(column) for column in metrics], shown)
 
 
@@ -274,11 +276,12 @@ def _counted(counted: Counter[str]) -> str:
 
 def _facts(collection: Collection) -> list[tuple[str, str]]:
     """What the whole report was made from, for the head of the page."""
-    used = collection.frame[~collection.frame["superseded"].astype(bool)]
-    done = [run.record for run in used["run"] if run.state == "complete"]
-    seeds = sorted({int(seed) for seed in used["seed"].dropna()})
+    used = [entry for row in collection.rows for entry in collection.runs_of(row.key)]
+    runs: list[Run] = [entry["run"] for entry in used]
+    done = [run.record for run in runs if run.state == "complete" and run.record]
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
     seconds = [record.cost["wall_seconds"] for record in done if record.cost.get("wall_seconds")]
-    facts = [("runs", _counted(states(used))), ("seeds", ", ".join(map(str, seeds)))]
+    facts = [("runs", _counted(states(used))), ("seeds", _seeds(seeds))]
     facts.append(("sweep", ", ".join(collection.sweeps)))
     facts.append(("time of all runs", _duration(sum(seconds)) if seconds else ""))
     facts.append(("newest", _date(max((record.ended or 0.0 for record in done), default=0.0))))
@@ -289,6 +292,10 @@ def _facts(collection: Collection) -> list[tuple[str, str]]:
         )
     )
     return [(name, text) for name, text in facts if text]
+
+
+def _seeds(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{len(seeds)} of them"
 
 
 def _date(seconds: float | None) -> str:

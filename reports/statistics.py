@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from numpy.typing import ArrayLike
 
 RATE = 0.05  # false discovery rate at which a difference earns a star
 LARGEST = 4_000_000  # figures of resamples in memory at a time
@@ -39,18 +39,19 @@ class Difference:
     p: float
 
 
-def summarise(values: pd.Series) -> Summary:
-    known = values.dropna().to_numpy(float)
+def summarise(values: ArrayLike) -> Summary:
+    values = np.asarray(values, float)
+    known = values[~np.isnan(values)]
     if not len(known):
         return Summary(float("nan"), float("nan"), 0)
     return Summary(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else float("nan"), len(known))
 
 
-def paired(ours: pd.Series, baseline: pd.Series) -> np.ndarray:
-    """(n,) differences of two series indexed by seed, over the seeds that both have."""
-    both = ours.index.intersection(baseline.index)
-    difference = ours[both].to_numpy(float) - baseline[both].to_numpy(float)
-    return difference[~np.isnan(difference)]
+def paired(ours: np.ndarray, baseline: np.ndarray, seeds: np.ndarray, baseline_seeds: np.ndarray) -> list[np.ndarray]:
+    """Of (n, columns) and (m, columns) with their seeds (n,) and (m,): for each column the differences, over the seeds
+    that both have a figure for."""
+    _, mine, theirs = np.intersect1d(seeds, baseline_seeds, return_indices=True)
+    return [values[~np.isnan(values)] for values in (ours[mine] - baseline[theirs]).T]
 
 
 def differences(pairs: Sequence[np.ndarray], resamples: int, level: float) -> list[Difference | None]:

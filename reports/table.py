@@ -93,18 +93,21 @@ def _differences(spec: Spec, collection: Collection) -> Differences:
     """Of every row to every baseline in every metric, with their intervals."""
     images = ImageIntervals(collection.folder, spec.intervals)
     metrics = [column for column in spec.columns if column.metric]
+    done = {row.key: collection.complete(row.key) for row in collection.rows}
+    tables = {key: runs[[column.key for column in metrics]].to_numpy(float) for key, runs in done.items()}
+    seeds = {key: runs.index.to_numpy() for key, runs in done.items()}
     found: dict[tuple[str, str, str], np.ndarray] = {}
     over_images: dict[tuple[str, str, str], tuple[float, float]] = {}
     for row, baseline in itertools.product(collection.rows, spec.baselines):
         other = baseline_row(collection, row, baseline)
         if other is None or other is row:
             continue
-        ours, theirs = collection.complete(row.key), collection.complete(other.key)
-        for column in metrics:
+        pairs = paired(tables[row.key], tables[other.key], seeds[row.key], seeds[other.key])
+        for column, values in zip(metrics, pairs, strict=True):
             key = (row.key, baseline, column.key)
-            found[key] = paired(ours[column.key], theirs[column.key])
+            found[key] = values
             if spec.intervals.over == "images":
-                over_images[key] = images.of(ours["run_id"], theirs["run_id"], column)
+                over_images[key] = images.of(done[row.key]["run_id"], done[other.key]["run_id"], column)
     known = zip(found, differences(list(found.values()), spec.intervals.resamples, spec.intervals.level), strict=True)
     result = {key: difference for key, difference in known if difference is not None}
     for key, (low, high) in over_images.items():
@@ -126,16 +129,16 @@ def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataF
     return Line(row, tuple(cells), len(done), len(runs), marks, source)
 
 
-def _values(spec: Spec, collection: Collection, row: TableRow, column: Column) -> pd.Series:
-    """The row's figures by seed, as they are shown."""
+def _values(spec: Spec, collection: Collection, row: TableRow, column: Column) -> np.ndarray:
+    """The row's figures, as they are shown."""
     done = collection.complete(row.key)
     if column.key != "time_ratio":
-        return done[column.key] * column.scale
+        return done[column.key].to_numpy(float) * column.scale
     other = baseline_row(collection, row, spec.baselines[0]) if spec.baselines else None
-    return time_ratio(done, None if other is None else collection.complete(other.key))
+    return time_ratio(done, None if other is None else collection.complete(other.key)).to_numpy(float)
 
 
-def _marks(runs: pd.DataFrame, complete: int) -> dict[str, int]:
+def _marks(runs: list[dict[str, Any]], complete: int) -> dict[str, int]:
     counted = states(runs)
     unfinished = sum(counted[state] for state in ("running", "waiting", "interrupted"))
     found = Counter(missing=counted["missing"], failed=counted["failed"], stale=counted["stale"], unfinished=unfinished)

@@ -58,6 +58,15 @@ def _write(
     write_record(runs, made)
 
 
+def clock() -> np.ndarray:
+    """Seconds by the wall and of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def seconds(span: np.ndarray) -> str:
+    return f"{span[0]:.2f} s ({span[1]:.2f} s of CPU time)"
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as name:
@@ -70,17 +79,19 @@ def main() -> None:
             runs = folder / Path(spec).stem
             write(runs, count)
             print(f"{shape}: {count} records, {sum(p.stat().st_size for p in runs.glob('*/record.json')) / 1e6:.0f} MB")
-            begun = time.perf_counter()
+            begun = clock()
             read = read_spec(spec)
             collection = collect(read, runs)
-            collected = time.perf_counter()
+            collected = clock()
             table = to_frame(read, build_tables(read, collection, read_published()))
-            built = time.perf_counter()
-            print(f"  collected in {collected - begun:.2f} s, {len(table)} rows built in {built - collected:.2f} s")
-            begun = time.perf_counter()
+            built = clock()
+            print(
+                f"  collected in {seconds(collected - begun)}, {len(table)} rows built in {seconds(built - collected)}"
+            )
+            begun = clock()
             report_command(spec, runs, out=folder / "report")
-            took = time.perf_counter() - begun
-            print(f"  whole report, all formats, in {took:.2f} s: {'within' if took <= BAR else 'above'} {BAR:.0f} s")
+            took = clock() - begun
+            print(f"  whole report, all formats, in {seconds(took)}; the bar is {BAR:.0f} s")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,7 @@ def collected(folder: Path, spec: str = SPEC) -> Collection:
 
 
 def states(collection: Collection, row: str) -> dict[int, tuple[str, str]]:
-    runs = collection.runs_of(row)
-    return {
-        int(seed): (state, stale) for seed, state, stale in zip(runs["seed"], runs["state"], runs["stale"], strict=True)
-    }
+    return {int(entry["seed"]): (entry["state"], entry["stale"]) for entry in collection.runs_of(row)}
 
 
 def figures(ap: float) -> dict[str, dict[str, float | None]]:

@@ -12,19 +12,21 @@ from reports.statistics import Difference, differences, discoveries, paired, sum
 
 
 def paired_difference(ours: pd.Series, baseline: pd.Series, resamples: int) -> Difference | None:
-    return differences([paired(ours, baseline)], resamples, 0.95)[0]
+    tables = [series.to_numpy()[:, None] for series in (ours, baseline)]
+    pairs = paired(*tables, ours.index.to_numpy(), baseline.index.to_numpy())
+    return differences(pairs, resamples, 0.95)[0]
 
 
 def test_mean_and_sample_standard_deviation() -> None:
-    summary = summarise(pd.Series([41.0, 42.0, 46.0]))
+    summary = summarise([41.0, 42.0, 46.0])
     assert summary.mean == pytest.approx(43.0)
     assert summary.sd == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
     assert summary.n == 3
 
 
 def test_a_single_seed_has_no_deviation_and_an_empty_row_no_mean() -> None:
-    assert math.isnan(summarise(pd.Series([41.0])).sd)
-    nothing = summarise(pd.Series([float("nan")]))
+    assert math.isnan(summarise([41.0]).sd)
+    nothing = summarise([float("nan")])
     assert nothing.n == 0
     assert math.isnan(nothing.mean)
 
@@ -60,12 +62,11 @@ def test_two_pairs_are_never_tested() -> None:
 
 
 def test_many_at_once_equal_each_by_itself() -> None:
-    arrays = [np.array([1.0, 2.0, 4.0]), np.array([3.0]), np.array([0.5, 0.1, -0.3]), np.array([])]
+    arrays = [np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5]), np.array([0.5, 0.1, -0.3]), np.array([])]
     together = differences(arrays, 300, 0.9)
-    assert together == [
-        differences([array], 300, 0.9)[0] if len(array) > 1 else found
-        for array, found in zip(arrays, together, strict=True)
-    ]
+    for array, found in zip(arrays, together, strict=True):
+        (alone,) = differences([array], 300, 0.9)
+        assert repr(found) == repr(alone)
     assert together[3] is None
 
 
