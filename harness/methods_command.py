@@ -41,7 +41,7 @@ def list_command(name: str | None = None, plugins: list[Path] | None = None) -> 
         ]
         table.add_row(row.name, "\n".join(line for line in lines if line))
     console.print(table)
-    console.print("`harness methods NAME` shows a method's options in full.")
+    console.print("`harness methods show NAME` shows a method's options in full.")
 
 
 def new_command(name: str, folder: Path = Path()) -> str:
