@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 app = typer.Typer(
     name="harness",
@@ -115,6 +115,21 @@ def evaluate(
     evaluate_command(detections, annotations, iou, json_out)
 
 
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    run: Annotated[str, typer.Option("--run", help="A run, or the beginning of its name.")],
+    runs: Runs = RUNS,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("predictions"),
+    threshold: Annotated[float, typer.Option("--threshold", help="The lowest score that is drawn.")] = 0.3,
+) -> None:
+    """Draw a run's detections on pictures: boxes, masks, category names."""
+    from harness.predict import predict as predict_pictures
+
+    for path in predict_pictures(images, runs, run, out, threshold):
+        typer.echo(path)
+
+
 # ---------------------------------------------------------------------- reports
 
 
@@ -133,6 +148,19 @@ def report(
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    run_b: Annotated[str, typer.Argument(help="The run that is compared with it.")],
+    runs: Runs = RUNS,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; report/A-against-B without it.")] = None,
+) -> None:
+    """What one run does otherwise than another: metrics, categories, configuration, cost."""
+    from reports.compare import compare_command
+
+    typer.echo(_mended(compare_command, run_a, run_b, runs, out) / "index.html")
+
+
 def _mended(function, *arguments):
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
@@ -141,7 +169,101 @@ def _mended(function, *arguments):
         raise UserError(str(error)) from error
 
 
+# ---------------------------------------------------------------------- methods and what they decided
+
+
+@methods.callback(invoke_without_command=True)
+def methods_list(
+    context: typer.Context,
+    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
+) -> None:
+    """The methods under comparison: name, what it does, options, source."""
+    if context.invoked_subcommand is None:
+        from harness.methods_command import list_command
+
+        list_command(None, plugins)
+
+
+@methods.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="A method.")],
+    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
+) -> None:
+    """One method with all its options and their defaults."""
+    from harness.methods_command import list_command
+
+    list_command(name, plugins)
+
+
+@methods.command("new")
+def methods_new(
+    name: Annotated[str, typer.Argument(help="The method's name.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where to write the files.")] = Path(),
+) -> None:
+    """Write a working method and its test."""
+    from harness.methods_command import new_command
+
+    typer.echo(new_command(name, folder))
+
+
+@methods.command("check")
+def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or a file of one.")]) -> None:
+    """Run the conformance kit on a method; exit code 1 when a check fails."""
+    from harness.methods_command import check_command
+
+    raise typer.Exit(check_command(which))
+
+
+@app.command()
+def decisions(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")],
+    runs: Runs = RUNS,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="A PNG of the best and worst instances.")] = None,
+    count: Annotated[int, typer.Option("--n", help="How many of each.")] = 12,
+) -> None:
+    """What a run's method decided: over training, by category and frequency group, against the pool's truth."""
+    from harness.decisions import decisions_command
+
+    decisions_command(runs, run_name, sheet, count)
+
+
+@app.command()
+def score(
+    run_name: Annotated[str, typer.Option("--run", help="The run whose final weights judge.")],
+    out: Annotated[Path, typer.Option("--out", help="The ranking to write.")] = Path("scores.csv"),
+    pool: Annotated[str | None, typer.Option("--pool", help="Another pool than the run's.")] = None,
+    by: Annotated[str, typer.Option("--by", help="gradient, or loss_difference by a probing step.")] = "gradient",
+    scope: Annotated[str, typer.Option("--scope", help="Parameters of the gradient: all, heads or last.")] = "all",
+    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Rank a pool's instances by the contribution of each alone; the list serves `method=clip_filter method.scores=`."""
+    from harness.score import ScoreOptions, score_command
+    from methods.bsgal import Estimator
+    from methods.contract import Scope
+
+    for word, valid in ((by, Estimator), (scope, Scope)):
+        if word not in (names := [member.value for member in valid]):
+            raise UserError(f"{word}: {nearest(word, names)}")
+    options = ScoreOptions(estimator=Estimator(by), scope=Scope(scope), per_category=per_category)
+    typer.echo(score_command(runs, run_name, out, pool, options, gpu))
+
+
 # ---------------------------------------------------------------------- data
+
+
+@data.command("check")
+def data_check(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Which dataset: data=lvis_v1 data.root=FOLDER.")] = None,
+) -> None:
+    """Whether a dataset's files are there and whole, and what to download where. Exit code 1 when one is not."""
+    from harness.compose import compose
+    from harness.data.check import check_dataset
+
+    findings = check_dataset(compose(overrides or []).config.data)
+    typer.echo(findings)
+    raise typer.Exit(0 if findings.complete else 1)
 
 
 @data.command("show")
@@ -203,6 +325,32 @@ def data_pool_stats(
     facts = TrainingFacts(annotations)
     pool = open_pool(path, config.num_classes or facts.num_categories, cache_folder(config))
     typer.echo(pool_stats(pool, facts, annotations.category_names, out))
+
+
+# ---------------------------------------------------------------------- weights
+
+
+@weights.command("inspect")
+def weights_inspect(
+    file: Annotated[Path, typer.Argument(help="A .pth or .pkl of weights.")],
+    every: Annotated[bool, typer.Option("--every", help="Every tensor, not groups of them.")] = False,
+) -> None:
+    """What a file of weights holds: its layout, names, shapes. Executes nothing that is in it."""
+    from harness.detector.weights_command import inspect_weights
+
+    inspect_weights(file, every=every)
+
+
+@weights.command("convert")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(help="A detector's weights, published ones or ours.")],
+    out: Annotated[Path, typer.Argument(help="The .pth or .pkl to write.")],
+    to: Annotated[str, typer.Option("--to", help="Whose names: detectron2 or native.")] = "detectron2",
+) -> None:
+    """Write a detector's weights by detectron2's names or ours."""
+    from harness.detector.weights_command import convert_weights
+
+    convert_weights(file, out, to)
 
 
 def main() -> None:
