@@ -62,7 +62,7 @@ def _curve_lines(collection: Collection, tables: list[Table], figure: FigureSpec
         if x is None:
             continue
         which = line.row.row.key if line_setting is None else _setting_of(collection, line.row, line_setting)
-        label = names.get(which, line.row.row.label.split("{")[0].rstrip(" ,") if line_setting is None else which)
+        label = names.get(which, line.row.row.short if line_setting is None else which)
         papers = {cell.column.key: cell.published for cell in line.cells if cell.published is not None}
         runs = collection.complete(line.row.key)
         if len(runs) or papers:
@@ -131,6 +131,7 @@ def _curve_line(axis: Axes, points: list[dict[str, Any]], column: Column, label:
 
 
 def _ticks(axis: Axes, figure: FigureSpec, lines: Mapping[str, list[dict[str, Any]]]) -> None:
+    """A tick at every value of a setting, where they are few."""
     values = sorted({point["x"] for points in lines.values() for point in points})
-    if len(values) <= 8:
+    if len(values) <= 8 and figure.options["x"] not in COLUMNS:
         axis.set_xticks(values, [f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}" for value in values])

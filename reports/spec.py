@@ -115,6 +115,11 @@ class Row:
     each: tuple[str, ...] = ()
     published: Mapping[str, Any] | None = None
 
+    @property
+    def short(self) -> str:
+        """The label without what `each` adds to it."""
+        return self.label.split("{")[0].rstrip(" ,") if self.each else self.label
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -161,7 +166,7 @@ class Spec:
         return label if group is None else f"{label}, {self.group_values[group]}"
 
     def label_of(self, key: str) -> str:
-        return next((row.label for row in self.rows if row.key == key), key)
+        return next(row.short for row in self.rows if row.key == key)
 
 
 def spec_names() -> list[str]:
