@@ -238,7 +238,7 @@ def score(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Rank a pool's instances by the contribution of each alone; the list serves `method=clip_filter method.scores=`."""
+    """Rank a pool's instances by the contribution of each alone; a list for `clip_filter`."""
     from harness.score import ScoreOptions, score_command
     from methods.bsgal import Estimator
     from methods.contract import Scope

@@ -177,7 +177,7 @@ class LauncherConfig:
 class RunConfig:
     """One training and evaluation, or one evaluation of given weights."""
 
-    name: str = ""  # the row of a table that the run belongs to; the method's name when empty
+    name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
     seed: int = 0
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are

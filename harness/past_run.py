@@ -58,15 +58,23 @@ class PastRun:
             raise UserError("data.pool names no pool; give one with --pool")
         return open_pool(path, data.num_classes or self.facts.num_categories, cache_folder(data))
 
-    def engine(self, device: torch.device) -> Engine:
-        """The detector with the run's final weights, in full precision. Raises UserError when it has left none."""
-        weights = checkpoint.load_final(self.folder / "checkpoint", device)
-        if weights is None:
-            raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
+    def engine(self, device: torch.device, *, evaluated: bool = False) -> Engine:
+        """The detector with the run's final weights, in full precision. Raises UserError when it has left none.
+
+        `evaluated`: with the weights that its figures are of, the moving average where there is one.
+        """
         schedule = dataclasses.replace(self.config.schedule, precision=Precision.fp32, channels_last=False)
         classes = self.config.data.num_classes or len(self.annotations.category_ids)
         engine = create(dataclasses.replace(self.config, schedule=schedule), classes, self.annotations.image_counts)
-        engine.module.to(device).load_state_dict(weights["model"])
+        engine.module.to(device)
+        weights = checkpoint.load_final(self.folder / "checkpoint", device)
+        if weights is not None:
+            average = weights.get("model_ema") if evaluated else None
+            engine.module.load_state_dict(average or weights["model"])
+        elif not self.config.train and self.config.weights:
+            engine.load(Path(self.config.weights))
+        else:
+            raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
         return engine
 
 

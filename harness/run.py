@@ -31,6 +31,7 @@ from harness.data.lvis import Annotations, load_annotations
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import cache_folder, prepare_pool, training_loader
 from harness.decision_log import decision_statistics, write_decisions
+from harness.detector.classes import grown
 from harness.distributed import Ranks, join, leave
 from harness.engine import create
 from harness.engine.contract import Engine
@@ -111,9 +112,7 @@ class _Run:
         self.folder = self.runs / self.run_id
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
-                raise UserError(
-                    "launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU"
-                )
+                raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
             self.device = torch.device("cpu")
@@ -192,13 +191,24 @@ class _Run:
         if self.config.init_from:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:
-                raise UserError(
-                    f"{self.config.init_from} has left no weights; delete its record and run it again"
-                )
-            engine.module.load_state_dict(weights["model"])
+                raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
+            self._take_over(engine, weights["model"])
         elif self.config.weights:
             log.info("%s", engine.load(Path(self.config.weights)))
         return engine
+
+    def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
+        """Loads a parent's weights. Raises UserError when it is another detector's."""
+        state, sentence = grown(parent, engine.module.state_dict())
+        if sentence and not self.config.train:
+            raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
+        try:
+            engine.module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1:2] or [str(error)]
+            raise UserError(f"{self.config.init_from} is another detector's run: {reason[0].strip()}") from error
+        if sentence:
+            log.info("%s: %s", self.config.init_from, sentence)
 
     def _train(self, engine: Engine, annotations: Annotations, parents: list[Record]) -> dict[str, Any] | None:
         """The final weights and what goes with them; None when training was asked to stop."""
@@ -265,7 +275,7 @@ class _Run:
         now = time.time()
         record = Record(
             run_id=self.run_id,
-            name=self.config.name or self.composed.settings["method"],
+            name=self._name(),
             status=status,
             settings=self.composed.settings,
             provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
@@ -276,6 +286,11 @@ class _Run:
         record.cost["wall_seconds"] = now - self.started
         record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
         return record
+
+    def _name(self) -> str:
+        """Given weights are a row of their own: they are no run of the method's."""
+        evaluated = None if self.config.train else self.config.weights
+        return self.config.name or (Path(evaluated).stem if evaluated else self.composed.settings["method"])
 
     def _parent_names(self) -> list[str]:
         return [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]

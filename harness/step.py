@@ -31,6 +31,8 @@ class TrainingStep:
 
     Every view's pass is computed once and kept for training. Batch-norm statistics move only for the passes that are
     trained on: each pass starts from the step's first statistics, and `commit` writes those of the trained views.
+
+    `scale` multiplies a loss by the scale that keeps half precision gradients from vanishing.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class TrainingStep:
         batch: Batch,
         position: StepPosition,
         ranks: Ranks,
-        loss_scale: Callable[[], float] = lambda: 1.0,
+        scale: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.engine, self.batch, self.ranks = engine, batch, ranks
         self.iteration = position.iteration
@@ -50,11 +52,12 @@ class TrainingStep:
         self.device, self.dtype = first.device, first.dtype
         self.has_pasted = batch.has_pasted.to(self.device)
         self.any_pasted = bool(batch.has_pasted.any())
-        self._loss_scale = loss_scale
+        self._scale = scale
         self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
         self._statistics = _running_statistics(engine.module)
         self._statistics_after: dict[ViewKind, list[Tensor]] = {}
         self.logged: dict[str, float | Tensor] = {}
+        self.overflowed = torch.zeros((), dtype=torch.bool, device=self.device)  # a gradient that a method asked for
 
     @property
     def num_references(self) -> int:
@@ -102,9 +105,14 @@ class TrainingStep:
     ) -> Tensor:
         if out is None:
             out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
-        scale = self._loss_scale()
-        FlatGradient(self.engine.parameters(scope), out).backward(loss * scale, keep_graph=keep_graph)
-        return out.div_(scale) if scale != 1.0 else out
+        flat = FlatGradient(self.engine.parameters(scope), out)
+        if self._scale is None:
+            return flat.backward(loss, keep_graph=keep_graph)
+        flat.backward(self._scale(loss), keep_graph=keep_graph)
+        # An overflow must not stay in what a method remembers: the gradient is zero, and the trainer skips the step.
+        finite = torch.linalg.vector_norm(out).isfinite()
+        self.overflowed |= ~finite
+        return out.mul_(finite / self._scale(torch.ones_like(loss))).nan_to_num_(0.0, 0.0, 0.0)
 
     def num_parameters(self, scope: Scope = Scope.ALL) -> int:
         return sum(parameter.numel() for parameter in self.engine.parameters(scope))
@@ -169,6 +177,14 @@ class TrainingStep:
             mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
             counts = dict(zip(shared, mean.unbind(), strict=True))
         return {name: table.batch(name, counts.get(name)) for name in table.losses}
+
+    def share_statistics(self) -> None:
+        """Batch norm's running statistics become their mean over ranks, so that all ranks hold one detector."""
+        moving = [s for s in self._statistics if s.is_floating_point()]
+        if self.ranks.world > 1 and moving:
+            mean = self.ranks.average_(torch.cat([s.flatten() for s in moving]))
+            parts = mean.split([s.numel() for s in moving])
+            _overwrite(moving, [part.view_as(s) for part, s in zip(parts, moving, strict=True)])
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

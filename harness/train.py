@@ -79,14 +79,14 @@ class Trainer:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
         last_saved = started = time.monotonic()
         for batch in batches:
-            metrics = self._step(batch)
+            losses, logged = self._step(batch)
             self.iteration += 1
             now = time.monotonic()
             self.train_seconds += now - started
             started = now
             due = self._is_due(now - last_saved)
             if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
-                self._write_metrics(metrics, progress)
+                self._write_metrics(self._mean(losses) | logged, progress)
             if self.iteration == self.schedule.iterations:
                 break
             if due:
@@ -103,22 +103,27 @@ class Trainer:
         own = self.stop_asked() or (self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes)
         return self.ranks.any(own, self.device)
 
-    def _step(self, batch: Batch) -> dict[str, Any]:
+    def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One update. Returns this rank's losses, and what its method logged."""
         self.skips.update(batch)
         position = StepPosition(self.config.seed, self.iteration, self.schedule.iterations)
-        step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, self.scaler.get_scale)
+        scale = self.scaler.scale if self.scaler.is_enabled() else None
+        step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
         selection = self.method.select(step)
         losses = step.batch_losses(step.trained_table(selection))
-        total = torch.stack(list(losses.values())).sum()
-        self._update(total, selection)
+        step.share_statistics()
+        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
         self.decisions += _decisions(self.iteration, self.ranks.rank, batch, selection)
-        return {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **step.logged}
+        return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
-    def _update(self, total: Tensor, selection: Selection) -> None:
+    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
         if selection.gradient is not None and self.ranks.world == 1:
-            torch.mul(selection.gradient, self.scaler.get_scale(), out=self.flat.buffer)
+            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
+        if self.scaler.is_enabled():
+            # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
+            self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
         self.ranks.average_(self.flat.buffer)
         self.scaler.unscale_(self.optimizer)
         if self.schedule.clip_value is not None:
@@ -129,6 +134,12 @@ class Trainer:
             self.ema.update_parameters(self.engine.module)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike."""
+        values = torch.stack(list(losses.values()))
+        mean = self.ranks.average(torch.cat([values.sum()[None], values]))
+        return dict(zip(["loss", *losses], mean.unbind(), strict=True))
 
     def _write_metrics(self, metrics: dict[str, Any], progress: Progress) -> None:
         values = {k: float(v) for k, v in metrics.items()}

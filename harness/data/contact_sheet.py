@@ -59,7 +59,7 @@ def draw_targets(
     """Outline targets on an image (h, w, 3) uint8 RGB, `zoom` times enlarged.
 
     boxes (n, 4) xyxy pixels; masks (n, h, w), non-zero inside; labels, one text each; highlight draws a target with a
-    white rim (pasted ones, say). Boxes are drawn only where there are no masks. Returns (zoom h, zoom w, 3) uint8 RGB.
+    white rim (pasted ones, say). Boxes are thin where there are masks too. Returns (zoom h, zoom w, 3) uint8 RGB.
     """
     canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
     count = len(masks) if masks is not None else len(boxes) if boxes is not None else 0
@@ -68,6 +68,8 @@ def draw_targets(
         color = _color(i)
         rims = [(color, 2)] if highlight is None or not highlight[i] else [((255, 255, 255), 5), (color, 2)]
         outline = _outline(masks[i], zoom) if masks is not None else _rectangle(boxes, i, zoom)
+        if masks is not None and boxes is not None:
+            cv2.polylines(canvas, _rectangle(boxes, i, zoom), True, color, 1, cv2.LINE_AA)
         for rim, thickness in rims:
             cv2.polylines(canvas, outline, True, rim, thickness, cv2.LINE_AA)
         points = np.concatenate(outline)[:, 0] if outline else np.zeros((1, 2), int)

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from harness.detector import published_names
+from harness.detector.classes import grown
 from harness.detector.weights_file import Weights, read_weights, write_weights
 from harness.errors import UserError
 
@@ -32,12 +33,13 @@ class LoadReport:
     matched: list[str]
     missing: list[str]  # of the module's, none of them required
     left_over: list[str]  # of the file's
+    classes: str = ""  # what was done about classes that the file lacks
 
     def __str__(self) -> str:
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         for word, names in (("missing", self.missing), ("left over", self.left_over)):
             text += f", {len(names)} {word}" + (f" ({_some(names)})" if names else "")
-        return text
+        return f"{text}; {self.classes}" if self.classes else text
 
 
 def layout_of(names: Mapping[str, object]) -> Layout:
@@ -49,9 +51,10 @@ def layout_of(names: Mapping[str, object]) -> Layout:
     return Layout.BACKBONE
 
 
-def load_published(module: nn.Module, path: Path) -> LoadReport:
+def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) -> LoadReport:
     """Loads a detector's weights, published ones or ours, EMA preferred.
 
+    With `new_classes`, the detector may have more classes than the file: these keep their initialisation.
     Raises UserError when the file lacks a part of the detector or has one of another shape.
     """
     weights = read_weights(path)
@@ -59,7 +62,8 @@ def load_published(module: nn.Module, path: Path) -> LoadReport:
     if layout is Layout.BACKBONE:
         raise UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
     rename = published_names.ours if layout is Layout.DETECTRON2 else str
-    return _load(module, weights, {name: rename(name) for name in weights.tensors}, path)
+    places = {name: rename(name) for name in weights.tensors}
+    return _load(module, weights, places, path, new_classes=new_classes)
 
 
 def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
@@ -114,6 +118,7 @@ def _load(
     places: Mapping[str, str | None],
     path: Path,
     optional: tuple[str, ...] = (),
+    new_classes: bool = False,
 ) -> LoadReport:
     """Loads what `places` maps from the file's names to the module's; None has no place."""
     state = module.state_dict()
@@ -126,6 +131,7 @@ def _load(
     ]
     if required:
         raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {_some(required)}")
+    found, classes = grown(found, state) if new_classes else (found, "")
     for name, tensor in found.items():
         if state[name].shape != tensor.shape:
             theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
@@ -137,6 +143,7 @@ def _load(
         matched=sorted(found),
         missing=missing,
         left_over=sorted(name for name, mine in places.items() if mine not in state),
+        classes=classes,
     )
 
 

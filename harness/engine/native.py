@@ -36,7 +36,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Nati
         raise UserError(f"detector and backbone do not fit: {error}") from error
     if member.weights:
         load_backbone(backbone, Path(member.weights))
-    return NativeEngine(module, config.schedule.precision, config.schedule.channels_last)
+    return NativeEngine(module, config.schedule.precision, config.schedule.channels_last, config.train)
 
 
 class NativeEngine:
@@ -48,8 +48,8 @@ class NativeEngine:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, module: CenterNet2, precision: Precision, channels_last: bool) -> None:
-        self.module = module
+    def __init__(self, module: CenterNet2, precision: Precision, channels_last: bool, train: bool = True) -> None:
+        self.module, self.train = module, train
         self.precision, self.channels_last = precision, channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,7 +97,7 @@ class NativeEngine:
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
     def load(self, weights: Path) -> str:
-        return str(load_published(self.module, weights))
+        return str(load_published(self.module, weights, new_classes=self.train))
 
     def _features(self, images: Sequence[Tensor]) -> list[Tensor]:
         batch = self.module.batch(images)
