@@ -27,9 +27,9 @@ def folder(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pools = mini_root / "pools"
     listing = json.loads((pools / "half_bad.json").read_text())
     (folder / "pool.json").write_text(json.dumps({c: [str(pools / p) for p in paths] for c, paths in listing.items()}))
-    (folder / "detections.json").write_text(
-        json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [10, 10, 30, 30]}])
-    )
+    image = json.loads((mini_root / "lvis" / "lvis_v1_val.json").read_text())["images"][0]["id"]
+    detection = {"image_id": image, "category_id": 1, "score": 0.5, "bbox": [10, 10, 30, 30]}
+    (folder / "detections.json").write_text(json.dumps([detection]))
     for kind, block in BLOCKS:
         if kind == "python":
             name = re.match(r"# (\w+\.py)\n", block)
