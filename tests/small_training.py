@@ -1,0 +1,92 @@
+"""A trainer in this process, on the embedded dataset, small enough for a step in a fraction of a second."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.compose import compose
+from harness.config import RunConfig
+from harness.data import sources
+from harness.data.facts import TrainingFacts
+from harness.data.lvis import load_annotations
+from harness.data.sample import Batch
+from harness.data.training import cache_folder, prepare_pool, training_loader
+from harness.distributed import Ranks
+from harness.engine import create
+from harness.engine.contract import Engine
+from harness.train import Trainer
+from methods.contract import Method, Start
+
+TINY = [
+    "data.size=64",
+    "data.workers=0",
+    "data.test_short=64",
+    "data.test_long=96",
+    "detector.channels=32",
+    "detector.fc_width=64",
+    "detector.mask_channels=16",
+    "schedule.global_batch=2",
+    "schedule.batch_per_rank=2",
+    "schedule.precision=fp32",
+    "schedule.log_every=1",
+    "schedule.warmup_iterations=2",
+    "evaluation.limit=6",
+]
+
+
+def setup(config: RunConfig, rank: int = 0, world: int = 1) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
+    """What a run makes before it trains: the detector, the started method, and batches from an iteration on."""
+    annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
+    facts = TrainingFacts(annotations)
+    torch.manual_seed(config.seed)
+    engine = create(config, facts.num_categories, annotations.image_counts)
+    method = copy.deepcopy(config.method)
+    pool = prepare_pool(config, method, facts)
+    of_workers = copy.deepcopy(method)
+    start = Start(
+        total_iterations=config.schedule.iterations,
+        device=torch.device("cpu"),
+        images_per_rank=config.schedule.batch_per_rank,
+        dataset=facts,
+        needed=(),
+    )
+    method.start(start)
+
+    def batches(first: int) -> Iterator[Batch]:
+        return training_loader(config, annotations, of_workers, pool, facts, first, rank, world)
+
+    return engine, method, batches
+
+
+class SmallRun:
+    """A trainer and its batches; `stop_after` iterations it is asked to stop."""
+
+    def __init__(self, overrides: Sequence[str], folder: Path, stop_after: int | None = None) -> None:
+        torch.set_num_threads(1)
+        self.config = compose([*TINY, *overrides]).config
+        self.engine, self.method, self.batches = setup(self.config)
+        folder.mkdir(exist_ok=True)
+
+        def asked() -> bool:
+            return self.trainer.iteration == stop_after
+
+        self.trainer = Trainer(self.config, self.engine, self.method, Ranks(), folder, asked)
+
+    def run(self) -> bool:
+        return self.trainer.run(self.batches(self.trainer.iteration), lambda line: None)
+
+    def steps(self, before: Callable[[], object] = lambda: None) -> None:
+        """Step by step, with something done before each."""
+        for batch in self.batches(0):
+            before()
+            self.trainer._step(batch)
+            self.trainer.iteration += 1
+
+
+def raw(engine: Engine) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in engine.module.state_dict().items()}
