@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.record import write_atomically
@@ -34,9 +37,13 @@ def report_command(
     spec = read_spec(name)
     if not runs.is_dir():
         raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
+    with _no_garbage_collection():
+        return _report(spec, runs, formats, out or Path("report") / spec.name, published)
+
+
+def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published: Path | None) -> Path:
     collection = collect(spec, runs)
     tables = build_tables(spec, collection, read_published(published))
-    folder = out or Path("report") / spec.name
     folder.mkdir(parents=True, exist_ok=True)
 
     if "csv" in formats:
@@ -49,6 +56,19 @@ def report_command(
     if "md" in formats or "html" in formats:
         _write_pages(spec, collection, tables, folder, formats)
     return folder
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Thousands of records are hundreds of thousands of live dictionaries, which each collection walks through: a fifth
+    of the time over 10 000 records."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder: Path, formats: list[str]) -> None:
