@@ -1,0 +1,205 @@
+"""From a detectron2 configuration, by name or path, to a model with our classes, classes' frequencies and backbone."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import numpy as np
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+from omegaconf import DictConfig
+from torch import nn
+
+import backbones
+from harness.engine.detectron2_datasets import class_image_count, describe_classes
+from harness.engine.detectron2_swin import BUILDER
+from harness.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
+
+ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+DEFAULT = "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+RESNETS = {"resnet18": 18, "resnet50": 50}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model, the channel order it takes (RGB or BGR), and the weights that its configuration names."""
+
+    model: nn.Module
+    channels: str
+    weights: str
+
+
+def build_from(
+    name: str | None, overrides: Sequence[str], backbone: Any, dataset: str, num_classes: int, image_counts: np.ndarray
+) -> Built:
+    """Builds on the CPU. `overrides` are KEY=VALUE in the configuration's own names. Raises UserError."""
+    path = find_config(name or DEFAULT)
+    describe_classes(dataset, num_classes, image_counts)
+    if path.suffix == ".py":
+        return _build_lazy(path, overrides, dataset, num_classes)
+    return _build_yaml(path, overrides, backbone, dataset, num_classes, image_counts)
+
+
+def find_config(name: str) -> Path:
+    """A file, or a configuration of detectron2's model zoo by its name there. Raises UserError."""
+    for path in (Path(name).expanduser(), ZOO / name):
+        if path.is_file() and path.suffix in (".yaml", ".yml", ".py"):
+            return path
+    known = [str(path.relative_to(ZOO)) for path in ZOO.rglob("*") if path.suffix in (".yaml", ".py")]
+    raise UserError(
+        f"engine.config={name}: neither a .yaml or .py file nor a configuration of detectron2's model zoo; "
+        f"{nearest(name, known)}"
+    )
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    for text in overrides:
+        if "=" not in text:
+            raise UserError(f"engine.overrides: '{text}' is not KEY=VALUE, such as MODEL.RESNETS.DEPTH=18")
+    return [(key.strip(), value.strip()) for key, _, value in (text.partition("=") for text in overrides)]
+
+
+# ------------------------------------------------------------------------------------------------ yaml
+
+
+def _build_yaml(
+    path: Path, overrides: Sequence[str], backbone: Any, dataset: str, num_classes: int, image_counts: np.ndarray
+) -> Built:
+    cfg = get_cfg()
+    _add_projects(cfg, path)
+    try:
+        cfg.merge_from_file(str(path))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"engine.config={path}: {_first_line(error)}") from error
+    _choose_backbone(cfg, backbone)
+    for key, value in _pairs(overrides):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, ValueError, AssertionError) as error:
+            known = _keys(cfg)
+            why = _first_line(error) if key in known else nearest(key, known)
+            raise UserError(f"engine.overrides: {key}={value}: {why}") from error
+    cfg.MODEL.DEVICE = "cpu"  # moved by the harness
+    cfg.DATASETS.TRAIN = (f"{dataset}_train",)
+    for head in ("ROI_HEADS", "RETINANET", "CENTERNET"):
+        if head in cfg.MODEL:
+            cfg.MODEL[head].NUM_CLASSES = num_classes
+    with _frequencies_file(cfg, num_classes, image_counts):
+        model = _checked(lambda: build_model(cfg), path)
+    return Built(model, cfg.INPUT.FORMAT, cfg.MODEL.WEIGHTS)
+
+
+def _keys(tree: CfgNode, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in tree.items():
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def _add_projects(cfg: CfgNode, path: Path) -> None:
+    """CenterNet2 registers its modules and keys when it is imported; detectron2 itself ships it no longer."""
+    base = path.read_text()
+    if importlib.util.find_spec("centernet") is not None:
+        importlib.import_module("centernet.config").add_centernet_config(cfg)
+        importlib.import_module("centernet")
+    elif "CENTERNET" in base or "CenterNet" in base:
+        raise UserError(
+            f"engine.config={path} needs the project CenterNet2 (github.com/xingyizhou/CenterNet2): put its folder, "
+            "which holds the package `centernet`, on PYTHONPATH"
+        )
+
+
+def _choose_backbone(cfg: CfgNode, backbone: Any) -> None:
+    """`backbone=` decides the trunk where the configuration has a ResNet; a ResNet-50 stays as it is configured."""
+    name = backbones.name_of(type(backbone))
+    if name in RESNETS and "resnet" in cfg.MODEL.BACKBONE.NAME:
+        if RESNETS[name] != cfg.MODEL.RESNETS.DEPTH:
+            cfg.MODEL.RESNETS.DEPTH = RESNETS[name]
+            cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if RESNETS[name] < 50 else 256
+            cfg.MODEL.WEIGHTS = ""
+        if not backbone.frozen_norm:
+            cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+    elif name.startswith("swin") and cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone":
+        cfg.MODEL.BACKBONE.NAME = BUILDER
+        cfg.MODEL.SWIN = CfgNode(
+            {
+                "EMBED": backbone.embed,
+                "DEPTHS": list(backbone.depths),
+                "HEADS": list(backbone.heads),
+                "WINDOW": backbone.window,
+                "DROP_PATH": backbone.stochastic_depth,
+            }
+        )
+        _fit_levels(cfg, len(backbone.depths))
+        cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = "", "RGB"
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    else:
+        log.info("engine.config keeps its own backbone, %s", cfg.MODEL.BACKBONE.NAME)
+
+
+def _fit_levels(cfg: CfgNode, stages: int) -> None:
+    """A trunk of fewer than four stages gives fewer levels; the pooled one stays on top."""
+    levels = [f"p{2 + i}" for i in range(stages)]
+    cfg.MODEL.FPN.IN_FEATURES = [f"p{i}" for i in range(stages)]
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = levels
+    cfg.MODEL.RPN.IN_FEATURES = [*levels, f"p{2 + stages}"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32 * 2**i] for i in range(stages + 1)]
+
+
+@contextlib.contextmanager
+def _frequencies_file(cfg: CfgNode, num_classes: int, image_counts: np.ndarray) -> Iterator[None]:
+    """CenterNet2 reads the training images per class from a file while it is built."""
+    if "CAT_FREQ_PATH" not in cfg.MODEL.ROI_BOX_HEAD:
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(class_image_count(num_classes, image_counts), file)
+        file.flush()
+        cfg.MODEL.ROI_BOX_HEAD.CAT_FREQ_PATH = file.name
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ lazy
+
+
+def _build_lazy(path: Path, overrides: Sequence[str], dataset: str, num_classes: int) -> Built:
+    """A LazyConfig's own backbone stays: there it is code, not an option."""
+    cfg = _checked(lambda: LazyConfig.load(str(path)), path)
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise UserError(f"engine.config={path}: a LazyConfig with `model` is wanted")
+    place = cfg.model.roi_heads if "roi_heads" in cfg.model else cfg.model
+    place.num_classes = num_classes
+    for key, value in _pairs(overrides):
+        try:
+            cfg = LazyConfig.apply_overrides(cfg, [f"{key}={value}"])
+        except Exception as error:  # Hydra's parser, OmegaConf and detectron2 raise classes of their own
+            raise UserError(f"engine.overrides: {key}={value}: {_first_line(error)}") from error
+    log.info("engine.config keeps its own backbone")
+    model = _checked(lambda: instantiate(cfg.model), path)
+    weights = cfg.train.get("init_checkpoint", "") if "train" in cfg else ""
+    return Built(model, getattr(model, "input_format", None) or "BGR", weights or "")
+
+
+def _checked(make: Any, path: Path) -> Any:
+    try:
+        return make()
+    except UserError:
+        raise
+    except Exception as error:  # a configuration is the user's code as much as his data: anything may come of it
+        raise UserError(f"engine.config={path}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
