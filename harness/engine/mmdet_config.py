@@ -1,0 +1,78 @@
+"""mmdet's configurations: found by name or path, overridden, and made into a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import yaml
+from mmengine.config import Config, ConfigDict
+
+from harness.errors import UserError, nearest
+
+SHIPPED = Path(mmdet.__file__).parent / ".mim" / "configs"
+
+
+def read_config(name: str, overrides: Sequence[str]) -> Config:
+    """A configuration by path, or by name (with or without its folder and `.py`) of those that mmdet ships.
+
+    Overrides are `key=value`, keys dotted (numbers count in lists), values in YAML. Raises UserError.
+    """
+    config = Config.fromfile(_find(name))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"engine.overrides: '{override}' is not of the form key=value")
+        _check_key(config, key, override)
+        config.merge_from_dict({key: yaml.safe_load(value)})
+    return config
+
+
+def _find(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    stem = name.removesuffix(".py")
+    shipped = {str(path.relative_to(SHIPPED).with_suffix("")): path for path in SHIPPED.rglob("*.py")}
+    fitting = [path for known, path in shipped.items() if known == stem or known.endswith(f"/{stem}")]
+    if not fitting:
+        raise UserError(
+            f"engine.config={name}: no such file or configuration of mmdet; {nearest(stem, _names(shipped))}"
+        )
+    return fitting[0]
+
+
+def _names(shipped: dict[str, Path]) -> list[str]:
+    return [path.stem for path in shipped.values()]
+
+
+def _check_key(config: Config, key: str, override: str) -> None:
+    """What a key stands in has to exist; the last word may be new, for options have defaults."""
+    place: Any = config
+    *folders, _ = key.split(".")
+    for word in folders:
+        if isinstance(place, list) and word.isdigit() and int(word) < len(place):
+            place = place[int(word)]
+        elif hasattr(place, "keys") and word in place:
+            place = place[word]
+        else:
+            known = list(place.keys()) if hasattr(place, "keys") else []
+            raise UserError(f"engine.overrides: '{override}': there is no '{word}'; {nearest(word, known)}")
+
+
+def set_num_classes(roi_head: ConfigDict, num_classes: int) -> None:
+    """Every box and mask head, and every loss that wants the number, gets it."""
+    for part in _dictionaries(roi_head):
+        if "num_classes" in part:
+            part["num_classes"] = num_classes
+
+
+def _dictionaries(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+        for value in part.values():
+            yield from _dictionaries(value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from _dictionaries(value)

@@ -1,0 +1,63 @@
+"""Our views and predictions as mmdet's data samples, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, encode_mask_results
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from harness.data.sample import View
+from harness.engine.contract import Prediction
+
+Packed = dict[str, list[Tensor] | list[DetDataSample]]
+
+
+def training_data(views: Sequence[View]) -> Packed:
+    """What mmdet's data preprocessor takes: images BGR, as mmdet decodes them, and samples with boxes and masks."""
+    samples = []
+    for view in views:
+        sample = _sample(view.size, view.size)
+        targets = view.targets
+        masks = targets.masks.to("cpu").full().numpy()
+        sample.gt_instances = InstanceData(
+            bboxes=targets.boxes, labels=targets.labels, masks=BitmapMasks(masks, *view.size)
+        )
+        samples.append(sample)
+    return {"inputs": [view.image.flip(0) for view in views], "data_samples": samples}
+
+
+def test_data(images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Packed:
+    """Images (3, h, w) uint8 RGB without truth; `sizes` are (height, width) on disk."""
+    samples = [
+        _sample((int(image.shape[1]), int(image.shape[2])), size) for image, size in zip(images, sizes, strict=True)
+    ]
+    return {"inputs": [image.flip(0) for image in images], "data_samples": samples}
+
+
+def _sample(fed: tuple[int, int], on_disk: tuple[int, int]) -> DetDataSample:
+    sample = DetDataSample(
+        metainfo={
+            "img_shape": fed,
+            "ori_shape": on_disk,
+            "scale_factor": (fed[1] / on_disk[1], fed[0] / on_disk[0]),
+        }
+    )
+    sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    return sample
+
+
+def prediction(found: InstanceData) -> Prediction:
+    """Detections of one image, at its size on disk, on the host."""
+    found = found.to("cpu")
+    encodings = encode_mask_results(found.masks.numpy())
+    return Prediction(
+        boxes=found.bboxes.float(),
+        scores=found.scores.float(),
+        labels=found.labels.long(),
+        rles=[{**each, "counts": each["counts"].decode("ascii")} for each in encodings],
+    )
