@@ -40,6 +40,15 @@ def test_real_annotations(real, per_image, ties):
         assert largest_difference(ours, package, iou_type) < TOLERANCE
 
 
+def test_the_embedded_dataset(mini_root):
+    path = mini_root / "lvis" / "lvis_v1_val.json"
+    annotations = load_annotations(path)
+    results = make_results(annotations, 30, np.random.default_rng(2))
+    ours = evaluate(annotations, Detections.from_results(results))
+    for iou_type in ("bbox", "segm"):
+        assert largest_difference(ours, package_evaluation(path, results, iou_type), iou_type) < TOLERANCE
+
+
 def test_replicated_and_sharded(tmp_path):
     path = tmp_path / "twice.json"
     path.write_text(json.dumps(replicate(REAL, 2)))
