@@ -21,12 +21,14 @@ def _build(cfg: Any, input_shape: Any) -> FPN:
         drop_path_rate=swin.DROP_PATH,
         out_indices=tuple(range(len(swin.DEPTHS))),
     )
+    pooled = LastLevelMaxPool()
+    pooled.in_feature = f"p{1 + len(swin.DEPTHS)}"  # the pyramid's last level; p5 below four stages
     return FPN(
         bottom_up=trunk,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=pooled,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 
