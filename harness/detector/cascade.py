@@ -78,11 +78,16 @@ class Matches:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """logits (R, C + 1), the last column unused; boxes (R, 4) regressed from the regions', with gradient."""
+    """logits (R, C + 1), the last column unused; boxes (R, 4) regressed from the regions', with gradient.
+
+    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None where none were.
+    """
 
     rois: Rois
     logits: Tensor
     deltas: Tensor
+    apart: Tensor | None = None
+    logits_apart: Tensor | None = None
 
 
 class BoxPredictor(nn.Module):
@@ -111,24 +116,32 @@ class Cascade(nn.Module):
         self.box_head = nn.ModuleList(_fully_connected(config) for _ in config.stage_ious)
         self.box_predictor = nn.ModuleList(BoxPredictor(config.fc_width, num_classes) for _ in config.stage_ious)
 
-    def run_stage(self, stage: int, features: Sequence[Tensor], rois: Rois) -> StageOutput:
-        pooled = self._pool(features, rois)
+    def run_stage(
+        self, stage: int, features: Sequence[Tensor], rois: Rois, pasted: Tensor | None = None
+    ) -> StageOutput:
+        """One stage on all regions; those of `pasted` (R,) bool by themselves, to the same figures.
+
+        The gradient of the pasted instances' loss alone then passes their few regions and not all.
+        """
+        # On a GPU the host would have to wait for their number, which costs more than it saves.
+        if pasted is None or pasted.is_cuda or not pasted.any():
+            return StageOutput(rois, *self._head(stage, features, rois.boxes, rois.image))
+        rest, apart = (~pasted).nonzero().squeeze(1), pasted.nonzero().squeeze(1)
+        of_rest = self._head(stage, features, rois.boxes[rest], rois.image[rest])
+        of_apart = self._head(stage, features, rois.boxes[apart], rois.image[apart])
+        back = torch.cat([rest, apart]).argsort()
+        logits, deltas = (torch.cat(parts)[back] for parts in zip(of_rest, of_apart, strict=True))
+        return StageOutput(rois, logits, deltas, apart, of_apart[0])
+
+    def _head(self, stage: int, features: Sequence[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.config
+        pooled = pool(
+            features, self.strides, boxes, image, config.box_resolution, config.canonical_size, config.roi_align
+        )
         if pooled.requires_grad:  # heads are trained at full rate, what they share at their mean
             pooled.register_hook(lambda gradient: gradient / len(self.box_head))
         logits, deltas = self.box_predictor[stage](self.box_head[stage](pooled))
-        return StageOutput(rois, logits, deltas)
-
-    def _pool(self, features: Sequence[Tensor], rois: Rois) -> Tensor:
-        config = self.config
-        return pool(
-            features,
-            self.strides,
-            rois.boxes,
-            rois.image,
-            config.box_resolution,
-            config.canonical_size,
-            config.roi_align,
-        )
+        return logits, deltas
 
     def refined(self, stage: int, output: StageOutput) -> Tensor:
         """(R, 4) the boxes that a stage predicts, not cut to the image, without gradient."""
@@ -149,7 +162,7 @@ class Cascade(nn.Module):
         table: dict[str, Loss] = {}
         thresholds = self.config.stage_ious
         for stage in range(len(thresholds)):
-            output = self.run_stage(stage, features, rois)
+            output = self.run_stage(stage, features, rois, matches.pasted(rois, truth))
             counted = self._counted(stage, rois, matches, truth, federated, rng)
             table[f"loss_cls_stage{stage}"] = self._classification(output, matches, truth, counted)
             table[f"loss_box_reg_stage{stage}"] = self._regression(stage, output, matches, truth)
@@ -178,19 +191,28 @@ class Cascade(nn.Module):
 
     def _classification(self, output: StageOutput, matches: Matches, truth: Truth, counted: Tensor | None) -> Loss:
         rois = output.rois
-        logits = output.logits[:, : self.num_classes]
-        # Sigmoid cross-entropy: softplus of every counted logit, less the matched class's logit.
-        each = F.softplus(logits)
-        each = each.sum(1) if counted is None else (each * counted).sum(1)
         labels = matches.take(rois, truth.labels).clamp(max=self.num_classes - 1)
-        own = logits.gather(1, labels[:, None]).squeeze(1)
-        each = torch.where(rois.valid, each - own * matches.foreground, 0.0)
+        each = self._cross_entropy(output.logits, labels, matches.foreground, counted)
+        each = torch.where(rois.valid, each, 0.0)
+        if output.apart is None or output.logits_apart is None:
+            of_pasted = each * matches.pasted(rois, truth)
+        else:
+            own, foreground = labels[output.apart], matches.foreground[output.apart]
+            alone = self._cross_entropy(output.logits_apart, own, foreground, counted)
+            of_pasted = torch.zeros_like(each).index_copy(0, output.apart, alone)
         return Loss(
             LossKind.CLASSIFICATION,
             sum=rois.per_image(each),
             count=rois.per_image(rois.valid.to(each.dtype)),
-            pasted=rois.per_image(each * matches.pasted(rois, truth)),
+            pasted=rois.per_image(of_pasted),
         )
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, foreground: Tensor, counted: Tensor | None) -> Tensor:
+        """(R,) sigmoid cross-entropy: softplus of every counted logit, less the matched class's logit."""
+        logits = logits[:, : self.num_classes]
+        each = F.softplus(logits)
+        each = each.sum(1) if counted is None else (each * counted).sum(1)
+        return each - logits.gather(1, labels[:, None]).squeeze(1) * foreground
 
     def _regression(self, stage: int, output: StageOutput, matches: Matches, truth: Truth) -> Loss:
         rois, foreground = output.rois, matches.foreground

@@ -16,14 +16,16 @@ TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
 SHORTER = [("schedule.iterations=8", "schedule.iterations=2"), ("evaluation.limit=20", "evaluation.limit=2")]
 
 
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)  # (language, body)
+
+
 def files() -> dict[str, str]:
     """The tutorial's files, by the name that stands in their first line."""
-    blocks = re.findall(r"```\w+\n(# (\S+)\n.*?)```", TEXT, re.DOTALL)
-    return {name: body for body, name in blocks}
+    return {body.split("\n")[0].removeprefix("# "): body for language, body in BLOCKS if language}
 
 
 def commands() -> list[str]:
-    lines = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+    lines = [line for language, body in BLOCKS if not language for line in body.splitlines()]
     assert all(line.startswith("harness ") for line in lines)
     return lines
 

@@ -1,0 +1,66 @@
+"""The contribution against its definition, on the embedded dataset with the detector itself.
+
+In double precision, unnormalised, with the step's own reference gradient in place of the cache and every draw frozen,
+the first-order estimate is how much a small SGD step on the pasted loss lowers the reference loss.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.compose import compose
+from harness.data import sources
+from harness.data.facts import TrainingFacts
+from harness.data.lvis import load_annotations
+from harness.data.training import cache_folder, prepare_pool, training_loader
+from harness.distributed import Ranks
+from harness.engine import create
+from harness.step import StepPosition, TrainingStep
+from methods.contract import Selection, Start
+
+BATCHES = 50
+PROBE = 1e-5
+BY_GRADIENT = ["method.normalise=false", "method.momentum=0.0", "method.cache_precision=fp64"]
+BY_DIFFERENCE = [
+    "method.estimator=loss_difference",
+    f"method.probe_lr={PROBE}",
+    "method.reference_proposals=ground_truth",
+]
+SMALL = [
+    "method=bsgal",
+    "data.size=64",
+    "data.workers=0",
+    "schedule.precision=fp32",
+    "schedule.global_batch=2",
+    "schedule.batch_per_rank=2",
+    "schedule.iterations=200",
+]
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_the_estimate_is_the_loss_difference_to_first_order(tmp_path: Path) -> None:
+    config = compose(SMALL).config
+    annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
+    facts = TrainingFacts(annotations)
+    torch.manual_seed(0)
+    engine = create(config, facts.num_categories, facts.image_count)
+    engine.module.double()
+    pool = prepare_pool(config, config.method, facts)
+    batches = training_loader(config, annotations, config.method, pool, facts)
+    usable = (batch for batch in batches if batch.has_pasted.any() and batch.reference)
+
+    figures: dict[str, list[float]] = {"estimated": [], "measured": []}
+    for iteration, batch in enumerate(islice(usable, BATCHES)):
+        for name, options in (("estimated", BY_GRADIENT), ("measured", BY_DIFFERENCE)):
+            method = compose([*SMALL, *options]).config.method
+            method.start(Start(200, torch.device("cpu"), 2, facts))
+            selection: Selection = method.select(TrainingStep(engine, batch, StepPosition(0, iteration, 200), Ranks()))
+            assert selection.contribution is not None
+            figures[name].append(float(selection.contribution))
+    estimated, measured = np.array(figures["estimated"]), np.array(figures["measured"]) / PROBE
+    assert len(estimated) == BATCHES
+    assert np.corrcoef(estimated, measured)[0, 1] >= 0.99
+    assert np.std(estimated) > 0
