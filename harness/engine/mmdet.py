@@ -200,8 +200,8 @@ def _pretrained(backbone: ConfigDict, config: RunConfig) -> Path | None:
     if config.weights or config.init_from:
         return None
     raise UserError(
-        f"engine=mmdet starts its backbone from {path}, which is no file here: download it and give "
-        "engine.overrides=[model.backbone.init_cfg.checkpoint=FILE] (or model.backbone.init_cfg=null for none)"
+        f"engine=mmdet starts its backbone from {wish['checkpoint']}, which is no file here: download it and give "
+        "\"engine.overrides=['model.backbone.init_cfg.checkpoint=FILE']\" (or 'model.backbone.init_cfg=null' for none)"
     )
 
 

@@ -28,13 +28,19 @@ class _Log:
         self.__dict__.update(state)
 
 
+def _attribute(owner: object, name: str) -> str:
+    """Takes the place of `getattr`, by which the log names its methods."""
+    return name
+
+
 def readable_logs() -> AbstractContextManager[Any]:
     """Lets `torch.load(weights_only=True)` read the arrays of a Runner's log, and its class as an inert one."""
     array = np.zeros(1).__reduce__()[0]
     parts: list[Any] = [
         (array, f"{module}._reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     ]
-    return torch.serialization.safe_globals([*parts, (_Log, HISTORY), np.ndarray])
+    getters = [(_attribute, f"{module}.getattr") for module in ("builtins", "__builtin__")]
+    return torch.serialization.safe_globals([*parts, *getters, (_Log, HISTORY), np.ndarray])
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str = "") -> str:

@@ -1,0 +1,248 @@
+"""The mmdet engine against mmdet called directly."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
+
+from harness.config import Precision
+from harness.data.lvis import load_annotations
+from harness.engine.mmdet import MmdetEngine
+from harness.errors import UserError
+from harness.evaluate.detections import Detections
+from harness.evaluate.lvis_ap import evaluate
+from harness.evaluate.lvis_compat import numpy_float
+from harness.evaluate.matching import IouType
+from methods.contract import LossKind, Proposals, Scope
+from tests.engine.mmdet_models import CLASSES, MODELS, make_engine, make_view, packed, run_config
+from tests.evaluate.made_detections import REAL, make_results
+
+SEED = 5
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def engine(request: pytest.FixtureRequest) -> MmdetEngine:
+    return make_engine(request.param)
+
+
+def draws(seed: int = SEED) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def direct_losses(engine: MmdetEngine, views: list) -> dict[str, torch.Tensor]:
+    """Every loss as mmdet's own training step sums it, by name."""
+    module = copy.deepcopy(engine.module).train()
+    torch.manual_seed(SEED)
+    data = module.data_preprocessor(packed(views), True)
+    found = module.loss(data["inputs"], data["data_samples"])
+    return {
+        name: sum(part.mean() for part in value) if isinstance(value, list) else value.mean()
+        for name, value in found.items()
+        if "loss" in name
+    }
+
+
+@pytest.mark.parametrize("instances", [(3, 4), (5, 0, 1), (0, 0)])
+def test_losses_are_those_of_mmdet_called_directly(engine: MmdetEngine, instances: tuple[int, ...]) -> None:
+    views = [make_view(count, seed) for seed, count in enumerate(instances)]
+    direct = direct_losses(engine, views)
+    table = engine.losses(views, Proposals.SAMPLED, draws())
+    assert set(table.names()) == set(direct)
+    for name, value in direct.items():
+        torch.testing.assert_close(table.batch(name), value, rtol=2e-6, atol=1e-7, msg=lambda text, n=name: n + text)
+    total = torch.stack(list(direct.values())).sum()
+    torch.testing.assert_close(table.total(), total, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(table.per_image().sum(), total, rtol=2e-6, atol=1e-7)
+
+
+def test_gradients_are_those_of_mmdet_called_directly() -> None:
+    engine = make_engine("cascade")
+    views = [make_view(3, 1), make_view(4, 2)]
+    module = copy.deepcopy(engine.module).train()
+    torch.manual_seed(SEED)
+    data = module.data_preprocessor(packed(views), True)
+    loss, _ = module.parse_losses(module.loss(data["inputs"], data["data_samples"]))
+    loss.backward()
+    engine.losses(views, Proposals.SAMPLED, draws()).total().backward()
+    for (name, own), (_, theirs) in zip(engine.module.named_parameters(), module.named_parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: n + text)
+
+
+def test_an_image_s_part_of_the_losses_is_its_own(engine: MmdetEngine) -> None:
+    """Alone in a batch, an image has the sums that it has beside others (regions are drawn image by image)."""
+    views = [make_view(3, 1), make_view(4, 2)]
+    together = engine.losses(views, Proposals.GROUND_TRUTH, draws())
+    for place, view in enumerate(views):
+        alone = engine.losses([view], Proposals.GROUND_TRUTH, draws())
+        for name, loss in together.losses.items():
+            if name.endswith("loss_cls_classes"):
+                continue  # Seesaw's weights come from the samples of the whole batch
+            torch.testing.assert_close(loss.sum[place], alone.losses[name].sum[0], rtol=1e-4, atol=1e-5)
+            assert loss.count[place] == alone.losses[name].count[0]
+
+
+def test_ground_truth_proposals_are_the_instances_and_no_others(engine: MmdetEngine) -> None:
+    views = [make_view(3, 1), make_view(4, 2), make_view(0, 3)]
+    table = engine.losses(views, Proposals.GROUND_TRUTH, draws())
+    assert not table.names(LossKind.PROPOSAL)
+    first = next(name for name in table.names(LossKind.CLASSIFICATION))
+    assert table.losses[first].count.tolist() == [3, 4, 0]
+    assert torch.equal(engine.losses(views, Proposals.GROUND_TRUTH, draws(6)).total(), table.total())
+
+
+def test_what_is_attributed_to_pasted_instances_is_what_comes_from_them(engine: MmdetEngine) -> None:
+    """With no instance pasted it is nothing; with all of them pasted it is what their regions lose."""
+    view = make_view(4, 2)
+    nothing, everything = copy.deepcopy(view), copy.deepcopy(view)
+    nothing.targets.pasted[:], everything.targets.pasted[:] = False, True
+    kinds = (LossKind.CLASSIFICATION, LossKind.BOX, LossKind.MASK)
+    assert engine.losses([nothing], Proposals.SAMPLED, draws()).pasted_total(*kinds) == 0
+    table = engine.losses([everything], Proposals.GROUND_TRUTH, draws())
+    first = "s0." if any(name.startswith("s0.") for name in table.names()) else ""
+    for name, loss in table.losses.items():
+        if name.startswith(first) and (first or "." not in name):  # later stages lose some regions
+            torch.testing.assert_close(loss.pasted, loss.sum)
+    half = engine.losses([view], Proposals.GROUND_TRUTH, draws()).pasted_total(*kinds)
+    rest = copy.deepcopy(view)
+    rest.targets.pasted = ~view.targets.pasted
+    both = half + engine.losses([rest], Proposals.GROUND_TRUTH, draws()).pasted_total(*kinds)
+    torch.testing.assert_close(both, engine.losses([everything], Proposals.GROUND_TRUTH, draws()).pasted_total(*kinds))
+
+
+def test_the_pass_s_generator_decides_what_is_drawn(engine: MmdetEngine) -> None:
+    views = [make_view(4, 1), make_view(2, 2)]
+    state = torch.random.get_rng_state()
+    first, again, other = (engine.losses(views, Proposals.SAMPLED, draws(seed)).total() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    if not any(name.endswith("cum_samples") for name, _ in engine.module.named_buffers()):
+        assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_passes_that_are_not_trained_on_are_not_counted() -> None:
+    engine = make_engine("seesaw")
+    counter = engine.module.roi_head.bbox_head.loss_cls.cum_samples
+    engine.losses([make_view(4, 1)], Proposals.GROUND_TRUTH, draws())
+    engine.losses([make_view(4, 1)], Proposals.SAMPLED, draws(), backbone_in_eval=True)
+    assert counter.sum() == 0
+    engine.losses([make_view(4, 1)], Proposals.SAMPLED, draws())
+    assert counter.sum() > 0
+
+
+def test_predictions_are_those_of_mmdet_called_directly(engine: MmdetEngine) -> None:
+    views = [make_view(3, 1), make_view(2, 2, (64, 96))]
+    on_disk = [(192, 160), (100, 150)]
+    ours = engine.predict([view.image for view in views], on_disk)
+    theirs = copy.deepcopy(engine.module).eval().test_step(packed(views, on_disk))
+    assert sum(len(found.boxes) for found in ours) > 0
+    for own, sample, size in zip(ours, theirs, on_disk, strict=True):
+        found = sample.pred_instances
+        assert torch.equal(own.boxes, found.bboxes)
+        assert torch.equal(own.scores, found.scores)
+        assert torch.equal(own.labels, found.labels)
+        assert np.array_equal(_decoded(own.rles, size), found.masks.numpy())
+        assert own.scores.tolist() == sorted(own.scores.tolist(), reverse=True)
+
+
+def _decoded(rles: list[dict[str, Any]], size: tuple[int, int]) -> np.ndarray:
+    from pycocotools import mask
+
+    return np.array([mask.decode(rle) for rle in rles], bool).reshape(-1, *size)
+
+
+def test_classes_beyond_the_dataset_s_own_are_not_predicted() -> None:
+    engine = make_engine("mask_rcnn")
+    engine.evaluated = 3
+    found = engine.predict([make_view(0, 1).image], [(96, 80)])[0]
+    assert len(found.labels) == 0 or found.labels.max() < 3
+
+
+def test_scopes_are_nested(engine: MmdetEngine) -> None:
+    everything, heads, last = (
+        {id(p) for p in engine.parameters(scope)} for scope in (Scope.ALL, Scope.HEADS, Scope.LAST)
+    )
+    assert last < heads < everything
+    assert everything == {id(p) for p in engine.module.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("precision", [Precision.bf16])
+def test_mixed_precision_leaves_losses_in_full_precision(precision: Precision) -> None:
+    engine = make_engine("mask_rcnn")
+    views = [make_view(3, 1)]
+    full = engine.losses(views, Proposals.GROUND_TRUTH, draws()).total()
+    engine.precision = precision
+    mixed = engine.losses(views, Proposals.GROUND_TRUTH, draws()).total()
+    assert mixed.dtype is torch.float32
+    assert not torch.equal(mixed, full)
+    torch.testing.assert_close(mixed, full, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "words"),
+    [
+        ("mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v2", [], ["no such", "lvis-v1"]),
+        ("mask-rcnn_r50_fpn_1x_coco", ["model.roi_hed.mask_head.num_convs=1"], ["roi_hed", "'roi_head'"]),
+        ("mask-rcnn_r50_fpn_1x_coco", ["nonsense"], ["key=value"]),
+        ("mask-rcnn_r50_fpn_1x_coco", [], ["torchvision://resnet50", "init_cfg"]),
+        ("retinanet_r50_fpn_1x_coco", [], ["two-stage"]),
+        ("faster-rcnn_r50_fpn_1x_coco", ["model.backbone.init_cfg=null"], ["mask head"]),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(config: str, overrides: list[str], words: list[str]) -> None:
+    from harness.engine import create
+
+    settings = run_config("mask_rcnn")
+    settings.engine.config, settings.engine.overrides = config, overrides
+    with pytest.raises(UserError) as caught:
+        create(settings, CLASSES, np.full(CLASSES, 10))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_ap_is_that_of_mmdet_s_metric_on_the_same_detections(
+    kind: IouType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmdet.evaluation.metrics import lvis_metric
+
+    evaluations = []
+
+    class Kept(lvis_metric.LVISEval):  # mmdet rounds its figures to three digits
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            evaluations.append(self)
+
+    monkeypatch.setattr(lvis_metric, "LVISEval", Kept)
+    annotations = load_annotations(REAL, tmp_path)
+    place = {int(category): index for index, category in enumerate(annotations.category_ids)}
+    metric = lvis_metric.LVISMetric(ann_file=str(REAL), metric=kind, outfile_prefix=str(tmp_path / "found"))
+    metric.dataset_meta = {"classes": tuple(place)}
+    by_image: dict[int, list[dict]] = {int(image): [] for image in annotations.image_ids}
+    for result in make_results(annotations, 8, np.random.default_rng(0)):
+        by_image[result["image_id"]].append(result)
+    for (image, found), height, width in zip(by_image.items(), annotations.heights, annotations.widths, strict=True):
+        boxes = torch.tensor([r["bbox"] for r in found], dtype=torch.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        predicted = {
+            "bboxes": boxes,
+            "scores": torch.tensor([r["score"] for r in found], dtype=torch.float64),
+            "labels": torch.tensor([place[r["category_id"]] for r in found]),
+            "masks": torch.from_numpy(_decoded([r["segmentation"] for r in found], (height, width))),
+        }
+        sample = {"img_id": image, "ori_shape": (height, width), "pred_instances": predicted}
+        metric.process({}, [sample])
+    with numpy_float():
+        rounded = metric.evaluate(len(by_image))
+    found = Detections.read(tmp_path / f"found.{kind}.json", annotations)
+    ours = evaluate(annotations, found, (kind,)).metrics[kind]
+    (theirs,) = evaluations
+    assert rounded[f"lvis/{kind}_AP"] == round(ours["AP"], 3) > 0
+    for name, value in theirs.get_results().items():
+        own = -1.0 if ours[name] is None else ours[name]
+        assert abs(own - value) < 1e-9, name
