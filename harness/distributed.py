@@ -95,9 +95,10 @@ def _torchrun() -> Ranks | None:
 def _slurm() -> Ranks | None:
     if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_PROCID" not in os.environ:
         return None
-    import submitit
+    # Not submitit.JobEnvironment, which knows submitit's own jobs alone: a user's `srun harness run` is as good.
+    from submitit.slurm.slurm import SlurmJobEnvironment
 
-    environment = submitit.JobEnvironment()
+    environment = SlurmJobEnvironment()
     os.environ.setdefault("MASTER_ADDR", environment.hostnames[0])
     # Jobs that share a node must not share a port.
     os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 40000))

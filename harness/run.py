@@ -45,7 +45,7 @@ from harness.record import FailureKind, Record, Status, read_record, write_atomi
 from harness.train import Trainer
 from methods.contract import Start
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("harness.run")  # by its name: as `python -m harness.run` it is called __main__
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class _Run:
                 outcome = self._train(engine, annotations, parents)
                 if outcome is None:
                     return self._ended(
-                        Status.interrupted, failure={"kind": "stopped", "message": str(self.stop.reason)}
+                        Status.interrupted,
+                        failure={"kind": "stopped", "message": self.stop.reason or "a signal to another rank"},
                     )
                 trained = outcome
             statistics = decision_statistics(self.folder)
