@@ -39,18 +39,21 @@ TINY = [
 ]
 
 
-def setup(config: RunConfig, rank: int = 0, world: int = 1) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
+def setup(
+    config: RunConfig, rank: int = 0, world: int = 1, device: str = "cpu"
+) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
     """What a run makes before it trains: the detector, the started method, and batches from an iteration on."""
     annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
     facts = TrainingFacts(annotations)
     torch.manual_seed(config.seed)
-    engine = create(config, facts.num_categories, annotations.image_counts)
+    engine = create(config, config.data.num_classes or facts.num_categories, annotations.image_counts)
+    engine.module.to(device)
     method = copy.deepcopy(config.method)
     pool = prepare_pool(config, method, facts)
     of_workers = copy.deepcopy(method)
     start = Start(
         total_iterations=config.schedule.iterations,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         images_per_rank=config.schedule.batch_per_rank,
         dataset=facts,
         needed=(),

@@ -223,8 +223,8 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
         ranks[1].send_signal(signal.SIGTERM)
         said = [rank.communicate(timeout=120)[1] for rank in ranks]
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in ranks:
+            process.kill()
     assert [rank.returncode for rank in ranks] == [75, 75], said
     (record,) = read_records(tmp_path)
     assert record.status is Status.interrupted
