@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.training_step [--full] [--method bsgal] [--steps 3]
 
-Without --full, images and proposals are few, for a CPU; --full takes 4 images of 640² and 512 proposals each, for a
-GPU. Parts are timed inside the same steps, so the harness's own share is no difference of two noisy figures. The
+Without --full, images and proposals are few, for a CPU; --full takes 4 images of 640² (Swin-L: 2 of 896²) and
+512 proposals each, for a GPU. Parts are timed inside the same steps, so the harness's own share is no difference of two noisy figures. The
 operations' table comes from further steps under PyTorch's profiler, which slows them.
 """
 
@@ -106,8 +106,16 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 def prepare(options: argparse.Namespace, folder: Path, device: str) -> tuple[Trainer, Callable[[int], Iterator[Batch]]]:
     steps = options.warm + options.steps + options.profile + 1
-    size, images, proposals = (640, 4, 512) if options.full else (192, 2, 128)
-    overrides = ["detector=centernet2", "schedule=paper", f"backbone={options.backbone}", f"method={options.method}"]
+    large = options.backbone == "swin_l"
+    full = (896, 2, 512) if large else (640, 4, 512)
+    size, images, proposals = full if options.full else (192, 2, 128)
+    schedule = "paper_swin_l" if large else "paper"
+    overrides = [
+        "detector=centernet2",
+        f"schedule={schedule}",
+        f"backbone={options.backbone}",
+        f"method={options.method}",
+    ]
     overrides += ["data=mini", "data.scale_min=0.1", "data.scale_max=2.0", f"data.num_classes={CLASSES}"]
     overrides += [f"data.size={size}", "data.workers=2", f"detector.proposals_per_image={proposals}"]
     overrides += [
