@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.training_step [--full] [--method bsgal] [--steps 3]
 
-Without --full, images and proposals are few, for a CPU; --full takes 4 images of 640² (Swin-L: 2 of 896²) and
-512 proposals each, for a GPU. Parts are timed inside the same steps, so the harness's own share is no difference of two noisy figures. The
-operations' table comes from further steps under PyTorch's profiler, which slows them.
+Without --full, images and proposals are few, for a CPU; --full takes 4 images of 640² (Swin-L: 2 of 896²) and 512
+proposals each, for a GPU. Parts are timed inside the same steps, so the harness's own share is no difference of two
+noisy figures. The operations' table comes from further steps under PyTorch's profiler, which slows them.
 """
 
 from __future__ import annotations
