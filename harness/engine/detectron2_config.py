@@ -20,16 +20,14 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-import backbones
+from harness.engine.detectron2_backbones import choose as choose_backbone
 from harness.engine.detectron2_datasets import class_image_count, describe_classes
-from harness.engine.detectron2_swin import BUILDER
 from harness.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 DEFAULT = "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
-RESNETS = {"resnet18": 18, "resnet50": 50}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def _build_yaml(
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"engine.config={path}: {_first_line(error)}") from error
-    _choose_backbone(cfg, backbone)
+    log.info("%s", choose_backbone(cfg, backbone))
     for key, value in _pairs(overrides):
         try:
             cfg.merge_from_list([key, value])
@@ -121,43 +119,6 @@ def _add_projects(cfg: CfgNode, path: Path) -> None:
         )
 
 
-def _choose_backbone(cfg: CfgNode, backbone: Any) -> None:
-    """`backbone=` decides the trunk where the configuration has a ResNet; a ResNet-50 stays as it is configured."""
-    name = backbones.name_of(type(backbone))
-    if name in RESNETS and "resnet" in cfg.MODEL.BACKBONE.NAME:
-        if RESNETS[name] != cfg.MODEL.RESNETS.DEPTH:
-            cfg.MODEL.RESNETS.DEPTH = RESNETS[name]
-            cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if RESNETS[name] < 50 else 256
-            cfg.MODEL.WEIGHTS = ""
-        if not backbone.frozen_norm:
-            cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
-    elif name.startswith("swin") and cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone":
-        cfg.MODEL.BACKBONE.NAME = BUILDER
-        cfg.MODEL.SWIN = CfgNode(
-            {
-                "EMBED": backbone.embed,
-                "DEPTHS": list(backbone.depths),
-                "HEADS": list(backbone.heads),
-                "WINDOW": backbone.window,
-                "DROP_PATH": backbone.stochastic_depth,
-            }
-        )
-        _fit_levels(cfg, len(backbone.depths))
-        cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = "", "RGB"
-        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    else:
-        log.info("engine.config keeps its own backbone, %s", cfg.MODEL.BACKBONE.NAME)
-
-
-def _fit_levels(cfg: CfgNode, stages: int) -> None:
-    """A trunk of fewer than four stages gives fewer levels; the pooled one stays on top."""
-    levels = [f"p{2 + i}" for i in range(stages)]
-    cfg.MODEL.FPN.IN_FEATURES = [f"p{i}" for i in range(stages)]
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = levels
-    cfg.MODEL.RPN.IN_FEATURES = [*levels, f"p{2 + stages}"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32 * 2**i] for i in range(stages + 1)]
-
-
 @contextlib.contextmanager
 def _frequencies_file(cfg: CfgNode, num_classes: int, image_counts: np.ndarray) -> Iterator[None]:
     """CenterNet2 reads the training images per class from a file while it is built."""
@@ -186,7 +147,7 @@ def _build_lazy(path: Path, overrides: Sequence[str], dataset: str, num_classes:
             cfg = LazyConfig.apply_overrides(cfg, [f"{key}={value}"])
         except Exception as error:  # Hydra's parser, OmegaConf and detectron2 raise classes of their own
             raise UserError(f"engine.overrides: {key}={value}: {_first_line(error)}") from error
-    log.info("engine.config keeps its own backbone")
+    log.info("engine.config keeps its own backbone: in a LazyConfig it is code, not an option")
     model = _checked(lambda: instantiate(cfg.model), path)
     weights = cfg.train.get("init_checkpoint", "") if "train" in cfg else ""
     return Built(model, getattr(model, "input_format", None) or "BGR", weights or "")

@@ -13,6 +13,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engi
 
 import pycocotools.mask as coco
 
+import backbones
 from harness.data.sample import View
 from harness.engine.contract import Engine
 from harness.errors import UserError
@@ -224,3 +225,14 @@ def test_swin_is_built_below_a_pyramid() -> None:
     engine = engine_of(*SMALL[:1], *SMALL[2:], backbone="swin_mini")
     assert type(engine.module.backbone.bottom_up).__name__ == "SwinTransformer"
     assert engine.losses([view(1)], Proposals.SAMPLED, generator(5)).total().isfinite()
+
+
+def test_a_slim_resnet_has_the_channels_of_the_native_one() -> None:
+    trunk = engine_of(*SMALL, backbone="resnet18").module.backbone.bottom_up
+    native = backbones.find("resnet18")().build([4, 8, 16, 32])
+    assert {s.stride: s.channels for s in trunk.output_shape().values()} == dict(native.channels)
+
+
+def test_a_width_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(UserError, match=r"backbone.width=1\.0"):
+        engine_of(config="COCO-Detection/retinanet_R_50_FPN_1x.yaml")
