@@ -2,9 +2,6 @@
 
 import numpy as np
 import torch
-from mmdet.datasets.transforms import PackDetInputs
-from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks
 from torchvision.ops import masks_to_boxes
 
 from harness.compose import compose
@@ -38,13 +35,16 @@ ONE_STAGE = [
     "model.train_cfg.rcnn.sampler.num=32",
 ]
 THREE_STAGES = [
-    text
-    for stage in range(3)
-    for text in (
-        f"model.roi_head.bbox_head.{stage}.in_channels=16",
-        f"model.roi_head.bbox_head.{stage}.fc_out_channels=32",
-        f"model.train_cfg.rcnn.{stage}.sampler.num=32",
-    )
+    "model.train_cfg.rpn.allowed_border=-1",  # images are smaller than anchors
+    *(
+        text
+        for stage in range(3)
+        for text in (
+            f"model.roi_head.bbox_head.{stage}.in_channels=16",
+            f"model.roi_head.bbox_head.{stage}.fc_out_channels=32",
+            f"model.train_cfg.rcnn.{stage}.sampler.num=32",
+        )
+    ),
 ]
 MODELS = {
     "mask_rcnn": ("mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1", [*SLIM, *ONE_STAGE]),
@@ -85,6 +85,10 @@ def make_view(instances: int, seed: int, size: tuple[int, int] = (96, 80)) -> Vi
 
 def packed(views: list[View], on_disk: list[tuple[int, int]] | None = None) -> dict[str, list]:
     """What mmdet's loader hands to a model, by the last step of its own pipeline."""
+    from mmdet.datasets.transforms import PackDetInputs
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+
     keys = ("img_shape", "ori_shape", "scale_factor")
     each = []
     for place, view in enumerate(views):

@@ -1,0 +1,152 @@
+"""What stands between mmdet and today's libraries, and whether it is still needed."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
+
+from harness.detector.weights_file import read_weights
+from harness.engine import mmdet_ops
+from harness.engine.mmdet_weights import load_weights, readable_logs
+from harness.errors import UserError
+from tests.engine.mmdet_models import make_engine
+
+WITHOUT_COMPILED = isinstance(sys.modules[mmdet_ops.NAME], mmdet_ops._StandIn)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as mmengine's Runner writes it, of a model of one layer."""
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    class OneLayer(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, inputs: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
+            return {"loss": self.layer(inputs).sum()}
+
+    folder = tmp_path_factory.mktemp("runner")
+    Runner(
+        OneLayer(),
+        work_dir=str(folder),
+        train_dataloader={
+            "dataset": [{"inputs": torch.ones(2)}] * 4,
+            "batch_size": 2,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "collate_fn": {"type": "default_collate"},
+        },
+        train_cfg={"by_epoch": True, "max_epochs": 1},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
+        log_level="ERROR",
+    ).train()
+    return folder / "epoch_1.pth"
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, width)
+
+
+def test_a_runner_s_checkpoint_is_read_without_executing_code(checkpoint: Path) -> None:
+    module = Layer()
+    assert "2 tensors loaded" in load_weights(module, checkpoint)
+    trusted = torch.load(checkpoint, weights_only=False)["state_dict"]
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, trusted[name])
+
+
+def test_mmengine_s_log_still_keeps_torch_from_reading_its_checkpoints(checkpoint: Path) -> None:
+    """When this fails, `readable_logs` has become unnecessary: delete it."""
+    with pytest.raises(UserError):
+        read_weights(checkpoint)
+    with readable_logs():
+        assert read_weights(checkpoint).part == "state_dict"
+
+
+def test_mmengine_s_own_reader_still_fails(checkpoint: Path) -> None:
+    """When this fails, mmengine reads its checkpoints again."""
+    from mmengine.runner.checkpoint import load_from_local
+
+    with pytest.raises(Exception, match="weights_only"):
+        load_from_local(str(checkpoint), "cpu")
+
+
+def test_reading_leaves_nothing_allowed_behind(checkpoint: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    load_weights(Layer(), checkpoint)
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "message_hub": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="holds more than weights"):
+        load_weights(Layer(), tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_another_model_are_named(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=r"lacks .* parameters"):
+        make_engine("mask_rcnn").load(checkpoint)
+    with pytest.raises(UserError, match=r"has shape \(2, 2\) where this detector has \(3, 2\)"):
+        load_weights(Layer(3), checkpoint)
+
+
+def test_an_engine_s_weights_go_round(tmp_path: Path) -> None:
+    first, second = make_engine("cascade"), make_engine("cascade")
+    with torch.no_grad():
+        for parameter in first.module.parameters():
+            parameter.add_(0.1)
+    torch.save({"state_dict": first.module.state_dict(), "meta": {"epoch": 1}}, tmp_path / "model.pth")
+    second.load(tmp_path / "model.pth")
+    for name, value in first.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name])
+
+
+# ------------------------------------------------------------------------------------------------------- operations
+
+
+@pytest.mark.skipif(not WITHOUT_COMPILED, reason="mmcv has its compiled operations, which are taken then")
+def test_the_stand_in_is_known_to_mmcv_and_refuses_what_it_lacks() -> None:
+    import mmcv.ops
+
+    assert mmdet_ops.provide_operations()
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
+    scores = torch.tensor([0.5, 0.9, 0.1])
+    kept, index = mmcv.ops.nms(boxes, scores, 0.5)
+    assert index.tolist() == [1, 2]
+    assert kept[:, 4].tolist() == pytest.approx([0.9, 0.1])
+    with pytest.raises(UserError, match="softnms"):
+        mmcv.ops.soft_nms(boxes, scores)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_mmcv_s_roi_align_is_torchvision_s(aligned: bool, ratio: int) -> None:
+    import mmcv.ops
+    import torchvision
+
+    rng = torch.Generator().manual_seed(0)
+    rois = torch.tensor([[0.0, 1, 2, 12, 20], [1, 0, 0, 30, 31], [0, 5.5, 3.25, 9, 9.75]])
+    gradients = []
+    for pool in (mmcv.ops.roi_align, torchvision.ops.roi_align):
+        features = torch.rand(2, 3, 16, 16, generator=rng.manual_seed(0)).requires_grad_()
+        if pool is mmcv.ops.roi_align:
+            pooled = pool(features, rois, 7, 0.5, ratio, "avg", aligned)
+        else:
+            pooled = pool(features, rois, 7, 0.5, ratio or -1, aligned)
+        (pooled * torch.rand(pooled.shape, generator=rng.manual_seed(1))).sum().backward()
+        gradients.append((pooled.detach(), features.grad))
+    for own, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, theirs)
