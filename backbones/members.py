@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from backbones.registry import register
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class ResNet50:
     """ResNet-50 with frozen batch norm, the stride in the 3x3 convolution (published: ImageNet-21k, MIIL)."""
 
+    pretrained: ClassVar[str] = "ImageNet-21k's (MIIL)"
     weights: str | None = None
     frozen_norm: bool = True
     stochastic_depth: float = 0.0
@@ -64,6 +65,7 @@ class ResNet18:
 class SwinL:
     """Swin-L, window 12 (published: ImageNet-22k at 384²); a layer norm on each output."""
 
+    pretrained: ClassVar[str | None] = "ImageNet-22k's at 384²"
     weights: str | None = None
     embed: int = 192
     depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
@@ -90,6 +92,7 @@ class SwinL:
 class SwinMini(SwinL):
     """A small Swin for the embedded dataset on a CPU."""
 
+    pretrained = None
     embed: int = 32
     depths: list[int] = field(default_factory=lambda: [2, 2, 2])
     heads: list[int] = field(default_factory=lambda: [2, 4, 8])

@@ -41,6 +41,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "pool": sources.pool(config.data) if config.method.pastes else None,
         "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
         "weights": Path(config.weights) if config.weights else None,
+        "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
         **{f"method.{option}": path for option, path in config.method.files().items()},
     }
     for what, path in files.items():
@@ -53,7 +54,8 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 
 def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
     differing = _difference(plain(config), plain(_defaults(config)))
-    for group, ignored in (("schedule", _SCHEDULE_BOOKKEEPING), ("data", _DATA_PLACES)):
+    places = {"schedule": _SCHEDULE_BOOKKEEPING, "data": _DATA_PLACES, "backbone": {"weights"}}
+    for group, ignored in places.items():
         for name in ignored:
             differing.get(group, {}).pop(name, None)
     for option in config.method.files():

@@ -196,6 +196,11 @@ class _Run:
             self._take_over(engine, weights["model"])
         elif self.config.weights:
             log.info("%s", engine.load(Path(self.config.weights)))
+        elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
+            name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
+            log.warning(
+                "backbone=%s starts from random weights; the papers' from %s: backbone.weights=FILE", name, origin
+            )
         return engine
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
