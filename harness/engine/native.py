@@ -42,8 +42,8 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Nati
 class NativeEngine:
     """Drives a CenterNet2.
 
-    Mixed precision covers backbone and pyramid, as published, and the heads' layers too where
-    `detector.autocast_heads` says so; boxes, targets and losses are in full precision always.
+    Mixed precision covers backbone and pyramid in training, as published; where `detector.autocast_heads` says so, the
+    heads' layers and prediction too. Boxes, targets and losses are in full precision always.
     """
 
     capabilities = CAPABILITIES
@@ -72,7 +72,7 @@ class NativeEngine:
         # Stochastic depth draws from the process's generator, which has to follow the pass's own.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(rng.initial_seed())
-            features = self._features([view.image for view in views])
+            features = self._features([view.image for view in views], mixed=True)
         with self._autocast(self.module.config.autocast_heads):
             return self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng
@@ -81,9 +81,10 @@ class NativeEngine:
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         self.module.eval()
-        features = self._features([image.to(self.device, non_blocking=True) for image in images])
+        mixed = self.module.config.autocast_heads
+        features = self._features([image.to(self.device, non_blocking=True) for image in images], mixed)
         fed = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        with self._autocast(self.module.config.autocast_heads):
+        with self._autocast(mixed):
             found = self.module.detect(features, fed)
         return [_prediction(*each) for each in zip(found, fed, sizes, strict=True)]
 
@@ -99,11 +100,11 @@ class NativeEngine:
     def load(self, weights: Path) -> str:
         return str(load_published(self.module, weights, new_classes=self.train))
 
-    def _features(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def _features(self, images: Sequence[Tensor], mixed: bool) -> list[Tensor]:
         batch = self.module.batch(images)
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        with self._autocast(True):
+        with self._autocast(mixed):
             features = self.module.features(batch)
         if self.module.config.autocast_heads:
             return features

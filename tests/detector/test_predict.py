@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco
 from torchvision.ops import batched_nms
 
-from harness.config import EngineConfig, RunConfig
+from harness.config import EngineConfig, Precision, RunConfig
 from harness.detector import centernet2
 from harness.detector.centernet2 import best_after_suppression
 from harness.engine import capabilities, create
@@ -108,3 +108,14 @@ def test_an_engine_loads_what_it_is_given(tmp_path: Path) -> None:
     torch.save({"model": first.module.state_dict()}, tmp_path / "w.pt")
     assert "tensors loaded" in second.load(tmp_path / "w.pt")
     assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
+
+
+def test_prediction_is_in_full_precision_as_published() -> None:
+    """Unless the heads are in mixed precision too, as in the embedded dataset's detector."""
+    full, half, mixed = (
+        small_engine(precision=precision, autocast_heads=heads).predict([view(0).image], [(SIZE, SIZE)])[0]
+        for precision, heads in ((Precision.fp32, False), (Precision.bf16, False), (Precision.bf16, True))
+    )
+    assert torch.equal(full.scores, half.scores)
+    assert torch.equal(full.boxes, half.boxes)
+    assert not torch.equal(full.scores, mixed.scores)
