@@ -76,7 +76,10 @@ def _list_of(value: str) -> list[str]:
 def _load_plugin(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"method_paths: {path} does not exist; paths are relative to the folder you are in")
-    methods.load_file(path)
+    try:
+        methods.load_file(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -308,12 +308,15 @@ class _Run:
 
     def _record_failure(self, error: Exception) -> None:
         """Leaves a record where the disk and the claim still allow it."""
-        log.error("%s", "".join(traceback.format_exception(error)) if not isinstance(error, UserError) else error)
+        text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
         if not self.ranks.is_main:
             return
         kind = FailureKind.out_of_memory if _is_out_of_memory(error) else FailureKind.python_error
         lines = "".join(traceback.format_exception(error)).splitlines()
         message = str(error) if isinstance(error, UserError) else "\n".join(lines[-6:])
+        if self.ranks.world > 1:
+            message += "\n(what went wrong on other ranks is in log.txt)"
         try:
             self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
         except (OSError, ClaimLost) as second:
