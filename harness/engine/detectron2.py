@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from harness.config import Precision, RunConfig
 from harness.data.sample import Masks, Targets, View
+from harness.detector.checkpoint import load_backbone
 from harness.engine.contract import Prediction
-from harness.engine.detectron2_config import build_from
+from harness.engine.detectron2_backbones import build_trunk
+from harness.engine.detectron2_config import DEFAULT, build_from
 from harness.engine.detectron2_datasets import catalog_name
 from harness.engine.detectron2_losses import attributes, ground_truth_loss_table, loss_table, predictors
 from harness.engine.detectron2_weights import load_detector, load_trunk
@@ -31,20 +33,27 @@ AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Detectron2Engine:
-    """The model of `engine.config` with `engine.overrides`, its backbone's weights loaded. Raises UserError."""
-    wanted = config.engine
-    built = build_from(
-        wanted.config, wanted.overrides, config.backbone, catalog_name(config.data), num_classes, image_counts
-    )
-    if config.backbone.weights:
-        log.info("%s", load_trunk(built.model, Path(config.backbone.weights)))
-    elif built.weights and not (config.weights or config.init_from):
-        if "://" in built.weights:
-            log.warning("%s is not downloaded: training starts from random weights", built.weights)
-        else:
-            log.info("%s", load_trunk(built.model, Path(built.weights)))
-    evaluated = min(len(image_counts), num_classes)
-    return Detectron2Engine(built.model, built.channels, evaluated, config)
+    """The model of `engine.config` with `engine.overrides`, and with the backbone of that configuration.
+
+    Without `engine.config`, Mask R-CNN with an FPN on the group `backbone`. Raises UserError.
+    """
+    wanted, backbone = config.engine, config.backbone
+    trunk = None if wanted.config else build_trunk(backbone, config.schedule.activation_checkpointing)
+    dataset = catalog_name(config.data)
+    built = build_from(wanted.config or DEFAULT, wanted.overrides, trunk, dataset, image_counts, num_classes)
+    if wanted.config:
+        log.info("engine.config has a backbone of its own, whatever the group `backbone` says")
+    if backbone.weights and trunk is not None:
+        log.info("%s", load_backbone(trunk.trunk, Path(backbone.weights)))
+    elif backbone.weights:
+        log.info("%s", load_trunk(built.model, Path(backbone.weights)))
+    elif built.weights and "://" not in built.weights:
+        log.info("%s", load_trunk(built.model, Path(built.weights)))
+    elif built.weights and config.train and not (config.weights or config.init_from):
+        log.warning(
+            "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random", built.weights
+        )
+    return Detectron2Engine(built.model, built.channels, min(len(image_counts), num_classes), config)
 
 
 class Detectron2Engine:

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from harness.engine.detectron2_backbones import choose as choose_backbone
+from harness.engine.detectron2_backbones import Trunk, fit, pyramid
 from harness.engine.detectron2_datasets import class_image_count, describe_classes
 from harness.errors import UserError, nearest
 
-log = logging.getLogger(__name__)
-
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+# Without `engine.config`: this one, on the backbone of the configuration group.
 DEFAULT = "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -40,14 +38,18 @@ class Built:
 
 
 def build_from(
-    name: str | None, overrides: Sequence[str], backbone: Any, dataset: str, num_classes: int, image_counts: np.ndarray
+    name: str, overrides: Sequence[str], trunk: Trunk | None, dataset: str, image_counts: np.ndarray, num_classes: int
 ) -> Built:
-    """Builds on the CPU. `overrides` are KEY=VALUE in the configuration's own names. Raises UserError."""
-    path = find_config(name or DEFAULT)
+    """Builds on the CPU, on `trunk` in place of the configuration's own backbone where one is given.
+
+    `overrides` are KEY=VALUE in the configuration's own names; `dataset` is the name in the catalogs, without `_train`.
+    Raises UserError.
+    """
+    path = find_config(name)
     describe_classes(dataset, num_classes, image_counts)
     if path.suffix == ".py":
-        return _build_lazy(path, overrides, dataset, num_classes)
-    return _build_yaml(path, overrides, backbone, dataset, num_classes, image_counts)
+        return _build_lazy(path, overrides, num_classes)
+    return _build_yaml(path, overrides, trunk, dataset, image_counts, num_classes)
 
 
 def find_config(name: str) -> Path:
@@ -73,7 +75,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _build_yaml(
-    path: Path, overrides: Sequence[str], backbone: Any, dataset: str, num_classes: int, image_counts: np.ndarray
+    path: Path, overrides: Sequence[str], trunk: Trunk | None, dataset: str, image_counts: np.ndarray, num_classes: int
 ) -> Built:
     cfg = get_cfg()
     _add_projects(cfg, path)
@@ -81,7 +83,8 @@ def _build_yaml(
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"engine.config={path}: {_first_line(error)}") from error
-    log.info("%s", choose_backbone(cfg, backbone))
+    if trunk is not None:
+        fit(cfg)
     for key, value in _pairs(overrides):
         try:
             cfg.merge_from_list([key, value])
@@ -96,6 +99,8 @@ def _build_yaml(
             cfg.MODEL[head].NUM_CLASSES = num_classes
     with _frequencies_file(cfg, num_classes, image_counts):
         model = _checked(lambda: build_model(cfg), path)
+    if trunk is not None:
+        model.backbone = pyramid(cfg, trunk)
     return Built(model, cfg.INPUT.FORMAT, cfg.MODEL.WEIGHTS)
 
 
@@ -135,8 +140,7 @@ def _frequencies_file(cfg: CfgNode, num_classes: int, image_counts: np.ndarray) 
 # ------------------------------------------------------------------------------------------------ lazy
 
 
-def _build_lazy(path: Path, overrides: Sequence[str], dataset: str, num_classes: int) -> Built:
-    """A LazyConfig's own backbone stays: there it is code, not an option."""
+def _build_lazy(path: Path, overrides: Sequence[str], num_classes: int) -> Built:
     cfg = _checked(lambda: LazyConfig.load(str(path)), path)
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
         raise UserError(f"engine.config={path}: a LazyConfig with `model` is wanted")
@@ -147,7 +151,6 @@ def _build_lazy(path: Path, overrides: Sequence[str], dataset: str, num_classes:
             cfg = LazyConfig.apply_overrides(cfg, [f"{key}={value}"])
         except Exception as error:  # Hydra's parser, OmegaConf and detectron2 raise classes of their own
             raise UserError(f"engine.overrides: {key}={value}: {_first_line(error)}") from error
-    log.info("engine.config keeps its own backbone: in a LazyConfig it is code, not an option")
     model = _checked(lambda: instantiate(cfg.model), path)
     weights = cfg.train.get("init_checkpoint", "") if "train" in cfg else ""
     return Built(model, getattr(model, "input_format", None) or "BGR", weights or "")

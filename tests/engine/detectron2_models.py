@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,16 @@ FEDERATED = [
 ]
 
 
-def configuration(*overrides: str, backbone: str = "resnet18", config: str | None = None, **changes: Any) -> RunConfig:
+def configuration(
+    *overrides: str, backbone: str = "resnet18", config: str | None = None, weights: Path | None = None
+) -> RunConfig:
+    member = backbones.find(backbone)()
+    member.weights = str(weights) if weights else None
     return RunConfig(
         engine=EngineConfig("detectron2", config, list(overrides)),
-        backbone=backbones.find(backbone)(),
+        backbone=member,
         schedule=ScheduleConfig(iterations=1, global_batch=1, batch_per_rank=1, lr=1.0, precision=Precision.fp32),
         data=DataConfig(name="toy", root="nowhere"),
-        **changes,
     )
 
 
@@ -50,13 +54,16 @@ def engine_of(*overrides: str, classes: int = CLASSES, counted: int | None = Non
     return create(configuration(*overrides, **options), classes, np.arange(1, (counted or classes) + 1))
 
 
-def direct_inputs(views: list[View]) -> list[dict[str, Any]]:
-    """The views as detectron2's own data pipeline would hand them to its models, BGR and with whole masks."""
+def direct_inputs(views: list[View], channels: str) -> list[dict[str, Any]]:
+    """The views as detectron2's own data pipeline would hand them to its models, with whole masks.
+
+    `channels` is the order that the model's configuration asks for.
+    """
     from detectron2.structures import BitMasks, Boxes, Instances
 
     return [
         {
-            "image": view.image.flip(0),
+            "image": view.image.flip(0) if channels == "BGR" else view.image,
             "instances": Instances(
                 view.size,
                 gt_boxes=Boxes(view.targets.boxes),
@@ -75,5 +82,5 @@ def direct_losses(engine: Engine, views: list[View], seed: int) -> dict[str, tor
     engine.module.train()
     torch.manual_seed(seed)
     with EventStorage(0):
-        losses: dict[str, torch.Tensor] = engine.module(direct_inputs(views))
+        losses: dict[str, torch.Tensor] = engine.module(direct_inputs(views, engine.channels))
     return losses

@@ -53,6 +53,7 @@ def test_a_resnet_50_of_the_model_zoo_gives_detectron2s_losses_gradients_and_det
     image = [view(1)]
     total = engine.losses(image, Proposals.SAMPLED, generator(5)).total()
     expected = sum(direct_losses(engine, image, 5).values())
+    assert engine.channels == "BGR"
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
     weights = engine.parameters(Scope.LAST)
     for own, other in zip(torch.autograd.grad(total, weights), torch.autograd.grad(expected, weights), strict=True):
@@ -68,7 +69,9 @@ def test_detections_are_those_of_detectron2_called_directly(model: str, views: l
 def assert_same_detections(engine: Engine, views: list[View], size: tuple[int, int]) -> None:
     found = engine.predict([view.image for view in views], [size] * len(views))
     engine.module.eval()
-    inputs = [{"image": each["image"], "height": size[0], "width": size[1]} for each in direct_inputs(views)]
+    inputs = [
+        {"image": each["image"], "height": size[0], "width": size[1]} for each in direct_inputs(views, engine.channels)
+    ]
     with torch.no_grad():
         direct = [each["instances"] for each in engine.module(inputs)]
     assert sum(len(each) for each in direct) > 0
@@ -186,11 +189,13 @@ def test_weights_are_loaded_by_name(ending: str, tmp_path: Path, views: list[Vie
 
 def test_a_backbones_weights_are_found_by_their_ends(tmp_path: Path) -> None:
     """As detectron2's own ImageNet files are: names without the trunk's stem."""
-    source = engine_of(*SMALL)
+    zoo = "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    slim = [*SMALL, "MODEL.RESNETS.DEPTH=18", "MODEL.RESNETS.RES2_OUT_CHANNELS=64"]
+    source = engine_of(*slim, config=zoo)
     trunk = {k: v + 0.5 for k, v in source.module.backbone.bottom_up.state_dict().items()}
     path = tmp_path / "R-18.pkl"
     path.write_bytes(pickle.dumps({"model": {k: v.numpy() for k, v in trunk.items()}, "matching_heuristics": True}))
-    loaded = engine_of(*SMALL, f"MODEL.WEIGHTS={path}")
+    loaded = engine_of(*slim, f"MODEL.WEIGHTS={path}", config=zoo)
     found = loaded.module.backbone.bottom_up.state_dict()
     assert all(torch.equal(found[k], v) for k, v in trunk.items() if "num_batches" not in k)
     with pytest.raises(UserError, match="a backbone alone"):
@@ -221,18 +226,17 @@ def test_a_model_without_region_heads_says_what_it_cannot_do() -> None:
         table.pasted_total()
 
 
-def test_swin_is_built_below_a_pyramid() -> None:
-    engine = engine_of(*SMALL[:1], *SMALL[2:], backbone="swin_mini")
-    assert type(engine.module.backbone.bottom_up).__name__ == "SwinTransformer"
-    assert engine.losses([view(1)], Proposals.SAMPLED, generator(5)).total().isfinite()
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_without_a_configuration_the_backbone_is_the_native_one(backbone: str, tmp_path: Path) -> None:
+    """Its weights are read as by the native engine, and are not of another architecture."""
+    member = backbones.find(backbone)()
+    native = member.build([4, 8, 16, 32])
+    path = tmp_path / "trunk.pth"
+    torch.save(native.state_dict(), path)
+    trunk = engine_of(*SMALL, backbone=backbone, weights=path).module.backbone.bottom_up.trunk
+    assert all(torch.equal(value, native.state_dict()[name]) for name, value in trunk.state_dict().items())
 
 
-def test_a_slim_resnet_has_the_channels_of_the_native_one() -> None:
-    trunk = engine_of(*SMALL, backbone="resnet18").module.backbone.bottom_up
-    native = backbones.find("resnet18")().build([4, 8, 16, 32])
-    assert {s.stride: s.channels for s in trunk.output_shape().values()} == dict(native.channels)
-
-
-def test_a_width_that_cannot_be_had_is_refused() -> None:
-    with pytest.raises(UserError, match=r"backbone.width=1\.0"):
-        engine_of(config="COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+def test_a_backbone_without_all_levels_is_refused() -> None:
+    with pytest.raises(UserError, match="strides"):
+        engine_of(*SMALL, backbone="swin_mini")
