@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,7 +31,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 
-from harness.engine.mmdet_config import read_config, set_num_classes  # noqa: E402
+from harness.engine.mmdet_config import first_line, read_config, set_num_classes  # noqa: E402
 from harness.engine.mmdet_losses import (  # noqa: E402
     counters_kept,
     ground_truth_losses,
@@ -40,6 +41,8 @@ from harness.engine.mmdet_losses import (  # noqa: E402
 )
 from harness.engine.mmdet_samples import Packed, prediction, test_data, training_data  # noqa: E402
 from harness.engine.mmdet_weights import load_weights  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
 AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -61,15 +64,18 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
         raise UserError(f"engine.config={config.engine.config}: not a two-stage detector; see docs/engines.md")
     set_num_classes(model.roi_head, num_classes)
     trunk = None if config.engine.config else _trunk(config, model)
-    pretrained = None if trunk else _pretrained(model.backbone, config)
-    module = MODELS.build(model)
+    pretrained = _pretrained(model.backbone, config) if trunk is None else None
+    try:
+        module = MODELS.build(model)
+    except (TypeError, KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"engine=mmdet cannot build this model: {first_line(error)}") from error
     _check(module, config)
     MMLogger.get_current_instance().setLevel("WARNING")  # it would print a paragraph for every parameter
     module.init_weights()
     if trunk:
         module.backbone = trunk
     if pretrained:
-        load_weights(module.backbone, pretrained, prefix="backbone.")
+        log.info("%s", load_weights(module.backbone, pretrained, prefix="backbone."))
     return MmdetEngine(module, config.schedule.precision, config.schedule.channels_last, len(image_counts))
 
 
@@ -180,7 +186,7 @@ def _trunk(config: RunConfig, model: ConfigDict) -> _Trunk:
     except ValueError as error:
         raise UserError(f"engine=mmdet needs a backbone of strides {STRIDES}: {error}") from error
     if member.weights:
-        load_backbone(trunk, Path(member.weights))
+        log.info("%s", load_backbone(trunk, Path(member.weights)))
     channels = cast(dict[int, int], trunk.channels)
     model.neck.in_channels = [channels[stride] for stride in STRIDES]
     model.backbone.init_cfg = None
@@ -188,21 +194,26 @@ def _trunk(config: RunConfig, model: ConfigDict) -> _Trunk:
 
 
 def _pretrained(backbone: ConfigDict, config: RunConfig) -> Path | None:
-    """The file of a backbone's pretrained weights, taken out of its configuration: mmengine would download it, and
-    read it with code in it executed."""
+    """The file of pretrained weights for a configuration's own backbone, None where it starts from nothing.
+
+    The wish is taken out of `backbone`: mmengine would download it, and read it with code in it executed.
+    """
+    log.info("engine.config has a backbone of its own, whatever the group `backbone` says")
     wish = backbone.get("init_cfg") or {}
+    backbone.init_cfg = None
+    given = cast(Backbone, config.backbone).weights
+    if given:
+        return Path(given)
     if wish.get("type") != "Pretrained":
         return None
-    backbone.init_cfg = None
-    path = Path(wish["checkpoint"])
-    if path.is_file():
-        return path
-    if config.weights or config.init_from:
-        return None
-    raise UserError(
-        f"engine=mmdet starts its backbone from {wish['checkpoint']}, which is no file here: download it and give "
-        "\"engine.overrides=['model.backbone.init_cfg.checkpoint=FILE']\" (or 'model.backbone.init_cfg=null' for none)"
-    )
+    if Path(wish["checkpoint"]).is_file():
+        return Path(wish["checkpoint"])
+    if not (config.weights or config.init_from):
+        log.warning(
+            "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random",
+            wish["checkpoint"],
+        )
+    return None
 
 
 def _check(module: Any, config: RunConfig) -> None:

@@ -26,8 +26,15 @@ def read_config(name: str, overrides: Sequence[str]) -> Config:
         if not equals:
             raise UserError(f"engine.overrides: '{override}' is not of the form key=value")
         _check_key(config, key, override)
-        config.merge_from_dict({key: yaml.safe_load(value)})
+        try:
+            config.merge_from_dict({key: yaml.safe_load(value)})
+        except (TypeError, KeyError, yaml.YAMLError) as error:
+            raise UserError(f"engine.overrides: '{override}': {first_line(error)}") from error
     return config
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _find(name: str) -> Path:

@@ -189,7 +189,8 @@ def test_mixed_precision_leaves_losses_in_full_precision(precision: Precision) -
         ("mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v2", [], ["no such", "lvis-v1"]),
         ("mask-rcnn_r50_fpn_1x_coco", ["model.roi_hed.mask_head.num_convs=1"], ["roi_hed", "'roi_head'"]),
         ("mask-rcnn_r50_fpn_1x_coco", ["nonsense"], ["key=value"]),
-        ("mask-rcnn_r50_fpn_1x_coco", [], ["torchvision://resnet50", "init_cfg"]),
+        ("mask-rcnn_r50_fpn_1x_coco", ["model.neck.channels=3"], ["cannot build", "'channels'"]),
+        ("mask-rcnn_r50_fpn_1x_coco", ["model.neck.out_channels={a: 1}"], ["model.neck.out_channels"]),
         ("retinanet_r50_fpn_1x_coco", [], ["two-stage"]),
         ("faster-rcnn_r50_fpn_1x_coco", ["model.backbone.init_cfg=null"], ["mask head"]),
     ],
@@ -203,6 +204,17 @@ def test_what_cannot_be_built_is_said_in_one_line(config: str, overrides: list[s
         create(settings, CLASSES, np.full(CLASSES, 10))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_backbone_s_weights_are_given_and_never_downloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wish = "model.backbone.init_cfg={_delete_: true, type: Pretrained, checkpoint: 'torchvision://resnet18'}"
+    trunk = make_engine("mask_rcnn", wish).module.backbone
+    assert "torchvision://resnet18 is not downloaded" in caplog.text
+    tensors = {name: torch.full_like(value, 0.5) for name, value in trunk.state_dict().items()}
+    torch.save(tensors | {"fc.weight": torch.zeros(1)}, tmp_path / "resnet18.pth")
+    given = make_engine("mask_rcnn", wish.replace("torchvision://resnet18", str(tmp_path / "resnet18.pth")))
+    for name, value in given.module.backbone.state_dict().items():
+        assert torch.equal(value, tensors[name])
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
