@@ -1,5 +1,7 @@
 """Composing configurations: what a user types wrongly is answered in one line that names the nearest valid word."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.compose import compose
@@ -41,3 +43,9 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_method_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(UserError, match=r"broken\.py could not be read: ModuleNotFoundError"):
+        compose([f"method_paths=[{tmp_path / 'broken.py'}]"])
