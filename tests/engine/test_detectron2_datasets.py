@@ -121,3 +121,18 @@ def test_predictions_can_be_drawn(data: DataConfig, names: tuple[str, str]) -> N
     assert np.array_equal(instances.pred_masks[0].numpy(), rasterise(annotations, first))
     blank = np.zeros((*size, 3), np.uint8)
     assert Visualizer(blank, MetadataCatalog.get(names[1])).draw_instance_predictions(instances).get_image().any()
+
+
+def test_detectron2s_evaluator_still_needs_numpys_former_name(data: DataConfig, names: tuple[str, str]) -> None:
+    """When this fails, the lvis package is mended, and `harness.evaluate.lvis_compat` can go."""
+    pytest.importorskip("lvis")
+    from detectron2.evaluation import LVISEvaluator
+
+    annotations = load_annotations(sources.val_annotations(data), cache_folder(data))
+    size = int(annotations.heights[0]), int(annotations.widths[0])
+    evaluator = LVISEvaluator(names[1], tasks=("bbox",), distributed=False)
+    evaluator.reset()
+    found = as_instances(_noisy(annotations, 0, np.random.default_rng(0), size), size)
+    evaluator.process([{"image_id": int(annotations.image_ids[0])}], [{"instances": found}])
+    with pytest.raises(AttributeError, match="float"):
+        evaluator.evaluate()
