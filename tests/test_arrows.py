@@ -73,7 +73,14 @@ def test_only_the_command_line_imports_reports() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["harness.cli", "harness.record", "harness.config", "harness.evaluate.command", "harness.launch.status", "reports.command"],
+    [
+        "harness.cli",
+        "harness.record",
+        "harness.config",
+        "harness.evaluate.command",
+        "harness.launch.status",
+        "reports.command",
+    ],
 )
 def test_modules_that_must_start_at_once_do_not_load_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"

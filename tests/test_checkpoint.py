@@ -23,7 +23,9 @@ def test_the_newest_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["shared.pt", "rank0.pt"])
-def test_a_truncated_newest_falls_back_to_the_one_before(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_newest_falls_back_to_the_one_before(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 5)
     save(tmp_path, 10)
     damaged = tmp_path / "000000010" / name

@@ -80,9 +80,7 @@ class Targets:
         return len(self.boxes)
 
     def __getitem__(self, keep: Tensor) -> Targets:
-        return Targets(
-            self.boxes[keep], self.labels[keep], self.masks[keep], self.pasted[keep], self.pool_row[keep]
-        )
+        return Targets(self.boxes[keep], self.labels[keep], self.masks[keep], self.pasted[keep], self.pool_row[keep])
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(
