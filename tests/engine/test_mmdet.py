@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
 
+import backbones
 from harness.config import Precision
 from harness.data.lvis import load_annotations
 from harness.engine.mmdet import MmdetEngine
@@ -215,6 +216,22 @@ def test_a_backbone_s_weights_are_given_and_never_downloaded(tmp_path: Path, cap
     given = make_engine("mask_rcnn", wish.replace("torchvision://resnet18", str(tmp_path / "resnet18.pth")))
     for name, value in given.module.backbone.state_dict().items():
         assert torch.equal(value, tensors[name])
+
+
+def test_resnet50_is_mmdet_s_with_the_same_names() -> None:
+    """So one file of pretrained weights serves both, and `backbone=resnet50` is one architecture."""
+    from mmdet.models.backbones import ResNet
+
+    ours, theirs = backbones.find("resnet50")().build((4, 8, 16, 32)), ResNet(50)
+    ours.eval()
+    theirs.eval()
+    missing, left = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert not left
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    image = torch.rand(1, 3, 64, 64, generator=draws())
+    with torch.no_grad():
+        for own, other in zip(ours(image).values(), theirs(image), strict=True):
+            torch.testing.assert_close(own, other)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
