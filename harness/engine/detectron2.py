@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as coco
 import torch
-from detectron2.layers import ROIAlign
+from detectron2.layers import NaiveSyncBatchNorm, ROIAlign
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
+from harness.compose import number_of_ranks
 from harness.config import Precision, RunConfig
 from harness.data.sample import Masks, Targets, View
 from harness.detector.checkpoint import load_backbone
@@ -24,6 +25,7 @@ from harness.engine.detectron2_config import DEFAULT, build_from
 from harness.engine.detectron2_datasets import catalog_name
 from harness.engine.detectron2_losses import attributes, ground_truth_loss_table, loss_table, predictors
 from harness.engine.detectron2_weights import load_detector, load_trunk
+from harness.errors import UserError
 from methods.contract import LossTable, Need, Proposals, Scope
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,19 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Dete
         log.warning(
             "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random", built.weights
         )
+    _check_norms(built.model, number_of_ranks(config))
     return Detectron2Engine(built.model, built.channels, min(len(image_counts), num_classes), config)
+
+
+def _check_norms(model: nn.Module, ranks: int) -> None:
+    """Ranks run different numbers of passes, so that a norm over all of them would wait for ever."""
+    synchronised = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
+    name = next((name for name, module in model.named_modules() if isinstance(module, synchronised)), None)
+    if ranks > 1 and name:
+        raise UserError(
+            f"engine.config: {name} is a batch norm over all ranks, which stops when ranks decide differently; "
+            "override its norm by BN, GN or FrozenBN"
+        )
 
 
 class Detectron2Engine:

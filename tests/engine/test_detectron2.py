@@ -16,6 +16,7 @@ import pycocotools.mask as coco
 import backbones
 from harness.data.sample import View
 from harness.engine.contract import Engine
+from harness.engine.detectron2 import build
 from harness.errors import UserError
 from methods.contract import LossKind, Proposals, Scope
 from tests.detector.small import generator, view
@@ -23,6 +24,7 @@ from tests.engine.detectron2_models import (
     CASCADE,
     FEDERATED,
     SMALL,
+    configuration,
     direct_inputs,
     direct_losses,
     engine_of,
@@ -240,3 +242,19 @@ def test_without_a_configuration_the_backbone_is_the_native_one(backbone: str, t
 def test_a_backbone_without_all_levels_is_refused() -> None:
     with pytest.raises(UserError, match="strides"):
         engine_of(*SMALL, backbone="swin_mini")
+
+
+def test_norms_over_all_ranks_are_refused_where_there_are_several() -> None:
+    config = configuration(*SMALL, "MODEL.FPN.NORM=SyncBN")
+    build(config, 6, np.arange(1, 7))
+    config.schedule.global_batch = 2
+    with pytest.raises(UserError, match="batch norm over all ranks"):
+        build(config, 6, np.arange(1, 7))
+
+
+def test_the_model_can_be_copied_for_an_average_of_its_weights(views: list[View]) -> None:
+    engine = engine_of(*SMALL, *CASCADE)
+    engine.losses(views, Proposals.SAMPLED, generator(5)).total().backward()
+    average = torch.optim.swa_utils.AveragedModel(engine.module)
+    average.update_parameters(engine.module)
+    assert average.module.state_dict().keys() == engine.module.state_dict().keys()
