@@ -103,6 +103,14 @@ def retry(which: Which = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """What is installed: engines with versions and capabilities, CUDA, SLURM, datasets; what to type for the rest."""
+    from harness.doctor import doctor as examine
+
+    raise typer.Exit(examine())
+
+
+@app.command()
 def evaluate(
     detections: Annotated[Path, typer.Argument(help="COCO/LVIS results as JSON, or Parquet.")],
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],

@@ -41,6 +41,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "pool": sources.pool(config.data) if config.method.pastes else None,
         "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
         "weights": Path(config.weights) if config.weights else None,
+        "engine_config": _own_file(config.engine.config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
         **{f"method.{option}": path for option, path in config.method.files().items()},
     }
@@ -60,11 +61,18 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
             differing.get(group, {}).pop(name, None)
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
+    if _own_file(config.engine.config):
+        differing.get("engine", {}).pop("config", None)
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
     if config.launcher.gpus > 0:
         differing.pop("threads", None)  # sums on a GPU do not depend on the CPU's threads
     return {**differing, "method_name": method, "backbone_name": backbone, "contents": fingerprints(config)}
+
+
+def _own_file(name: str | None) -> Path | None:
+    """An engine's configuration where it is a file of the user's; None where the framework ships it."""
+    return Path(name) if name is not None and Path(name).is_file() else None
 
 
 def _defaults(config: RunConfig) -> RunConfig:

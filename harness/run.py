@@ -33,7 +33,7 @@ from harness.data.training import cache_folder, prepare_pool, training_loader
 from harness.decision_log import decision_statistics, write_decisions
 from harness.detector.classes import grown
 from harness.distributed import Ranks, join, leave
-from harness.engine import create
+from harness.engine import create, engines_with
 from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.evaluate_run import evaluate_detector
@@ -188,7 +188,11 @@ class _Run:
         missing = self.config.method.required() - engine.capabilities
         if missing:
             names = ", ".join(sorted(need.value for need in missing))
-            raise UserError(f"method {self.composed.settings['method']} needs {names}, which this engine lacks")
+            able = ", ".join(engines_with(self.config.method.required())) or "none that is installed"
+            raise UserError(
+                f"method {self.composed.settings['method']} needs {names}, which this model of engine "
+                f"{self.config.engine.name} lacks; engines that have it: {able}"
+            )
         if self.config.init_from:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:

@@ -188,8 +188,10 @@ class TrainingStep:
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:
+    """Of batch norm, and Seesaw loss's counts of classes."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    counts = [buffer for name, buffer in module.named_buffers() if name.endswith("cum_samples")]
+    return [*(buffer for norm in norms for buffer in norm.buffers(recurse=False)), *counts]
 
 
 def _mean(tensors: tuple[Tensor, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from methods import filters
-from methods.contract import DatasetFacts, Pool
+from methods.contract import DatasetFacts, Draw, ImageFacts, Pool
 from methods.registry import register
 from methods.xpaste import PoolPasting
 
@@ -21,7 +21,7 @@ ORDER_SEED = 2405
 class DiverGen(PoolPasting):
     """Scales the number of generated instances, with category, prompt and generator diversity to switch off.
 
-    scale: how many instances are used (all without it); a smaller scale's instances are among a larger one's.
+    scale: how many instances are used (all without it, none at 0); a smaller scale's are among a larger one's.
     category_diversity=false leaves out categories without training images (DiverGen's 250 extra ones);
     prompt_diversity=false keeps each category's first prompt; generator_diversity=false keeps one generator, named by
     `generator` or the commonest. similarity: least CLIP inter-similarity to the category's real instances, from the
@@ -50,6 +50,9 @@ class DiverGen(PoolPasting):
 
     def files(self) -> dict[str, Path]:
         return {"embeddings": Path(self.embeddings)} if self.embeddings else {}
+
+    def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
+        return Draw() if self.scale == 0 else super().draw(image, pool, rng)
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = pool.subset(np.flatnonzero(self._similar(pool)))  # first: embeddings follow the whole pool's rows
@@ -93,7 +96,7 @@ class DiverGen(PoolPasting):
         return column == chosen
 
     def _scaled(self, pool: Pool) -> Pool:
-        if self.scale is None:
+        if not self.scale:  # at scale 0 nothing is drawn, and a pool that is left empty would be taken for a mistake
             return pool
         if self.scale > len(pool):
             raise ValueError(

@@ -21,7 +21,7 @@ SHORTER = ["schedule.iterations=2", "evaluation.limit=4", "data.workers=0", "dat
 
 @pytest.fixture(scope="module")
 def folder(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: LVIS in datasets/ (the embedded dataset has its layout), a pool, detections, the method's file."""
+    """A user's folder: LVIS in datasets/ (mini has its layout), a pool, detections, the method's file."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "datasets").symlink_to(mini_root)
     pools = mini_root / "pools"

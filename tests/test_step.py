@@ -149,7 +149,7 @@ def test_losses_after_a_step_are_those_of_moved_weights_and_the_weights_come_bac
 
 
 def test_training_goes_on_from_a_graph_that_other_passes_did_not_spoil(engine: Engine, batch: Batch) -> None:
-    """The augmented graph is differentiated after a reference pass, an SGD step there and back, and an original pass."""
+    """The augmented graph is differentiated after a reference pass, an SGD step and back, and an original pass."""
     direct = step_of(engine, batch)
     expected = direct.gradient(direct.losses(ViewKind.AUGMENTED).total()).clone()
     step = step_of(engine, batch)

@@ -27,19 +27,19 @@ LAYOUT = 1  # part of a cached index's name: another layout never reads it
 ENTRY = "entry"  # the published entry, while a table is made
 
 
-def open_pool(path: Path, num_categories: int, cache: Path) -> InstancePool:
+def open_pool(path: Path, num_categories: int | None, cache: Path) -> InstancePool:
     """Opens a pool: a published JSON, an index (.arrow), or a table in the exchange format (.parquet).
 
     An index of a JSON or Parquet file is made on first opening, in the folder `cache` under the file's fingerprint,
     without reading the images. Raises UserError for a file that is missing or malformed and for a category that is
-    not below `num_categories`.
+    not below `num_categories`, where that is given.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such pool")
     index = path if path.suffix == ".arrow" else _cached_index(path, cache)
     pool = InstancePool(IndexStore(index))
-    _check_categories(pool, num_categories, path)
+    check_categories(pool, num_categories, path)
     return pool
 
 
@@ -102,11 +102,12 @@ def _cached_index(path: Path, cache: Path) -> Path:
     return index
 
 
-def _check_categories(pool: InstancePool, num_categories: int, path: Path) -> None:
+def check_categories(pool: InstancePool, num_categories: int | None, path: Path) -> None:
+    """Raises UserError for a category below 0 or not below `num_categories`."""
     lowest, highest = int(pool.categories.min(initial=0)), int(pool.categories.max(initial=-1))
     if lowest < 0:
         raise UserError(f"{path}: category {lowest}; categories are counted from 0")
-    if highest >= num_categories:
+    if num_categories is not None and highest >= num_categories:
         raise UserError(
             f"{path}: category {highest} is outside of the {num_categories} categories; "
             f"data.num_classes={highest + 1} adds categories beyond the dataset's"

@@ -17,11 +17,13 @@ def repeat_factors(facts: TrainingFacts, threshold: float) -> np.ndarray:
     """(I,) float64: how often an image comes in an epoch, 0 for one without annotations, 1 at threshold 0.
 
     An image's factor is the largest of its categories', max(1, sqrt(threshold / f)), f being the share of images that
-    hold the category. Source: LVIS (1908.03195), section 5.
+    hold the category; images without annotations do not count. Source: LVIS (1908.03195), section 5, and detectron2's
+    RepeatFactorTrainingSampler on a dataset filtered of empty images.
     """
     categories, images = facts.pairs
     factors = np.zeros(facts.num_images)
-    frequency = np.bincount(categories, minlength=facts.num_categories) / facts.num_images
+    annotated = max(len(np.unique(images)), 1)
+    frequency = np.bincount(categories, minlength=facts.num_categories) / annotated
     with np.errstate(divide="ignore"):
         of_category = np.maximum(1.0, np.sqrt(threshold / frequency))
     np.maximum.at(factors, images, of_category[categories])

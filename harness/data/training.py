@@ -23,7 +23,7 @@ from harness.data.facts import TrainingFacts
 from harness.data.lvis import Annotations
 from harness.data.paste import Paster
 from harness.data.pool import InstancePool, empty_pool
-from harness.data.pool_index import open_pool
+from harness.data.pool_index import check_categories, open_pool
 from harness.data.sample import Batch, Sample, View
 from harness.data.sampling import SampleOrder, batch_positions, repeat_factors
 from harness.data.targets import Instance, to_targets, visible_instances
@@ -46,8 +46,7 @@ def prepare_pool(config: RunConfig, method: Method, facts: TrainingFacts) -> Ins
     if not method.pastes:
         return empty_pool()
     path = sources.pool(config.data)
-    categories = config.data.num_classes or facts.num_categories
-    pool = empty_pool() if path is None else open_pool(path, categories, cache_folder(config.data))
+    pool = empty_pool() if path is None else open_pool(path, None, cache_folder(config.data))
     try:
         prepared = method.prepare(pool, facts, generator(config.seed, "prepare"))
     except ValueError as error:
@@ -61,6 +60,8 @@ def prepare_pool(config: RunConfig, method: Method, facts: TrainingFacts) -> Ins
         if path is None:
             raise UserError(f"method {name} pastes instances, and data.pool names no pool")
         raise UserError(f"{path}: of {len(pool)} instances method {name} leaves none to paste")
+    if path is not None:  # a method may have dropped the categories that the dataset lacks
+        check_categories(prepared, config.data.num_classes or facts.num_categories, path)
     return prepared
 
 

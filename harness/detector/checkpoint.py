@@ -38,7 +38,7 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{self.source}: {len(self.matched)} tensors loaded"
         for word, names in (("missing", self.missing), ("left over", self.left_over)):
-            text += f", {len(names)} {word}" + (f" ({_some(names)})" if names else "")
+            text += f", {len(names)} {word}" + (f" ({some_names(names)})" if names else "")
         return f"{text}; {self.classes}" if self.classes else text
 
 
@@ -130,7 +130,9 @@ def _load(
         if not published_names.is_optional(name) and not any(name.startswith(stem) for stem in optional)
     ]
     if required:
-        raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {_some(required)}")
+        raise UserError(
+            f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {some_names(required)}"
+        )
     found, classes = grown(found, state) if new_classes else (found, "")
     for name, tensor in found.items():
         if state[name].shape != tensor.shape:
@@ -147,5 +149,5 @@ def _load(
     )
 
 
-def _some(names: list[str]) -> str:
+def some_names(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -45,11 +44,15 @@ def capabilities(name: str) -> frozenset[Need]:
     return found
 
 
+def engines_with(needs: frozenset[Need]) -> list[str]:
+    """Installed engines that can do what is needed."""
+    installed = [name for name, (package, _) in INSTALL.items() if importlib.util.find_spec(package)]
+    return [name for name in installed if needs <= capabilities(name)]
+
+
 def _module(name: str) -> ModuleType:
     if name not in INSTALL:
-        near = difflib.get_close_matches(name, INSTALL, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(INSTALL)}"
-        raise UserError(f"engine.name={name}: no such engine; {hint}")
+        raise UserError(f"engine.name={name}: no such engine; {nearest(name, INSTALL)}")
     package, command = INSTALL[name]
     if importlib.util.find_spec(package) is None:
         raise UserError(f"engine.name={name}: the package {package} is not installed; {command}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from harness.detector.checkpoint import LoadReport, _some
+from harness.detector.checkpoint import LoadReport, some_names
 from harness.detector.classes import grown
 from harness.detector.weights_file import Weights, read_weights
 from harness.errors import UserError
@@ -31,7 +31,7 @@ def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
     missing = [name for name in state if name not in found]
     required = [name for name in missing if not _is_derived(name)]
     if required:
-        raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this model: {_some(required)}")
+        raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this model: {some_names(required)}")
     found, classes = grown(found, state) if new_classes else (found, "")
     found = {name: value for name, value in found.items() if not name.endswith(FEDERATED)}
     for name, value in found.items():
@@ -58,7 +58,7 @@ def load_trunk(module: nn.Module, path: Path) -> str:
     aligned: dict[str, Tensor] = align_and_update_state_dicts(own, dict(tensors), c2_conversion=caffe)
     found = {name: aligned[name] for name in own if name in aligned and aligned[name].shape == own[name].shape}
     if not found:
-        raise UserError(f"{path} holds no weights of this backbone; its names begin {_some(sorted(tensors))}")
+        raise UserError(f"{path} holds no weights of this backbone; its names begin {some_names(sorted(tensors))}")
     trunk.load_state_dict({name.removeprefix("backbone."): value for name, value in found.items()}, strict=False)
     missing = [name for name in own if name not in found and not _is_derived(name)]
     return str(LoadReport(_source(path, weights), sorted(found), missing, []))

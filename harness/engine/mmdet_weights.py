@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.detector.checkpoint import some_names
 from harness.detector.weights_file import read_weights
 from harness.errors import UserError
 
@@ -55,15 +56,13 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "") -> str:
     found = {name: tensor for name, tensor in tensors.items() if name in state}
     missing = [name for name, _ in module.named_parameters() if name not in found]
     if missing:
-        raise UserError(f"{path} lacks {len(missing)} of this detector's parameters: {_some(missing)}")
+        raise UserError(f"{path} lacks {len(missing)} of this detector's parameters: {some_names(missing)}")
     for name, tensor in found.items():
         if tensor.shape != state[name].shape:
             theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
             raise UserError(f"{path}: {name} has shape {theirs} where this detector has {mine}; see data.num_classes")
     module.load_state_dict(found, strict=False)
     left = sorted(tensors.keys() - found.keys())
-    return f"{path.name}: {len(found)} tensors loaded, {len(left)} left over" + (f" ({_some(left)})" if left else "")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"{path.name}: {len(found)} tensors loaded, {len(left)} left over" + (
+        f" ({some_names(left)})" if left else ""
+    )

@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("mini", 16), ("mini_backbones", 20), ("random_rate", 24), ("noise", 48), ("bsgal_ablation", 38)]
+    ("name", "runs"),
+    [
+        ("mini", 16),
+        ("mini_backbones", 20),
+        ("random_rate", 24),
+        ("noise", 48),
+        ("bsgal_ablation", 38),
+        ("engines_mini", 24),
+    ],
 )
 def test_sweeps_on_the_embedded_dataset_expand(name: str, runs: int, mini_root: Path) -> None:
     sweep = sweepfile.read(sweepfile.find(name))
@@ -51,7 +59,7 @@ def test_page_on_slurm_names_what_exists() -> None:
 def test_sweeps_of_the_papers_expand(name: str, runs: int, mini_root: Path) -> None:
     """With the embedded dataset in the place of LVIS."""
     sweep = sweepfile.read(ROOT / "sweeps" / f"{name}.yaml")
-    found = expand(sweep, [f"data.root={mini_root}", "data.pool=clean", "launcher=slurm"])
+    found = expand(sweep, [f"data.root={mini_root}", "data.pool=clean", "backbone.weights=null", "launcher=slurm"])
     assert len(found) == runs
     for run in found:
         assert run.resources["gpus"] == run.resources["ranks"]
