@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: venv demo test slow lint clean
-
-venv: $(VENV)/.installed
+.PHONY: venv demo test slow lint mmdet clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini
@@ -14,6 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/pytest
 
+# Swin-L, long training, a SLURM cluster under chaos: minutes each.
 slow: $(VENV)/.test-installed
 	$(BIN)/pytest -m slow
 
@@ -22,18 +22,31 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+venv: $(VENV)/.installed
+
+mmdet: $(VENV)/.mmdet-installed
+
+# lvis and mmcv bring opencv-python, which needs a display's libraries; the headless build takes its place.
+define install_headless
+	$(INSTALL) --editable '$(1)'
+	$(BIN)/pip uninstall --quiet --yes opencv-python
+	$(INSTALL) --force-reinstall --no-deps opencv-python-headless
+	touch $@
+endef
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $@
+	$(call install_headless,.[test])
 
 $(VENV)/.dev-installed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	$(call install_headless,.[dev])
+
+$(VENV)/.mmdet-installed: $(VENV)/.installed
+	$(call install_headless,.[mmdet])
 
 clean:
 	rm -rf $(VENV) runs report
