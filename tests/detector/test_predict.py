@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.ops import batched_nms
 from harness.config import EngineConfig, Precision, RunConfig
 from harness.detector import centernet2
 from harness.detector.centernet2 import best_after_suppression
-from harness.engine import capabilities, create
+from harness.engine import INSTALL, capabilities, create
 from harness.errors import UserError
 from methods.contract import Need, Proposals
 from tests.detector.small import SIZE, generator, small_engine, view
@@ -88,9 +89,10 @@ def test_engines_by_name() -> None:
     assert capabilities("native") == frozenset(Need)
     with pytest.raises(UserError, match="did you mean 'native'"):
         capabilities("natve")
-    config = RunConfig(engine=EngineConfig(name="mmdet"))
-    with pytest.raises(UserError, match=r"mmdet.*pip install"):
-        create(config, 3, np.ones(3, np.int64))
+    for name, (package, _) in INSTALL.items():
+        if importlib.util.find_spec(package) is None:
+            with pytest.raises(UserError, match=rf"{name}.*pip install"):
+                create(RunConfig(engine=EngineConfig(name=name)), 3, np.ones(3, np.int64))
 
 
 def test_detector_and_backbone_that_do_not_fit() -> None:

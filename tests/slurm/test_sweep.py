@@ -158,7 +158,7 @@ def test_preempted_run_is_queued_again_and_completes(project: Project, partition
 
 @pytest.mark.slow
 def test_time_limit_shorter_than_the_run(project: Project) -> None:
-    project.write_sweep("one", "grid: {method: baseline, schedule.iterations: 200}\n")
+    project.write_sweep("one", "grid: {method: baseline, schedule.iterations: 600}\n")
     project.sweep("one", "launcher.minutes=1", "launcher.signal_seconds=20")
     (row,) = project.wait("one", seconds=500).values()
     assert row["state"] == "complete", project.output()
