@@ -63,6 +63,10 @@ class TrainingStep:
     def num_references(self) -> int:
         return len(self.batch.reference)
 
+    @property
+    def reference_instances(self) -> tuple[int, ...]:
+        return tuple(len(view.targets) for view in self.batch.reference)
+
     def losses(
         self,
         view: ViewKind,

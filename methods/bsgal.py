@@ -101,8 +101,8 @@ class ReferenceProposals(Enum):
 class EmptyReference(Enum):
     """What becomes of a step of which a reference image lost its instances to the crop.
 
-    leave_out: the others serve as always. sampled: as published, the others are run with sampled proposals and the
-    federated loss.
+    leave_out: the others serve as always. sampled: as published, the image stays, and the whole reference batch is run
+    with sampled proposals and the federated loss.
     """
 
     leave_out = "leave_out"
@@ -221,6 +221,9 @@ class BSGAL(PoolPasting):
                 return int(rng.choice(images))
         return int(rng.integers(dataset.num_images))
 
+    def keeps_emptied_references(self) -> bool:
+        return self.empty_reference is EmptyReference.sampled
+
     # ------------------------------------------------------------------------------------------ per step, on the device
 
     def start(self, start: Start) -> None:
@@ -333,8 +336,8 @@ class BSGAL(PoolPasting):
         return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=grad, images=images)
 
     def _reference_proposals(self, step: Step) -> Proposals:
-        lost = step.num_references < len(step.has_pasted)
-        return Proposals.SAMPLED if lost and self.empty_reference is EmptyReference.sampled else self._proposals()
+        emptied = 0 in step.reference_instances[: self.reference_images]
+        return Proposals.SAMPLED if emptied else self._proposals()
 
     def _reference_total(self, table: LossTable) -> Tensor:
         if self.reference_loss is ReferenceLoss.first_stage:

@@ -239,7 +239,11 @@ class Step(Protocol):
 
     @property
     def num_references(self) -> int:
-        """How many reference images the step has (images that lost all instances to the crop are left out)."""
+        """How many reference images the step has."""
+
+    @property
+    def reference_instances(self) -> tuple[int, ...]:
+        """Ground-truth instances of each reference image, in order; 0 only where the method keeps emptied images."""
 
     def losses(
         self,
@@ -346,6 +350,10 @@ class Method:
     def uses_reference(self) -> bool:
         """Whether reference images are loaded."""
         return type(self).reference is not Method.reference
+
+    def keeps_emptied_references(self) -> bool:
+        """Whether a reference image that lost all instances to the crop stays in the reference batch."""
+        return False
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         """Offline, once: filter, subset or replace the pool."""

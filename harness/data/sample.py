@@ -111,8 +111,9 @@ class View:
 class Sample:
     """One training position.
 
-    augmented is None where nothing was drawn or nothing of it survived; reference is None where none was asked for
-    or the crop left it without instances. drawn_rows (k,) and drawn_categories (k,) int64 are what the method drew.
+    augmented is None where nothing was drawn or nothing of it survived; reference is None where none was asked for, or
+    the crop left it without instances and the method keeps no such image. drawn_rows (k,) and drawn_categories (k,)
+    int64 are what the method drew.
     skipped counts pool images that could not be read, by fault.
     """
 

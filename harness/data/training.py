@@ -142,7 +142,9 @@ class TrainingData(Dataset[Sample]):
             return None
         jitter = self._jitter(index, rng)
         instances = visible_instances(self.annotations, index, jitter)
-        return _view(jitter.image(self.images.read(index)), instances) if instances else None
+        if not instances and not self.method.keeps_emptied_references():
+            return None
+        return _view(jitter.image(self.images.read(index)), instances)
 
 
 def training_loader(

@@ -170,6 +170,24 @@ def test_reference_images_hold_what_was_asked_for(small) -> None:
     assert all(data_of(small, Plain())[p].reference is None for p in range(5))
 
 
+@dataclass
+class KeepsEmptied(Pasting):
+    """Keeps reference images that the crop left without instances."""
+
+    def keeps_emptied_references(self) -> bool:
+        return True
+
+
+def test_emptied_reference_images_stay_for_a_method_that_keeps_them(small) -> None:
+    near = {"scale_min": 5.0, "scale_max": 6.0}  # crops that miss instances
+    usual, keeping = data_of(small, Pasting(), **near), data_of(small, KeepsEmptied(), **near)
+    pairs = [(usual[position].reference, keeping[position].reference) for position in range(100)]
+    emptied = [kept for left_out, kept in pairs if left_out is None]
+    assert emptied
+    assert all(kept is not None and len(kept.targets) == 0 for kept in emptied)
+    assert all(equal(left_out, kept) for left_out, kept in pairs if left_out is not None)
+
+
 def test_a_batch_travels_whole(small) -> None:
     batch = batches(small, Pasting(), small.config(Pasting(), iterations=1))[0]
     again = unpack(pack(batch))

@@ -267,16 +267,38 @@ def test_the_number_of_reference_images_is_bounded() -> None:
     assert float(few.contribution) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_lost_reference_image_switches_the_proposals_where_asked() -> None:
+def with_emptied_reference(step: TrainingStep, image: int) -> TrainingStep:
+    """The step with a reference image that lost all its instances, as training data hands it over."""
+    view = step.batch.samples[image].reference
+    assert view is not None
+    step.batch.samples[image].reference = dataclasses.replace(view, targets=view.targets[torch.zeros(0).long()])
+    return step
+
+
+@pytest.mark.parametrize(
+    ("images", "proposals"), [(4, Proposals.SAMPLED), (3, Proposals.SAMPLED), (2, Proposals.GROUND_TRUTH)]
+)
+def test_an_emptied_reference_image_stays_and_switches_the_proposals_as_published(
+    images: int, proposals: Proposals
+) -> None:
     engine = TinyEngine()
-    for rule, proposals in (
-        (EmptyReference.leave_out, Proposals.GROUND_TRUTH),
-        (EmptyReference.sampled, Proposals.SAMPLED),
-    ):
-        selection = started(BSGAL(empty_reference=rule, momentum=0.0)).select(step_at(1, engine, references=3))
-        check = step_at(1, engine, references=3)
-        expected = cosine(gradient(engine, reference_loss(check, proposals)), gradient(engine, pasted_loss(check)))
-        assert float(selection.contribution) == pytest.approx(expected, rel=1e-4)
+    method = started(BSGAL(empty_reference=EmptyReference.sampled, momentum=0.0, reference_images=images))
+    assert method.keeps_emptied_references()
+    selection = method.select(with_emptied_reference(step_at(1, engine), 2))
+    check = with_emptied_reference(step_at(1, engine), 2)
+    table = check.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, images=images)
+    g = gradient(engine, table.total(LossKind.CLASSIFICATION))
+    assert float(selection.contribution) == pytest.approx(cosine(g, gradient(engine, pasted_loss(check))), rel=1e-4)
+
+
+def test_a_lost_reference_image_is_left_out_by_default() -> None:
+    engine = TinyEngine()
+    method = started(BSGAL(momentum=0.0))
+    assert not method.keeps_emptied_references()
+    selection = method.select(step_at(1, engine, references=3))
+    check = step_at(1, engine, references=3)
+    expected = cosine(gradient(engine, reference_loss(check)), gradient(engine, pasted_loss(check)))
+    assert float(selection.contribution) == pytest.approx(expected, rel=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------- options
