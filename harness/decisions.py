@@ -120,6 +120,20 @@ def agreement(instances: pd.DataFrame, kinds: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ceiling(decisions: pd.DataFrame, kinds: np.ndarray) -> float | None:
+    """AUROC of `agreement` for a judge that knows the truth, but decides as the method did on whole batches or images.
+
+    What is pasted together is accepted together; so a batch of clean and bad instances limits what any judge can do.
+    """
+    decisions = decisions.dropna(subset="contribution")
+    if decisions.empty:
+        return None
+    together = decisions.groupby(["iteration", "rank", "contribution"])["pool_rows"]
+    share = together.transform(lambda rows: (kinds[np.concatenate(rows.to_list()).astype(int)] == CLEAN).mean())
+    instances = by_instance(decisions.assign(contribution=share.astype(float)))
+    return auroc(instances["contribution"].to_numpy(float), kinds[instances["pool_row"]] == CLEAN)
+
+
 def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: int = 12) -> None:
     """Prints a run's decisions; with `sheet`, writes a PNG of the `count` best and worst instances there."""
     past = past_run(runs, run)
@@ -135,6 +149,8 @@ def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: in
     kinds = kinds_of(past.prepared_pool, past.config.data)
     if kinds is not None:
         _print(console, "against the pool's hidden truth", agreement(instances, kinds))
+        if (best := ceiling(decisions, kinds)) is not None:
+            console.print(f"a judge that knew the truth, deciding on as many instances at once: auroc {best:.3f}")
     often = instances[instances["seen"] >= LEAST_SEEN]
     if sheet is not None and len(often):
         _write_sheet(past, often, kinds, sheet, count)

@@ -26,6 +26,10 @@ AGREEMENT = {
     "kept_clean": ("clean ones kept", "of the clean instances, how many were kept"),
     "kept_bad": ("bad ones kept", "of the bad instances, how many were kept"),
     "auroc": ("AUROC", "how well the contribution ranks clean instances above bad ones; 0.5 is chance"),
+    "ceiling": (
+        "AUROC at best",
+        "of a judge that knows the truth and decides on whole batches or images as the method does",
+    ),
 }
 
 
@@ -97,7 +101,18 @@ def agreement(decisions: pd.DataFrame) -> dict[str, float]:
         "kept_clean": share(clean[kept], clean),
         "kept_bad": share(bad[kept], bad),
         "auroc": curve.area if curve else float("nan"),
+        "ceiling": _ceiling(known.assign(clean=clean, every=every)),
     }
+
+
+def _ceiling(known: pd.DataFrame) -> float:
+    """Area below the ROC of a contribution that is the share of clean instances among all that share one decision."""
+    known = known.dropna(subset=["contribution"])
+    if known.empty:
+        return float("nan")
+    together = known.groupby(["iteration", "contribution"])[["clean", "every"]].transform("sum")
+    curve = roc(known.assign(contribution=together["clean"] / together["every"]))
+    return curve.area if curve else float("nan")
 
 
 def _clean_and_bad(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from harness.decisions import (
     by_category,
     by_group,
     by_instance,
+    ceiling,
     decisions_command,
     over_time,
     read_decisions,
@@ -80,10 +81,28 @@ def test_agreement_is_by_kind_of_fault() -> None:
     assert frame.loc["wrong_label", "auroc"] == pytest.approx(1.0)
 
 
+def test_a_judge_of_whole_batches_is_limited_by_what_they_mix() -> None:
+    kinds = np.array(["clean", "clean", "broken_mask", "wrong_label"])
+    decisions = pd.DataFrame(
+        {
+            "iteration": [0, 0, 1],
+            "rank": 0,
+            "pool_rows": [[0], [2], [1, 3]],
+            "categories": [[0], [0], [0, 0]],
+            "accepted": True,
+            "contribution": [0.7, 0.2, 0.1],
+        }
+    )
+    # By image, rows 0..3 are judged 1, 0.5, 0, 0.5: of the four pairs three are won and one is tied.
+    assert ceiling(decisions, kinds) == pytest.approx(3.5 / 4)
+    assert ceiling(decisions.assign(contribution=[0.7, 0.7, 0.1]), kinds) == pytest.approx(0.5)
+    assert ceiling(decisions.assign(contribution=np.nan), kinds) is None
+
+
 def test_the_command_prints_and_writes_a_sheet(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decisions_command(runs, "bsgal_per_image", tmp_path / "sheet.png", count=4)
     printed = capsys.readouterr().out
-    for part in ("images decided", "by frequency group", "hidden truth", "wrong_label", "best and worst"):
+    for part in ("images decided", "by frequency group", "wrong_label", "knew the truth", "best and worst"):
         assert part in printed
     assert Image.open(tmp_path / "sheet.png").size[0] > 300
 

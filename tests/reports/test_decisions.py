@@ -34,6 +34,14 @@ def test_agreement_by_hand() -> None:
     assert found["kept_bad"] == pytest.approx(2 / 6)
     # Of 4 x 6 pairs of a clean and a bad instance: 1*6 + 2*3 + 0 won, 2*3 tied with the bad ones at 0.5, 1*3 tied.
     assert found["auroc"] == pytest.approx((6 + 2 * 3 + 0.5 * (2 * 3 + 1 * 3)) / 24)
+    # By clean share: 1*6 won, 2*4 won and 2*2 tied, 1*1 won and 1*3 tied.
+    assert found["ceiling"] == pytest.approx((6 + 8 + 1 + 0.5 * (4 + 3)) / 24)
+
+
+def test_what_shares_a_decision_is_judged_together() -> None:
+    batches = decisions().assign(contribution=[0.9, 0.9, -0.1, -0.1])
+    # 3 of 5 are clean in the first batch, 1 of 5 in the second: 3*4 pairs won, 3*2 and 1*4 tied.
+    assert agreement(batches)["ceiling"] == pytest.approx((3 * 4 + 0.5 * (3 * 2 + 1 * 4)) / 24)
 
 
 def test_roc_passes_equal_contributions_together() -> None:
