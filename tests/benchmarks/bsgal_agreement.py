@@ -18,11 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from harness.errors import UserError
-from harness.record import Status
-from harness.run import execute
+from tests.benchmarks.mini_runs import complete, spread
 
-MINI = ["data=mini", "detector=small", "backbone=resnet18"]
 STUDY = [
     "method=bsgal_agreement",
     f"method_paths=[{Path(__file__).with_name('agreement_method.py')}]",
@@ -41,17 +38,17 @@ def main() -> None:
     options = parser.parse_args()
     tables = [judged(options.runs, seed) for seed in options.seeds]
     print(f"{len(tables)} runs, {sum(map(len, tables))} decisions; mean and standard deviation over runs")
-    print(f"{'setting':<42} {'kappa':>14} {'rho':>14} {'accepted':>9}")
+    print(f"{'setting':<42} {'kappa':>16} {'rho':>16} {'accepted':>9}")
     for name in tables[0].columns.str.extract(r"judge/(.*)/contribution")[0].dropna():
         kappas, rhos, rates = zip(*(compared(table, name) for table in tables), strict=True)
-        print(f"{name:<42} {_spread(kappas)} {_spread(rhos)} {np.mean(rates):>8.0%}")
+        print(f"{name:<42} {spread(kappas):>16} {spread(rhos):>16} {np.mean(rates):>8.0%}")
 
 
 def judged(runs: Path, seed: int) -> pd.DataFrame:
     """One run's decisions: a row for each batch decided, columns judge/<setting>/contribution and /accepted."""
-    common = [*MINI, f"runs_dir={runs}", f"seed={seed}"]
-    baseline = _complete([*common, "method=baseline", "schedule=mini"])
-    run_id = _complete([*common, *STUDY, f"init_from={baseline}"])
+    common = [f"runs_dir={runs}", f"seed={seed}"]
+    baseline = complete([*common, "method=baseline", "schedule=mini"])
+    run_id = complete([*common, *STUDY, f"init_from={baseline}"])
     lines = (runs / run_id / "metrics.jsonl").read_text().splitlines()
     table = pd.DataFrame([json.loads(line) for line in lines]).filter(like="judge/")
     return table.dropna().iloc[WARM_UP:]
@@ -66,17 +63,6 @@ def compared(table: pd.DataFrame, name: str) -> tuple[float, float, float]:
     kappa = (agreed - by_chance) / (1 - by_chance)
     rho = spearmanr(*(table[f"judge/{which}/contribution"] for which in names)).statistic
     return float(kappa), float(rho), float(other.mean())
-
-
-def _complete(overrides: list[str]) -> str:
-    outcome = execute(overrides)
-    if outcome.status is not Status.complete:
-        raise UserError(f"{outcome.run_id}: {outcome.status}, {outcome.message}")
-    return outcome.run_id
-
-
-def _spread(values: tuple[float, ...]) -> str:
-    return f"{np.mean(values):>7.2f} ± {np.std(values, ddof=1) if len(values) > 1 else np.nan:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Does the offline score of single instances tell good from bad? AUROC against the hidden truth of the half-bad pool.
+
+    python -m tests.benchmarks.score_quality [--seeds 0 1 2] [--runs runs]
+
+Baselines of the embedded dataset score the pool at their frozen weights, early in training (100 steps) and at its end
+(800, the baseline of `sweeps/mini.yaml`); runs that are missing are trained. The rankings are left in
+RUNS/rankings/<stage>-s<seed>.csv, where `sweeps/selection.yaml` reads those of the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from harness.data.truth import CLEAN
+from harness.score import ScoreOptions, by_kind, score_command, within_categories
+from methods.bsgal import Estimator
+from tests.benchmarks.mini_runs import complete, spread
+
+BASELINE = ["method=baseline", "schedule=mini"]
+SOME = ScoreOptions(per_category=20)
+# Stage of training and score: options of the baseline, and of the score.
+SCORES = {
+    "early": (["schedule.iterations=100"], SOME),
+    "late": ([], ScoreOptions()),
+    "late-4-hosts": ([], dataclasses.replace(SOME, hosts=4)),
+    "late-loss-difference": ([], dataclasses.replace(SOME, estimator=Estimator.loss_difference)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    print("AUROC of clean instances against each kind of fault: mean ± standard deviation over runs, (least to most)")
+    for name, (training, scored) in SCORES.items():
+        found: dict[str, list[float]] = defaultdict(list)
+        for seed in options.seeds:
+            ranking = options.runs / "rankings" / f"{name}-s{seed}.csv"
+            if not ranking.is_file():
+                run_id = complete([*BASELINE, *training, f"seed={seed}", f"runs_dir={options.runs}"])
+                score_command(options.runs, run_id, ranking, "half_bad", scored)
+            for kind, value in areas(pd.read_csv(ranking)).items():
+                found[kind].append(value)
+        for kind, values in found.items():
+            print(f"{name:<22} {kind:<26} {spread(values)}  ({min(values):.3f} to {max(values):.3f})", flush=True)
+
+
+def areas(ranking: pd.DataFrame) -> dict[str, float]:
+    """AUROC by kind of fault over the whole pool, and of all faults by the ranks within categories."""
+    kinds = ranking["kind"].to_numpy(str)
+    ranks = within_categories(ranking["score"].to_numpy(), ranking["category"].to_numpy())
+    named = {f"{CLEAN} against {kind}": value for kind, value in by_kind(ranking["score"].to_numpy(), kinds).items()}
+    return named | {"rest, within categories": by_kind(ranks, kinds)["rest"]}
+
+
+if __name__ == "__main__":
+    main()
