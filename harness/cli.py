@@ -242,19 +242,29 @@ def score(
     pool: Annotated[str | None, typer.Option("--pool", help="Another pool than the run's.")] = None,
     by: Annotated[str, typer.Option("--by", help="gradient, or loss_difference by a probing step.")] = "gradient",
     scope: Annotated[str, typer.Option("--scope", help="Parameters of the gradient: all, heads or last.")] = "all",
+    hosts: Annotated[int, typer.Option("--hosts", min=1, help="Images that each instance is pasted into.")] = 2,
+    references: Annotated[
+        str, typer.Option("--references", help="drawn_class: images of its category. random_class, random_image.")
+    ] = "drawn_class",
     per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Rank a pool's instances by the contribution of each alone; a list for `clip_filter`."""
     from harness.score import ScoreOptions, score_command
-    from methods.bsgal import Estimator
+    from methods.bsgal import Estimator, ReferencePolicy
     from methods.contract import Scope
 
-    for word, valid in ((by, Estimator), (scope, Scope)):
+    for word, valid in ((by, Estimator), (scope, Scope), (references, ReferencePolicy)):
         if word not in (names := [member.value for member in valid]):
             raise UserError(f"{word}: {nearest(word, names)}")
-    options = ScoreOptions(estimator=Estimator(by), scope=Scope(scope), per_category=per_category)
+    options = ScoreOptions(
+        estimator=Estimator(by),
+        scope=Scope(scope),
+        hosts=hosts,
+        reference_policy=ReferencePolicy(references),
+        per_category=per_category,
+    )
     typer.echo(score_command(runs, run_name, out, pool, options, gpu))
 
 

@@ -30,7 +30,7 @@ from harness.past_run import PastRun, past_run
 from harness.record import write_atomically
 from harness.seeding import generator
 from harness.step import StepPosition, TrainingStep
-from methods.bsgal import Estimator
+from methods.bsgal import BSGAL, Estimator, ReferencePolicy
 from methods.contract import DatasetFacts, Draw, ImageFacts, LossKind, Method, Pool, Proposals, Scope, ViewKind
 
 CLASSIFICATION = LossKind.CLASSIFICATION
@@ -39,7 +39,8 @@ POSITION = StepPosition(seed=0, iteration=0, total_iterations=1)  # one for all,
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """hosts: training images that each instance is pasted into. references: images of a category's reference batch.
+    """hosts: training images that each instance is pasted into. references: images of a reference batch, and
+    reference_policy what they hold: the instance's own category (drawn_class), or whatever BSGAL's other policies draw.
 
     per_category: score at most so many instances of each category, drawn at random; all without it. probe_lr: rate of
     the loss difference's SGD step.
@@ -49,6 +50,7 @@ class ScoreOptions:
     scope: Scope = Scope.ALL
     hosts: int = 2
     references: int = 8
+    reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
     per_category: int | None = None
     probe_lr: float = 1.0e-4
     seed: int = 0
@@ -56,14 +58,17 @@ class ScoreOptions:
 
 @dataclass
 class _OneInstance(Method):
-    """Pastes the row that it is told, and takes reference images of that row's category."""
+    """Pastes the row that it is told, and takes reference images of that row's category or by another policy."""
 
     row: int = 0
+    policy: ReferencePolicy = ReferencePolicy.drawn_class
 
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
     def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+        if self.policy is not ReferencePolicy.drawn_class:
+            return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
         return int(rng.choice(images)) if len(images) else None
 
@@ -135,9 +140,10 @@ class _CategoryScorer:
         return TrainingStep(self.engine, Batch(samples), POSITION, Ranks())
 
 
-def scoring_data(past: PastRun, config: RunConfig, pool: InstancePool, seed: int) -> TrainingData:
+def scoring_data(past: PastRun, config: RunConfig, pool: InstancePool, options: ScoreOptions) -> TrainingData:
     """Training samples into which one told instance is pasted."""
-    return TrainingData(config.data, seed, past.annotations, _OneInstance(), pool, past.facts)
+    method = _OneInstance(policy=options.reference_policy)
+    return TrainingData(config.data, options.seed, past.annotations, method, pool, past.facts)
 
 
 def score_command(
@@ -159,7 +165,7 @@ def score_command(
     torch.set_num_threads(config.threads)
     engine = past.engine(torch.device("cuda" if gpu else "cpu"))
     rows = _chosen(instances, options)
-    scores = score_pool(engine, scoring_data(past, config, instances, options.seed), instances, rows, options)
+    scores = score_pool(engine, scoring_data(past, config, instances, options), instances, rows, options)
     kinds = kinds_of(instances, config.data)
     _write_ranking(out, instances, rows, scores, kinds)
     lines = [f"{len(rows)} instances scored, {int(np.isnan(scores).sum())} without a score: {out}"]

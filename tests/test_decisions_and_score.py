@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.past_run import PastRun, past_run
 from harness.run import execute
 from harness.score import ScoreOptions, by_kind, score_command, score_pool, scoring_data, within_categories
-from methods.bsgal import Estimator
+from methods.bsgal import Estimator, ReferencePolicy
 from methods.clip_filter import ClipFilter
 from methods.contract import Scope
 
@@ -145,11 +145,14 @@ def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(past: PastRun) -
 
     def scores(**options: object) -> np.ndarray:
         chosen = ScoreOptions(hosts=1, references=2, **options)  # type: ignore[arg-type]
-        return score_pool(engine, scoring_data(past, past.config, pool, 0), pool, rows, chosen)
+        return score_pool(engine, scoring_data(past, past.config, pool, chosen), pool, rows, chosen)
 
     by_gradient = scores()
     np.testing.assert_array_equal(by_gradient, scores())
     assert np.abs(scores(scope=Scope.HEADS) - by_gradient).max() > 0
+    by_random = scores(reference_policy=ReferencePolicy.random_image)
+    assert np.abs(by_random - by_gradient).max() > 0
+    np.testing.assert_array_equal(by_random, scores(reference_policy=ReferencePolicy.random_image))
     measured = scores(estimator=Estimator.loss_difference, probe_lr=0.01)
     clear = np.isfinite(by_gradient) & (np.abs(by_gradient) > 0.1)
     assert clear.any()

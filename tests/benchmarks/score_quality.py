@@ -18,7 +18,7 @@ import pandas as pd
 
 from harness.data.truth import CLEAN
 from harness.score import ScoreOptions, by_kind, score_command, within_categories
-from methods.bsgal import Estimator
+from methods.bsgal import Estimator, ReferencePolicy
 from tests.benchmarks.mini_runs import complete, spread
 
 BASELINE = ["method=baseline", "schedule=mini"]
@@ -28,6 +28,7 @@ SCORES = {
     "early": (["schedule.iterations=100"], SOME),
     "late": ([], ScoreOptions()),
     "late-4-hosts": ([], dataclasses.replace(SOME, hosts=4)),
+    "late-random-references": ([], dataclasses.replace(SOME, reference_policy=ReferencePolicy.random_image)),
     "late-loss-difference": ([], dataclasses.replace(SOME, estimator=Estimator.loss_difference)),
 }
 
@@ -48,7 +49,7 @@ def main() -> None:
             for kind, value in areas(pd.read_csv(ranking)).items():
                 found[kind].append(value)
         for kind, values in found.items():
-            print(f"{name:<22} {kind:<26} {spread(values)}  ({min(values):.3f} to {max(values):.3f})", flush=True)
+            print(f"{name:<24} {kind:<26} {spread(values)}  ({min(values):.3f} to {max(values):.3f})", flush=True)
 
 
 def areas(ranking: pd.DataFrame) -> dict[str, float]:
