@@ -7,6 +7,7 @@ Source: arXiv 2406.02435 (ICML 2024) and its repository, aim-uofa/DiverGen, fold
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -65,7 +66,7 @@ class CacheRule(Enum):
 
 
 class CachePrecision(Enum):
-    """fp64 takes a detector in double precision, for studies of the estimate itself."""
+    """fp64 is for studies of the estimate itself."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -177,21 +178,33 @@ class BSGAL(PoolPasting):
         for name in ("window", "reference_images", "reference_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
-        if self.probe_lr <= 0:
+        if not 0 < self.probe_lr < math.inf:
             raise ValueError(f"probe_lr is {self.probe_lr}, and must be positive")
+        if self.tau is not None and not math.isfinite(self.tau):
+            raise ValueError(f"tau is {self.tau}, and must be a finite number")
         if self.mode is Mode.paste_or_ori and self.threshold is not Threshold.fixed:
             raise ValueError("paste_or_ori compares the two views with each other and takes no percentile threshold")
         if self.mode is Mode.paste_or_ori and self.tau is not None:
             raise ValueError("paste_or_ori compares the two views with each other and takes no tau")
-        if self.threshold is not Threshold.fixed and self.tau is not None:
-            raise ValueError(f"tau belongs to threshold=fixed, and the threshold is {self.threshold.name}")
-        if self.estimator is Estimator.loss_difference:
-            self._validate_loss_difference()
+        self._refuse_what_nothing_reads()
 
-    def _validate_loss_difference(self) -> None:
-        for name in ("scope", "cache", "cache_precision", "normalise", "reference_every", "sync"):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"{name} belongs to estimator=gradient: the loss difference takes no gradient to keep")
+    def _refuse_what_nothing_reads(self) -> None:
+        """An option that is set and that the others leave without effect is a mistake."""
+        by_gradient = self.estimator is Estimator.gradient
+        percentile = self.threshold is not Threshold.fixed
+        scheduled = self.threshold is Threshold.scheduled_percentile
+        of_gradients = ("scope", "cache", "cache_precision", "normalise", "reference_every", "sync")
+        for names, belongs_to, is_read in (
+            (("tau",), "threshold=fixed", not percentile),
+            (("accept_rate", "window"), "threshold=percentile or scheduled_percentile", percentile),
+            (("accept_rate_end",), "threshold=scheduled_percentile", scheduled),
+            (of_gradients, "estimator=gradient", by_gradient),
+            (("momentum",), "estimator=gradient and cache=momentum", by_gradient and self.cache is CacheRule.momentum),
+            (("probe_lr",), "estimator=loss_difference", not by_gradient),
+        ):
+            for name in names:
+                if not is_read and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} belongs to {belongs_to}, and has no effect without it")
 
     def required(self) -> frozenset[Need]:
         needs = {Need.PASTED_ATTRIBUTION} if self.mode is Mode.paste_only else set()
@@ -361,8 +374,7 @@ class BSGAL(PoolPasting):
         if self._gradients is None:
             self._gradients = self._new_cache(step.num_parameters(self._scope))
         if self._buffer is None:
-            exact = self.cache_precision is CachePrecision.fp64
-            self._buffer = torch.zeros_like(self._gradients.mean, dtype=torch.float64 if exact else torch.float32)
+            self._buffer = torch.zeros_like(self._gradients.mean, dtype=step.dtype)
         return self._gradients, self._buffer
 
     def _new_cache(self, size: int) -> GradientCache:

@@ -227,6 +227,7 @@ class Step(Protocol):
 
     iteration: int  # 0-based
     progress: float  # share of the schedule that is done, 0..1
+    dtype: torch.dtype  # of the detector's parameters, and so of their gradients
     rng: np.random.Generator  # keyed by (seed, iteration, rank)
 
     @property
@@ -263,7 +264,7 @@ class Step(Protocol):
     def gradient(
         self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
-        """Flat float32 gradient (P,) of a scalar over a scope, written to `out` where given.
+        """Flat gradient (P,) of a scalar over a scope, in the detector's precision; written to `out` where given.
 
         keep_graph=False frees the graph: for losses that are not trained on, the reference batch's.
         """

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # elements of a cache that are widened at a time
+CHUNK = 1 << 22  # elements that are widened at a time
 
 
 class GradientCache:
@@ -34,8 +34,9 @@ class GradientCache:
         """Inner product with a gradient (P,), a scalar on the device."""
         if self.mean.dtype == gradient.dtype:
             return torch.dot(self.mean, gradient)
+        wide = torch.promote_types(self.mean.dtype, gradient.dtype)
         pairs = zip(self.mean.split(CHUNK), gradient.split(CHUNK), strict=True)
-        return torch.stack([torch.dot(mean.to(gradient.dtype), part) for mean, part in pairs]).sum()
+        return torch.stack([torch.dot(mean.to(wide), part.to(wide)) for mean, part in pairs]).sum()
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self.mean, "updates": self.updates}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -49,6 +50,14 @@ class PoolPasting(Method):
             raise ValueError(f"groups is {self.groups!r}, and must be letters of r, c and f")
         if not 0 <= self.area_min < self.area_max <= 1:
             raise ValueError(f"area_min {self.area_min} and area_max {self.area_max} must rise within 0..1")
+        if not (math.isfinite(self.clip_threshold) and self.clip_below_best >= 0):
+            raise ValueError(
+                f"clip_threshold is {self.clip_threshold} and clip_below_best {self.clip_below_best}: "
+                "the one must be a number, the other at least 0, or a category could run empty"
+            )
+        for name in ("clip_threshold", "clip_below_best", "area_min", "area_max"):
+            if not self.filtered and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} belongs to filtered=true, and has no effect without it")
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = self.limited_to_groups(pool, dataset)

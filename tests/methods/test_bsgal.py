@@ -313,6 +313,17 @@ def test_a_lost_reference_image_is_left_out_by_default() -> None:
         ({"estimator": Estimator.loss_difference, "scope": GradientScope.heads}, "scope belongs to"),
         ({"estimator": Estimator.loss_difference, "normalise": False}, "normalise belongs to"),
         ({"estimator": Estimator.loss_difference, "reference_every": 2}, "reference_every belongs to"),
+        ({"estimator": Estimator.loss_difference, "momentum": 0.5}, "momentum belongs to"),
+        ({"cache": CacheRule.average, "momentum": 0.5}, "momentum belongs to.*cache=momentum"),
+        ({"accept_rate": 0.3}, "accept_rate belongs to threshold=percentile"),
+        ({"window": 10}, "window belongs to threshold=percentile"),
+        ({"threshold": Threshold.percentile, "accept_rate_end": 0.3}, "accept_rate_end belongs to"),
+        ({"mode": Mode.paste_or_ori, "accept_rate": 0.3}, "accept_rate belongs to"),
+        ({"probe_lr": 0.1}, "probe_lr belongs to estimator=loss_difference"),
+        ({"estimator": Estimator.loss_difference, "probe_lr": float("nan")}, "probe_lr is nan"),
+        ({"tau": float("nan")}, "tau is nan"),
+        ({"clip_below_best": -1.0}, "clip_below_best"),
+        ({"clip_threshold": 25.0}, "clip_threshold belongs to filtered=true"),
         ({"momentum": 1.0}, "momentum"),
         ({"accept_rate": 1.5}, "accept_rate"),
         ({"window": 0}, "window"),
@@ -335,13 +346,14 @@ def test_needs_follow_the_options() -> None:
     assert BSGAL(estimator=Estimator.loss_difference).required() == {attribution}
 
 
-def test_a_cache_in_bfloat16_decides_nearly_alike() -> None:
-    exact, half = started(BSGAL()), started(BSGAL(cache_precision=CachePrecision.bf16))
+@pytest.mark.parametrize(("precision", "apart"), [(CachePrecision.bf16, 0.01), (CachePrecision.fp64, 1e-6)])
+def test_a_cache_in_another_precision_decides_nearly_alike(precision: CachePrecision, apart: float) -> None:
+    usual, other = started(BSGAL()), started(BSGAL(cache_precision=precision))
     pairs = [
-        (float(exact.select(a).contribution), float(half.select(b).contribution))
+        (float(usual.select(a).contribution), float(other.select(b).contribution))
         for a, b in zip(steps(), steps(), strict=True)
     ]
-    np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.01)
+    np.testing.assert_allclose(*zip(*pairs, strict=True), atol=apart)
 
 
 @pytest.mark.parametrize(
