@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from harness.detector import published_names
 from harness.detector.classes import grown
+from harness.detector.trunk_names import is_detectron2_resnet, named_like, of_trunk
 from harness.detector.weights_file import Weights, read_weights, write_weights
 from harness.errors import UserError
 
 SHOWN = 4  # names in a message
+OUTPUT_NORMS = ("norm0.", "norm1.", "norm2.", "norm3.")  # of a Swin in a detector; a classifier has none
 
 
 class Layout(Enum):
@@ -22,6 +24,7 @@ class Layout(Enum):
 
     NATIVE = "native"
     DETECTRON2 = "detectron2"
+    MMDET = "mmdet"
     BACKBONE = "backbone"
 
 
@@ -48,7 +51,19 @@ def layout_of(names: Mapping[str, object]) -> Layout:
         return Layout.DETECTRON2
     if any(name.startswith(("cascade.", "proposal_network.")) for name in names):
         return Layout.NATIVE
+    if any(name.startswith(("roi_head.", "rpn_head.", "bbox_head.")) for name in names):
+        return Layout.MMDET
     return Layout.BACKBONE
+
+
+def refusal(path: Path, layout: Layout, engine: str) -> UserError:
+    """What is said about a file with a backbone alone, or with another engine's detector."""
+    if layout is Layout.BACKBONE:
+        return UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+    return UserError(
+        f"{path} holds a detector of engine={layout.value}, which engine={engine} cannot take; backbone.weights={path} "
+        "takes its backbone"
+    )
 
 
 def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) -> LoadReport:
@@ -59,8 +74,8 @@ def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) 
     """
     weights = read_weights(path)
     layout = layout_of(weights.tensors)
-    if layout is Layout.BACKBONE:
-        raise UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+    if layout not in (Layout.NATIVE, Layout.DETECTRON2):
+        raise refusal(path, layout, "native")
     rename = published_names.ours if layout is Layout.DETECTRON2 else str
     places = {name: rename(name) for name in weights.tensors}
     return _load(module, weights, places, path, new_classes=new_classes)
@@ -69,18 +84,22 @@ def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) 
 def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
     """Loads a trunk's weights: an image classifier's, or a whole detector's of which the trunk is taken.
 
-    Norms on a trunk's outputs, which classifiers lack, keep their values. Raises UserError as `load_published` does.
+    Its names may be those of any engine (`trunk_names`). Norms on a trunk's outputs, which classifiers lack, keep their
+    values. Raises UserError as `load_published` does.
     """
     weights = read_weights(path)
-    whole = layout_of(weights.tensors) is not Layout.BACKBONE
+    found = of_trunk(weights.tensors)
+    if is_detectron2_resnet(found) and not is_detectron2_resnet(trunk.state_dict()) and _is_folded(found):
+        raise UserError(
+            f"{path}: batch norms without statistics, as in Caffe's ResNets, which take BGR images and stride in their "
+            "1x1 convolutions; take a torchvision ResNet"
+        )
+    tensors = named_like(found, trunk.state_dict())
+    return _load(trunk, replace(weights, tensors=tensors), {name: name for name in tensors}, path, OUTPUT_NORMS)
 
-    def place(name: str) -> str | None:
-        stems = (published_names.RESNET_STEM, published_names.SWIN_STEM, published_names.TRUNK)
-        stem = next((stem for stem in stems if name.startswith(stem)), None)
-        return None if stem is None and whole else name.removeprefix(stem or "")
 
-    optional = ("norm0.", "norm1.", "norm2.", "norm3.")
-    return _load(trunk, weights, {name: place(name) for name in weights.tensors}, path, optional)
+def _is_folded(tensors: Mapping[str, Tensor]) -> bool:
+    return not any(tensor.any() for name, tensor in tensors.items() if name.endswith("running_mean"))
 
 
 def convert(path: Path, out: Path, to: Layout) -> list[str]:
@@ -92,7 +111,12 @@ def convert(path: Path, out: Path, to: Layout) -> list[str]:
     tensors = read_weights(path).tensors
     layout = layout_of(tensors)
     if layout is Layout.BACKBONE:
-        raise UserError(f"{path} holds a backbone alone, which is loaded as it is")
+        raise UserError(f"{path} holds a backbone alone, which every engine reads as it is: backbone.weights={path}")
+    if layout is Layout.MMDET:
+        raise UserError(
+            f"{path} holds a detector of mmdet's, which has no counterpart elsewhere; backbone.weights={path} "
+            "takes its backbone on every engine"
+        )
     left: list[str] = []
     if layout is Layout.DETECTRON2:
         wanted = {name: published_names.ours(name) for name in tensors if not published_names.is_optional(name)}

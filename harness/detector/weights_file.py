@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from harness.detector.runner_logs import readable_logs
 from harness.errors import UserError
 from harness.record import write_atomically
 
@@ -32,17 +35,17 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads a PyTorch checkpoint or a detectron2 pickle, of EMA and raw weights the EMA.
+    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of EMA and raw weights the EMA.
 
     Nothing in the file is executed: a pickle that asks for more than arrays is refused. Raises UserError.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file of weights")
     try:
-        content = _read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+        content = READERS.get(path.suffix, _read_torch)(path)
     except (pickle.UnpicklingError, AttributeError, ImportError) as error:
         raise UserError(f"{path} holds more than weights, or none, and is not read: {_first_line(error)}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
         raise UserError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
     found = content[parts[0]] if parts else content
@@ -89,7 +92,11 @@ def _read_torch(path: Path) -> Any:
     harmless += [np.dtype, *_DTYPES, (codecs.encode, "_codecs.encode")]
     # Schedulers of published checkpoints hold NumPy numbers.
     with torch.serialization.safe_globals(harmless):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            with readable_logs():
+                return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _allowed() -> dict[tuple[str, str], Callable[..., Any] | type]:
@@ -124,3 +131,6 @@ class _Restricted(pickle.Unpickler):
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         return _Restricted(file, encoding="latin1").load()
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".pkl": _read_pickle, ".safetensors": safetensors.torch.load_file}

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from harness.detector.checkpoint import LoadReport, some_names
+from harness.detector.checkpoint import OUTPUT_NORMS, LoadReport, layout_of, refusal, some_names
 from harness.detector.classes import grown
+from harness.detector.trunk_names import is_detectron2_resnet, named_like, of_trunk
 from harness.detector.weights_file import Weights, read_weights
+from harness.engine.detectron2_backbones import PIXEL_MEAN, PIXEL_STD
 from harness.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # What a model makes anew and checkpoints of some versions hold.
 DERIVED = ("num_batches_tracked", "relative_position_index", "pixel_mean", "pixel_std", "cell_anchors")
 FEDERATED = ("freq_weight", "fed_loss_cls_weights")
+BELOW_A_PYRAMID = ("bottom_up", "net")  # FPN's and ViTDet's names for the trunk
 HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
@@ -25,7 +32,7 @@ def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
     """
     weights = read_weights(path)
     if not any(name.startswith(HEADS) for name in weights.tensors):
-        raise UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+        raise refusal(path, layout_of(weights.tensors), "detectron2")
     state = module.state_dict()
     found = {name: value for name, value in weights.tensors.items() if name in state}
     missing = [name for name in state if name not in found]
@@ -45,23 +52,57 @@ def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
 
 
 def load_trunk(module: nn.Module, path: Path) -> str:
-    """Loads the backbone's weights: an image classifier's, in detectron2's, Caffe2's or another ResNet's names, or
-    those of a whole detector. Returns what matched. Raises UserError when nothing does."""
+    """Loads the backbone's weights: an image classifier's, in Caffe2's or any engine's names, or a whole detector's.
+
+    Returns what matched. Raises UserError when nothing does, or when a ResNet or Swin does not get all of its own.
+    """
     weights = read_weights(path)
-    if any(name.startswith("backbone.") for name in weights.tensors):
-        tensors = {name: value for name, value in weights.tensors.items() if name.startswith("backbone.")}
+    backbone: nn.Module = module.backbone  # type: ignore[assignment]
+    own = backbone.state_dict()
+    prefix = next((f"{name}." for name in BELOW_A_PYRAMID if hasattr(backbone, name)), "")
+    trunk = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
+    if any(name.startswith("res2_") for name in weights.tensors):
+        tensors: dict[str, Tensor] = align_and_update_state_dicts(own, weights.tensors, c2_conversion=True)
     else:
-        tensors = weights.tensors
-    trunk: nn.Module = module.backbone  # type: ignore[assignment]
-    own = {f"backbone.{name}": value for name, value in trunk.state_dict().items()}
-    caffe = any(name.startswith("res2_") for name in tensors)
-    aligned: dict[str, Tensor] = align_and_update_state_dicts(own, dict(tensors), c2_conversion=caffe)
-    found = {name: aligned[name] for name in own if name in aligned and aligned[name].shape == own[name].shape}
+        named = named_like(of_trunk(weights.tensors), trunk)
+        tensors = {prefix + name if name in trunk else name: value for name, value in named.items()}
+        if is_detectron2_resnet(trunk) and not is_detectron2_resnet(of_trunk(weights.tensors)):
+            _warn_of_caffe(module, path)
+    found = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     if not found:
-        raise UserError(f"{path} holds no weights of this backbone; its names begin {some_names(sorted(tensors))}")
-    trunk.load_state_dict({name.removeprefix("backbone."): value for name, value in found.items()}, strict=False)
+        raise UserError(
+            f"{path} holds no weights of this backbone; its names begin {some_names(sorted(weights.tensors))}"
+        )
     missing = [name for name in own if name not in found and not _is_derived(name)]
+    required = [name for name in missing if name.startswith(prefix) and not _may_lack(name.removeprefix(prefix))]
+    if required and (
+        is_detectron2_resnet(trunk) or any(name.endswith("relative_position_bias_table") for name in trunk)
+    ):
+        raise UserError(
+            f"{path} lacks {len(required)} of {len(trunk)} tensors of this backbone, or has them in other shapes: "
+            f"{some_names(required)}"
+        )
+    backbone.load_state_dict(found, strict=False)
     return str(LoadReport(_source(path, weights), sorted(found), missing, []))
+
+
+def _may_lack(name: str) -> bool:
+    """Caffe2's files have batch norms without statistics, classifiers no norms on outputs."""
+    return name.endswith(("running_mean", "running_var")) or name.startswith(OUTPUT_NORMS)
+
+
+def _warn_of_caffe(module: Any, path: Path) -> None:
+    """detectron2's own ResNets are Caffe's by default, which differ from all others in input and strides."""
+    resnet = getattr(module.backbone, "bottom_up", module.backbone)
+    caffe = resnet.res3[0].conv1.stride == (2, 2) and hasattr(resnet.res3[0], "conv3")
+    if caffe or module.input_format == "BGR" or module.pixel_std.max() <= 1:
+        log.warning(
+            "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
+            "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
+            path,
+            PIXEL_MEAN,
+            PIXEL_STD,
+        )
 
 
 def _source(path: Path, weights: Weights) -> str:

@@ -75,7 +75,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
     if trunk:
         module.backbone = trunk
     if pretrained:
-        log.info("%s", load_weights(module.backbone, pretrained, prefix="backbone."))
+        log.info("%s", load_backbone(module.backbone, pretrained))
     return MmdetEngine(module, config.schedule.precision, config.schedule.channels_last, len(image_counts))
 
 

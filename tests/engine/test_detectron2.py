@@ -228,6 +228,29 @@ def test_a_model_without_region_heads_says_what_it_cannot_do() -> None:
         table.pasted_total()
 
 
+def test_a_torchvision_resnet_fits_detectron2_s_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    member = backbones.find("resnet50")()
+    state = {name: value + 0.25 for name, value in member.build([4, 8, 16, 32]).state_dict().items()}
+    path = tmp_path / "resnet50.pth"
+    torch.save(state | {"fc.weight": torch.zeros(2)}, path)
+    zoo = "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    trunk = engine_of(*SMALL, config=zoo, weights=path).module.backbone.bottom_up
+    assert torch.equal(trunk.res3[0].shortcut.norm.running_mean, state["layer2.0.downsample.1.running_mean"])
+    assert torch.equal(trunk.stem.conv1.weight, state["conv1.weight"])
+    assert "MODEL.RESNETS.STRIDE_IN_1X1=False" in caplog.text
+    caplog.clear()
+    fitted = [
+        "MODEL.RESNETS.STRIDE_IN_1X1=False",
+        "INPUT.FORMAT=RGB",
+        "MODEL.PIXEL_MEAN=[123.675,116.28,103.53]",
+        "MODEL.PIXEL_STD=[58.395,57.12,57.375]",
+    ]
+    engine_of(*SMALL, *fitted, config=zoo, weights=path)
+    assert "Caffe" not in caplog.text
+    with pytest.raises(UserError, match=r"lacks \d+ of \d+ tensors of this backbone"):
+        engine_of(*SMALL, "MODEL.RESNETS.DEPTH=101", config=zoo, weights=path)
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_without_a_configuration_the_backbone_is_the_native_one(backbone: str, tmp_path: Path) -> None:
     """Its weights are read as by the native engine, and are not of another architecture."""

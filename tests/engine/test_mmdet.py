@@ -13,6 +13,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-
 import backbones
 from harness.config import Precision
 from harness.data.lvis import load_annotations
+from harness.engine import create
 from harness.engine.mmdet import MmdetEngine
 from harness.errors import UserError
 from harness.evaluate.detections import Detections
@@ -197,8 +198,6 @@ def test_mixed_precision_leaves_losses_in_full_precision(precision: Precision) -
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line(config: str, overrides: list[str], words: list[str]) -> None:
-    from harness.engine import create
-
     settings = run_config("mask_rcnn")
     settings.engine.config, settings.engine.overrides = config, overrides
     with pytest.raises(UserError) as caught:
@@ -216,6 +215,39 @@ def test_a_backbone_s_weights_are_given_and_never_downloaded(tmp_path: Path, cap
     given = make_engine("mask_rcnn", wish.replace("torchvision://resnet18", str(tmp_path / "resnet18.pth")))
     for name, value in given.module.backbone.state_dict().items():
         assert torch.equal(value, tensors[name])
+
+
+def test_mmdet_s_own_swin_and_ours_take_each_other_s_weights(tmp_path: Path) -> None:
+    """A file of official names for a configuration's own Swin, and one of mmdet's for the group `backbone`."""
+    shape = "embed_dims: 8, depths: [1, 1, 1, 1], num_heads: [1, 1, 1, 1], window_size: 4, drop_path_rate: 0.0"
+    own_swin = [
+        f"model.backbone={{_delete_: true, type: SwinTransformer, {shape}}}",
+        "model.neck.in_channels=[8,16,32,64]",
+    ]
+    slim = [text for text in MODELS["mask_rcnn"][1] if "backbone" not in text and "in_channels=[64" not in text]
+    config = run_config("mask_rcnn")
+    member = backbones.find("swin_l")()
+    member.embed, member.depths, member.heads, member.window = 8, [1, 1, 1, 1], [1, 1, 1, 1], 4
+    config.backbone = member
+    source = member.build((4, 8, 16, 32)).eval()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(torch.rand(parameter.shape, generator=draws()) - 0.5, alpha=0.1)
+    torch.save({"model": source.state_dict()}, tmp_path / "official.pth")
+    member.weights = str(tmp_path / "official.pth")
+    config.engine.overrides = [*slim, *own_swin]
+    theirs = create(config, CLASSES, np.full(CLASSES, 10)).module.backbone
+    theirs.eval()
+    assert type(theirs).__name__ == "SwinTransformer"
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "mmdet.pth")
+    member.weights = str(tmp_path / "mmdet.pth")
+    config.engine.config, config.engine.overrides = None, slim
+    ours = create(config, CLASSES, np.full(CLASSES, 10)).module.backbone.eval()
+    image = torch.rand(1, 3, 72, 100, generator=draws())
+    with torch.no_grad():
+        for first, second, third in zip(source(image).values(), theirs(image), ours(image), strict=True):
+            torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5)
+            assert torch.equal(third, first)
 
 
 def test_resnet50_is_mmdet_s_with_the_same_names() -> None:
