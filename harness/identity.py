@@ -16,6 +16,7 @@ from harness.compose import plain
 from harness.config import RunConfig
 from harness.data import sources
 from harness.data.fingerprint import fingerprint
+from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record import run_id
 
@@ -34,14 +35,15 @@ def identify(config: RunConfig) -> str:
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin."""
+    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
+    engine's own configuration with its bases."""
     files: dict[str, Path | None] = {
         "train_annotations": sources.train_annotations(config.data),
         "val_annotations": sources.val_annotations(config.data),
         "pool": sources.pool(config.data) if config.method.pastes else None,
         "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
         "weights": Path(config.weights) if config.weights else None,
-        "engine_config": _own_file(config.engine.config),
+        **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
         **{f"method.{option}": path for option, path in config.method.files().items()},
     }
@@ -61,8 +63,10 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
             differing.get(group, {}).pop(name, None)
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
-    if _own_file(config.engine.config):
+    if own_file(config.engine.config):
         differing.get("engine", {}).pop("config", None)
+    if config.engine.overrides:
+        differing.get("engine", {})["overrides"] = [_without_paths(text) for text in config.engine.overrides]
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
     if config.launcher.gpus > 0:
@@ -70,9 +74,22 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
     return {**differing, "method_name": method, "backbone_name": backbone, "contents": fingerprints(config)}
 
 
-def _own_file(name: str | None) -> Path | None:
-    """An engine's configuration where it is a file of the user's; None where the framework ships it."""
-    return Path(name) if name is not None and Path(name).is_file() else None
+def _engine_files(config: RunConfig) -> dict[str, Path]:
+    """Files that `engine.config` reads, where it is the user's own, and that `engine.overrides` name."""
+    own = own_file(config.engine.config)
+    read = files_read(own) if own else []
+    named = [Path(file) for text in config.engine.overrides for file in files_named(text)]
+    return {
+        **{f"engine_config.{place}" if place else "engine_config": path for place, path in enumerate(read)},
+        **{f"engine_overrides.{place}": path for place, path in enumerate(named)},
+    }
+
+
+def _without_paths(override: str) -> str:
+    """An override with a word in place of each file that it names, whose contents count."""
+    for file in files_named(override):
+        override = override.replace(file, "<file>")
+    return override
 
 
 def _defaults(config: RunConfig) -> RunConfig:
