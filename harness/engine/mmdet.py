@@ -1,4 +1,4 @@
-"""The engine of mmdet 3: any of its two-stage detectors with instance masks, driven by our loop on our data."""
+"""The engine of mmdet 3: its two-stage detectors, driven by our loop on our data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
     settings = read_config(config.engine.config or DEFAULT_CONFIG, config.engine.overrides)
     model = settings.model
     if "roi_head" not in model:
-        raise UserError(f"engine.config={config.engine.config}: not a two-stage detector; see docs/engines.md")
+        name = model.get("type")
+        raise UserError(
+            f"engine.config={config.engine.config}: {name} is not a two-stage detector; see docs/engines.md"
+        )
     set_num_classes(model.roi_head, num_classes)
     trunk = None if config.engine.config else _trunk(config, model)
     pretrained = _pretrained(model.backbone, config) if trunk is None else None
@@ -136,7 +139,8 @@ class MmdetEngine:
         features, samples = self._features(test_data(images, sizes), training=False)
         regions = self.module.rpn_head.predict(features, samples, rescale=False)
         found = self.module.roi_head.predict(features, regions, samples, rescale=True)
-        return [prediction(each[each.labels < self.evaluated]) for each in found]
+        kept = [each[each.labels < self.evaluated] for each in found]
+        return [prediction(each, size) for each, size in zip(kept, sizes, strict=True)]
 
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         module = self.module
@@ -220,13 +224,15 @@ def _check(module: Any, config: RunConfig) -> None:
     """Raises UserError for a model whose losses we cannot take apart by image."""
     reason = None
     if not isinstance(module, TwoStageDetector) or type(module).loss is not TwoStageDetector.loss:
-        reason = f"{type(module).__name__} is not one of mmdet's two-stage detectors"
+        reason = f"{type(module).__name__} is not one of mmdet's two-stage detectors, or has losses of its own"
+    elif not module.with_rpn:
+        reason = f"{type(module).__name__} has no proposal network; it wants proposals from a file"
     elif not isinstance(module.rpn_head, RPNHead):
         reason = f"{type(module.rpn_head).__name__} is not an RPNHead"
     elif not isinstance(module.roi_head, StandardRoIHead | CascadeRoIHead):
         reason = f"{type(module.roi_head).__name__} is neither a StandardRoIHead nor a CascadeRoIHead"
-    elif not module.roi_head.with_mask:
-        reason = "it has no mask head, and masks are evaluated"
+    elif type(module.roi_head).loss not in (StandardRoIHead.loss, CascadeRoIHead.loss):
+        reason = f"{type(module.roi_head).__name__} puts its losses together in its own way"
     elif config.engine.config and config.schedule.activation_checkpointing:
         reason = "mmdet's activation checkpointing is re-entrant; set schedule.activation_checkpointing=false"
     if reason:

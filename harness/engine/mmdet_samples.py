@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, encode_mask_results
@@ -51,10 +52,12 @@ def _sample(fed: tuple[int, int], on_disk: tuple[int, int]) -> DetDataSample:
     return sample
 
 
-def prediction(found: InstanceData) -> Prediction:
-    """Detections of one image, at its size on disk, on the host."""
+def prediction(found: InstanceData, size: tuple[int, int]) -> Prediction:
+    """Detections of one image, at its size (height, width) on disk, on the host. Of a model without masks they are
+    empty."""
     found = found.to("cpu")
-    encodings = encode_mask_results(found.masks.numpy())
+    masks = found.masks.numpy() if "masks" in found else np.zeros((len(found), *size), bool)
+    encodings = encode_mask_results(masks)
     return Prediction(
         boxes=found.bboxes.float(),
         scores=found.scores.float(),

@@ -46,9 +46,11 @@ THREE_STAGES = [
         )
     ),
 ]
+BOXES = [text for text in SLIM if "mask" not in text]
 MODELS = {
     "mask_rcnn": ("mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1", [*SLIM, *ONE_STAGE]),
     "cascade": ("cascade-mask-rcnn_r50_fpn_1x_coco", [*SLIM, *THREE_STAGES]),
+    "boxes": ("faster-rcnn_r50_fpn_giou_1x_coco", [*BOXES, *ONE_STAGE]),
     "seesaw": ("mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1", [*SLIM, *ONE_STAGE]),
 }
 

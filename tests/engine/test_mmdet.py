@@ -148,7 +148,8 @@ def test_predictions_are_those_of_mmdet_called_directly(engine: MmdetEngine) -> 
         assert torch.equal(own.boxes, found.bboxes)
         assert torch.equal(own.scores, found.scores)
         assert torch.equal(own.labels, found.labels)
-        assert np.array_equal(_decoded(own.rles, size), found.masks.numpy())
+        masks = found.masks.numpy() if "masks" in found else np.zeros((len(found), *size), bool)
+        assert np.array_equal(_decoded(own.rles, size), masks)
         assert own.scores.tolist() == sorted(own.scores.tolist(), reverse=True)
 
 
@@ -193,8 +194,15 @@ def test_mixed_precision_leaves_losses_in_full_precision(precision: Precision) -
         ("mask-rcnn_r50_fpn_1x_coco", ["nonsense"], ["key=value"]),
         ("mask-rcnn_r50_fpn_1x_coco", ["model.neck.channels=3"], ["cannot build", "'channels'"]),
         ("mask-rcnn_r50_fpn_1x_coco", ["model.neck.out_channels={a: 1}"], ["model.neck.out_channels"]),
-        ("retinanet_r50_fpn_1x_coco", [], ["two-stage"]),
-        ("faster-rcnn_r50_fpn_1x_coco", ["model.backbone.init_cfg=null"], ["mask head"]),
+        ("retinanet_r50_fpn_1x_coco", [], ["RetinaNet", "two-stage"]),
+        ("solov2_r50_fpn_1x_coco", [], ["SOLOv2", "two-stage"]),
+        ("fast-rcnn_r50_fpn_1x_coco", ["model.backbone.depth=18"], ["FastRCNN has no proposal network"]),
+        ("htc-without-semantic_r50_fpn_1x_coco", [], ["HybridTaskCascadeRoIHead", "losses"]),
+        ("scnet_r50_fpn_1x_coco", [], ["SCNetRoIHead", "losses"]),
+        ("dynamic-rcnn_r50_fpn_1x_coco", [], ["DynamicRoIHead", "losses"]),
+        ("queryinst_r50_fpn_1x_coco", [], ["EmbeddingRPNHead is not an RPNHead"]),
+        ("ga-faster-rcnn_r50_fpn_1x_coco", [], ["GARPNHead is not an RPNHead"]),
+        ("panoptic-fpn_r50_fpn_1x_coco", [], ["PanopticFPN", "losses"]),
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line(config: str, overrides: list[str], words: list[str]) -> None:
@@ -215,6 +223,22 @@ def test_a_backbone_s_weights_are_given_and_never_downloaded(tmp_path: Path, cap
     given = make_engine("mask_rcnn", wish.replace("torchvision://resnet18", str(tmp_path / "resnet18.pth")))
     for name, value in given.module.backbone.state_dict().items():
         assert torch.equal(value, tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "loss"),
+    [
+        ("point-rend_r50-caffe_fpn_ms-1x_coco", "loss_point"),
+        ("ms-rcnn_r50_fpn_1x_coco", "loss_mask_iou"),
+        ("sabl-faster-rcnn_r50_fpn_1x_coco", "loss_bbox_cls"),
+    ],
+)
+def test_losses_that_cannot_be_told_apart_are_named_with_the_first_ones(config: str, loss: str) -> None:
+    settings = run_config("mask_rcnn")
+    settings.engine.config, settings.engine.overrides = config, ["model.train_cfg.rcnn.sampler.num=32"]
+    engine = create(settings, CLASSES, np.full(CLASSES, 10))
+    with pytest.raises(UserError, match=rf"this model's {loss} cannot be told apart by image; see docs/engines\.md"):
+        engine.losses([make_view(3, 1)], Proposals.SAMPLED, draws())
 
 
 def test_mmdet_s_own_swin_and_ours_take_each_other_s_weights(tmp_path: Path) -> None:
