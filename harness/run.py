@@ -226,15 +226,17 @@ class _Run:
         facts = TrainingFacts(annotations)
         pool = prepare_pool(config, method, facts)
         of_workers = copy.deepcopy(method)
-        method.start(
-            Start(
-                total_iterations=config.schedule.iterations,
-                device=self.device,
-                images_per_rank=config.schedule.batch_per_rank,
-                dataset=facts,
-                needed=tuple(asdict(parent) for parent in parents if parent.run_id in config.needed_runs),
-            )
+        start = Start(
+            total_iterations=config.schedule.iterations,
+            device=self.device,
+            images_per_rank=config.schedule.batch_per_rank,
+            dataset=facts,
+            needed=tuple(asdict(parent) for parent in parents if parent.run_id in config.needed_runs),
         )
+        try:
+            method.start(start)
+        except ValueError as error:
+            raise UserError(f"method {self.composed.settings['method']}: {error}") from error
         check = self.claim.check if self.claim else lambda: None
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
         if trainer.resume():

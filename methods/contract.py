@@ -369,7 +369,10 @@ class Method:
         return None
 
     def start(self, start: Start) -> None:
-        """Makes run-time state, once per process, before the first step or `load_state_dict`."""
+        """Makes run-time state, once per process, before the first step or `load_state_dict`.
+
+        Raises ValueError with one sentence where it cannot start from what it is given.
+        """
 
     def select(self, step: Step) -> Selection:
         """Per step, on the device: which images keep the pasted view. The default keeps all."""

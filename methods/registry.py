@@ -95,7 +95,7 @@ def load_file(path: str | Path) -> list[str]:
     """
     file = Path(path).resolve()
     if not file.is_file():
-        raise FileNotFoundError(f"method_paths names {path}, which is not a file")
+        raise FileNotFoundError(f"{path} is not a file, so no method can be read from it")
     module_name = f"bsgal_bench_method_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}"
     if _files.get(module_name) == file:
         return _names_in(module_name)

@@ -136,3 +136,8 @@ def test_checking_the_dataset_is_a_command(mini_root: Path) -> None:
     done = CliRunner().invoke(app, ["data", "check", "data=lvis_v1", "data.root=nowhere"])
     assert done.exit_code == 1
     assert "train2017.zip" in done.output
+
+
+def test_a_needed_run_without_an_acceptance_rate_is_named(runs: Path, trained: Record) -> None:
+    with pytest.raises(UserError, match=f"random_selection needs an acceptance rate.*{trained.run_id}"):
+        _run(runs, "method=random_selection", "data.pool=half_bad", f"needed_runs=[{trained.run_id}]")
