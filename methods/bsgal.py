@@ -243,6 +243,7 @@ class BSGAL(PoolPasting):
         self._device = start.device
         self._gradients: GradientCache | None = None
         self._buffer: Tensor | None = None
+        self._of_original: Tensor | None = None
         self._window = RunningWindow(self.window, start.device)
 
     def select(self, step: Step) -> Selection:
@@ -259,13 +260,15 @@ class BSGAL(PoolPasting):
 
     def _between_views(self, step: Step, cache: GradientCache) -> Selection:
         buffer = self._buffers(step)[1]
-        original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original")
         # The accepted view's gradient is the training gradient, where it is of the pass that is trained on.
         reusable = self.scope is GradientScope.all and self.shared_pass and not self.sync
-        held = buffer.clone() if reusable else None
+        if self._of_original is None:
+            self._of_original = torch.zeros_like(buffer) if reusable else buffer
+        held = self._of_original
+        original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original", out=held)
         augmented = self._contribution(step, cache, self._view_loss(step, ViewKind.AUGMENTED), "augmented")
         selection = _for_all(step, augmented, original)
-        if held is None:
+        if not reusable:
             return selection
         return replace(selection, gradient=torch.where(augmented >= original, buffer, held, out=held))
 
@@ -296,9 +299,14 @@ class BSGAL(PoolPasting):
             step.log("contribution/reference_norm", cache.norm())
         return cache
 
-    def _contribution(self, step: Step, cache: GradientCache, loss: Tensor, name: str) -> Tensor:
-        """⟨G, ∇loss⟩ as a scalar on the device, divided by the two norms where that is asked for."""
-        buffer = self._buffers(step)[1]
+    def _contribution(
+        self, step: Step, cache: GradientCache, loss: Tensor, name: str, out: Tensor | None = None
+    ) -> Tensor:
+        """⟨G, ∇loss⟩ as a scalar on the device, divided by the two norms where that is asked for.
+
+        The gradient is left in `out`, or in the step's buffer.
+        """
+        buffer = self._buffers(step)[1] if out is None else out
         step.gradient(loss, self._scope, out=buffer)
         if self.sync:
             buffer.copy_(step.average(buffer))
@@ -370,7 +378,7 @@ class BSGAL(PoolPasting):
         return PUBLISHED_TAU if self.estimator is Estimator.gradient and self.normalise else 0.0
 
     def _buffers(self, step: Step) -> tuple[GradientCache, Tensor]:
-        """The cache and the one flat buffer that every gradient of a step is written to, made at the first step."""
+        """The cache and the flat buffer that a step's gradients are written to one by one, made at the first step."""
         if self._gradients is None:
             self._gradients = self._new_cache(step.num_parameters(self._scope))
         if self._buffer is None:
