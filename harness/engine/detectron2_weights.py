@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 # What a model makes anew and checkpoints of some versions hold.
 DERIVED = ("num_batches_tracked", "relative_position_index", "pixel_mean", "pixel_std", "cell_anchors")
 FEDERATED = ("freq_weight", "fed_loss_cls_weights")
-BELOW_A_PYRAMID = ("bottom_up", "net")  # FPN's and ViTDet's names for the trunk
+BELOW_A_PYRAMID = ("backbone.bottom_up.", "backbone.net.")  # FPN's and ViTDet's names for the trunk
+RES5 = "roi_heads.res5."  # where detectors without a pyramid keep a ResNet's last stage
 HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
@@ -57,16 +58,17 @@ def load_trunk(module: nn.Module, path: Path) -> str:
     Returns what matched. Raises UserError when nothing does, or when a ResNet or Swin does not get all of its own.
     """
     weights = read_weights(path)
-    backbone: nn.Module = module.backbone  # type: ignore[assignment]
-    own = backbone.state_dict()
-    prefix = next((f"{name}." for name in BELOW_A_PYRAMID if hasattr(backbone, name)), "")
-    trunk = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
+    own = {name: value for name, value in module.state_dict().items() if name.startswith(("backbone.", RES5))}
+    prefix = next((stem for stem in BELOW_A_PYRAMID if any(name.startswith(stem) for name in own)), "backbone.")
+    places = {name.removeprefix(prefix): name for name in own if name.startswith(prefix)}
+    places |= {name.removeprefix("roi_heads."): name for name in own if name.startswith(RES5)}
     if any(name.startswith("res2_") for name in weights.tensors):
         tensors: dict[str, Tensor] = align_and_update_state_dicts(own, weights.tensors, c2_conversion=True)
     else:
-        named = named_like(of_trunk(weights.tensors), trunk)
-        tensors = {prefix + name if name in trunk else name: value for name, value in named.items()}
-        if is_detectron2_resnet(trunk) and not is_detectron2_resnet(of_trunk(weights.tensors)):
+        named = named_like(of_trunk(weights.tensors), places)
+        tensors = {places.get(name, f"backbone.{name}"): value for name, value in named.items()}
+        tensors |= {name: value for name, value in weights.tensors.items() if name.startswith(RES5)}
+        if is_detectron2_resnet(places) and not is_detectron2_resnet(of_trunk(weights.tensors)):
             _warn_of_caffe(module, path)
     found = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     if not found:
@@ -74,15 +76,15 @@ def load_trunk(module: nn.Module, path: Path) -> str:
             f"{path} holds no weights of this backbone; its names begin {some_names(sorted(weights.tensors))}"
         )
     missing = [name for name in own if name not in found and not _is_derived(name)]
-    required = [name for name in missing if name.startswith(prefix) and not _may_lack(name.removeprefix(prefix))]
+    required = [name for name, place in places.items() if place in missing and not _may_lack(name)]
     if required and (
-        is_detectron2_resnet(trunk) or any(name.endswith("relative_position_bias_table") for name in trunk)
+        is_detectron2_resnet(places) or any(name.endswith("relative_position_bias_table") for name in places)
     ):
         raise UserError(
-            f"{path} lacks {len(required)} of {len(trunk)} tensors of this backbone, or has them in other shapes: "
+            f"{path} lacks {len(required)} of {len(places)} tensors of this backbone, or has them in other shapes: "
             f"{some_names(required)}"
         )
-    backbone.load_state_dict(found, strict=False)
+    module.load_state_dict(found, strict=False)
     return str(LoadReport(_source(path, weights), sorted(found), missing, []))
 
 

@@ -31,7 +31,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 
-from harness.engine.mmdet_config import first_line, read_config, set_num_classes  # noqa: E402
+from harness.engine.mmdet_config import first_line, parts, read_config, set_num_classes  # noqa: E402
 from harness.engine.mmdet_losses import (  # noqa: E402
     counters_kept,
     ground_truth_losses,
@@ -67,7 +67,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
         )
     set_num_classes(model.roi_head, num_classes)
     trunk = None if config.engine.config else _trunk(config, model)
-    pretrained = _pretrained(model.backbone, config) if trunk is None else None
+    pretrained = _pretrained(model, config) if trunk is None else {}
     try:
         module = MODELS.build(model)
     except (TypeError, KeyError, ValueError, AssertionError) as error:
@@ -77,8 +77,8 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
     module.init_weights()
     if trunk:
         module.backbone = trunk
-    if pretrained:
-        log.info("%s", load_backbone(module.backbone, pretrained))
+    for part, file in pretrained.items():
+        log.info("%s", load_backbone(module.get_submodule(part), file) if part else load_weights(module, file))
     return MmdetEngine(module, config.schedule.precision, config.schedule.channels_last, len(image_counts))
 
 
@@ -197,27 +197,31 @@ def _trunk(config: RunConfig, model: ConfigDict) -> _Trunk:
     return _Trunk(trunk)
 
 
-def _pretrained(backbone: ConfigDict, config: RunConfig) -> Path | None:
-    """The file of pretrained weights for a configuration's own backbone, None where it starts from nothing.
+def _pretrained(model: ConfigDict, config: RunConfig) -> dict[str, Path]:
+    """Files of pretrained weights for a configuration's own parts; none for those that start from nothing.
 
-    The wish is taken out of `backbone`: mmengine would download it, and read it with code in it executed.
+    The wishes are taken out of `model`: mmengine would download them, and read them with code in them executed.
     """
     log.info("engine.config has a backbone of its own, whatever the group `backbone` says")
-    wish = backbone.get("init_cfg") or {}
-    backbone.init_cfg = None
     given = cast(Backbone, config.backbone).weights
+    found = {"backbone": Path(given)} if given else {}
+    for name, part in parts(model):
+        if isinstance(part.get("pretrained"), str):  # as configurations of older versions say it
+            part["init_cfg"] = {"type": "Pretrained", "checkpoint": part.pop("pretrained")}
+        wish = part.get("init_cfg")
+        if not isinstance(wish, dict) or wish.get("type") != "Pretrained":
+            continue
+        part["init_cfg"] = None
+        file = wish["checkpoint"] if not name else given or wish["checkpoint"]
+        if Path(file).is_file():
+            found[name] = Path(file)
+        elif not (config.weights or config.init_from):
+            log.warning(
+                "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random", file
+            )
     if given:
-        return Path(given)
-    if wish.get("type") != "Pretrained":
-        return None
-    if Path(wish["checkpoint"]).is_file():
-        return Path(wish["checkpoint"])
-    if not (config.weights or config.init_from):
-        log.warning(
-            "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random",
-            wish["checkpoint"],
-        )
-    return None
+        model.backbone["init_cfg"] = None
+    return found
 
 
 def _check(module: Any, config: RunConfig) -> None:

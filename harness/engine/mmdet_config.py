@@ -70,16 +70,15 @@ def _check_key(config: Config, key: str, override: str) -> None:
 
 def set_num_classes(roi_head: ConfigDict, num_classes: int) -> None:
     """Every box and mask head, and every loss that wants the number, gets it."""
-    for part in _dictionaries(roi_head):
+    for _, part in parts(roi_head):
         if "num_classes" in part:
             part["num_classes"] = num_classes
 
 
-def _dictionaries(part: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(part, dict):
-        yield part
-        for value in part.values():
-            yield from _dictionaries(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from _dictionaries(value)
+def parts(tree: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dictionary in a tree of dictionaries and lists, with its dotted name, "" for the tree itself."""
+    if isinstance(tree, dict):
+        yield name, tree
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for key, value in entries:
+        yield from parts(value, f"{name}.{key}" if name else str(key))

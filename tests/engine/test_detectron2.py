@@ -251,6 +251,18 @@ def test_a_torchvision_resnet_fits_detectron2_s_own(tmp_path: Path, caplog: pyte
         engine_of(*SMALL, "MODEL.RESNETS.DEPTH=101", config=zoo, weights=path)
 
 
+def test_without_a_pyramid_a_resnet_s_last_stage_is_loaded_into_the_head(tmp_path: Path) -> None:
+    state = {name: value + 0.25 for name, value in backbones.find("resnet50")().build([32]).state_dict().items()}
+    path = tmp_path / "resnet50.pth"
+    torch.save(state, path)
+    module = engine_of(config="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", weights=path).module
+    assert torch.equal(module.roi_heads.res5[2].conv3.weight, state["layer4.2.conv3.weight"])
+    assert torch.equal(module.backbone.res4[5].conv3.weight, state["layer3.5.conv3.weight"])
+    torch.save({"model": module.state_dict()}, path)
+    again = engine_of(config="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", weights=path).module
+    assert torch.equal(again.roi_heads.res5[2].conv3.weight, state["layer4.2.conv3.weight"])
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_without_a_configuration_the_backbone_is_the_native_one(backbone: str, tmp_path: Path) -> None:
     """Its weights are read as by the native engine, and are not of another architecture."""

@@ -274,6 +274,25 @@ def test_mmdet_s_own_swin_and_ours_take_each_other_s_weights(tmp_path: Path) -> 
             assert torch.equal(third, first)
 
 
+def test_without_a_pyramid_a_resnet_s_last_stage_is_loaded_into_the_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such configurations wish for weights in two places, of which mmengine would download each."""
+    config = run_config("mask_rcnn")
+    config.engine.config, config.engine.overrides = "faster-rcnn_r50-caffe-c4_ms-1x_coco", []
+    caplog.set_level("INFO")
+    start = create(config, CLASSES, np.full(CLASSES, 10)).module
+    assert caplog.text.count("is not downloaded") == 2
+    state = {name: value + 0.5 for name, value in backbones.find("resnet50")().build((32,)).state_dict().items()}
+    torch.save(state, tmp_path / "resnet50.pth")
+    config.backbone.weights = str(tmp_path / "resnet50.pth")
+    loaded = create(config, CLASSES, np.full(CLASSES, 10)).module
+    last = "layer4.2.conv3.weight"
+    assert torch.equal(loaded.roi_head.shared_head.state_dict()[last], state[last])
+    assert not torch.equal(start.roi_head.shared_head.state_dict()[last], state[last])
+    assert torch.equal(loaded.backbone.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
 def test_resnet50_is_mmdet_s_with_the_same_names() -> None:
     """So one file of pretrained weights serves both, and `backbone=resnet50` is one architecture."""
     from mmdet.models.backbones import ResNet
