@@ -223,7 +223,7 @@ class BSGAL(PoolPasting):
         if self.reference_policy is ReferencePolicy.drawn_class:
             # Drawn, even if the instance was discarded later; the image's own classes where nothing was drawn.
             own = draw.image.categories if draw.image is not None else draw.categories
-            classes = draw.categories if len(draw.categories) else own
+            classes = np.unique(draw.categories) if len(draw.categories) else own
         elif self.reference_policy is ReferencePolicy.random_class:
             classes = np.flatnonzero(dataset.image_count)
         else:
