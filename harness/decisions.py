@@ -22,6 +22,7 @@ from harness.errors import UserError
 from harness.past_run import PastRun, past_run
 
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
+LISTED = 40  # categories that are listed in full
 THUMBNAIL = 96  # pixels
 RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
 
@@ -145,7 +146,11 @@ def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: in
     _print(console, "over training", over_time(decisions))
     _print(console, "by frequency group", by_group(categories))
     ranked = categories.sort_values("accepted", ascending=False)
-    _print(console, "categories most and least accepted", pd.concat([ranked.head(5), ranked.tail(5)]).drop_duplicates())
+    if len(ranked) <= LISTED:
+        _print(console, "by category", ranked)
+    else:
+        ends = pd.concat([ranked.head(LISTED // 2), ranked.tail(LISTED // 2)])
+        _print(console, f"the most and the least accepted of {len(ranked)} categories", ends)
     kinds = kinds_of(past.prepared_pool, past.config.data)
     if kinds is not None:
         _print(console, "against the pool's hidden truth", agreement(instances, kinds))

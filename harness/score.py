@@ -169,14 +169,17 @@ def score_command(
     kinds = kinds_of(instances, config.data)
     _write_ranking(out, instances, rows, scores, kinds)
     lines = [f"{len(rows)} instances scored, {int(np.isnan(scores).sum())} without a score: {out}"]
-    if kinds is not None:
+    areas = by_kind(scores, kinds[rows]) if kinds is not None else {}
+    if kinds is not None and areas:
         within = by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
         lines += [
             f"AUROC of clean against {name}: {value:.3f}, within categories {within[name]:.3f}"
-            for name, value in by_kind(scores, kinds[rows]).items()
+            for name, value in areas.items()
         ]
         _draw_curve(out.with_suffix(".png"), scores, kinds[rows])
         lines.append(f"curve: {out.with_suffix('.png')}")
+    elif kinds is not None:
+        lines.append("the instances with a score are all clean or all faulty, so there is no AUROC")
     return "\n".join(lines)
 
 

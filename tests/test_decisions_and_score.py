@@ -135,6 +135,12 @@ def test_scores_are_written_and_read_as_a_filter(runs: Path, past: PastRun, tmp_
     assert set(kept.column("path")) >= {row["path"] for row in listed if row["score"]}
 
 
+def test_a_pool_without_faults_is_ranked_without_a_curve(runs: Path, tmp_path: Path) -> None:
+    said = score_command(runs, "bsgal_per_image", tmp_path / "ranking.csv", pool="clean", options=FEW)
+    assert "all clean or all faulty" in said
+    assert not (tmp_path / "ranking.png").exists()
+
+
 def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(past: PastRun) -> None:
     """Pasted alone, the same instance gets the same score; a small probing step lowers the loss where φ > 0."""
     import torch
