@@ -140,6 +140,12 @@ def test_the_stand_in_is_known_to_mmcv_and_refuses_what_it_lacks() -> None:
         mmcv.ops.soft_nms(boxes, scores)
 
 
+@pytest.mark.skipif(WITHOUT_COMPILED, reason="mmcv-lite has no compiled operations")
+def test_nothing_stands_in_for_compiled_operations() -> None:
+    assert not mmdet_ops.provide_operations()
+    assert sys.modules[mmdet_ops.NAME].__file__
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_mmcv_s_roi_align_is_torchvision_s(aligned: bool, ratio: int) -> None:
