@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,10 @@ def _checked(make: Any, path: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # a configuration is the user's code as much as his data: anything may come of it
-        raise UserError(f"engine.config={path}: {type(error).__name__}: {_first_line(error)}") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]  # many of detectron2's assertions say nothing else
+        where = f"{Path(place.filename).name}, line {place.lineno}: {place.line}"
+        message = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"engine.config={path}: {message} ({where})") from error
 
 
 def _first_line(error: Exception) -> str:

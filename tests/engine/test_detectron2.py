@@ -217,6 +217,12 @@ def test_what_is_wrong_in_a_configuration_is_named(config: str | None, overrides
         engine_of(*overrides, config=config)
 
 
+def test_an_assertion_without_words_is_given_its_place(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("MODEL: {BACKBONE: {NAME: build_resnet_fpn_backbone}}")
+    with pytest.raises(UserError, match=r"model\.yaml: AssertionError: .*fpn\.py, line \d+: assert"):
+        engine_of(config=str(tmp_path / "model.yaml"))
+
+
 def test_a_model_without_region_heads_says_what_it_cannot_do() -> None:
     """Its normaliser is a running mean: each of the two calls gets a fresh model."""
     views = [view(1), view(2)]
