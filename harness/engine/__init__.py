@@ -22,7 +22,8 @@ INSTALL = {
     "native": ("torch", "pip install bsgal-bench"),
     "detectron2": (
         "detectron2",
-        "pip install 'git+https://github.com/facebookresearch/detectron2.git' --no-build-isolation",
+        "pip install 'bsgal-bench[detectron2]' ninja, then "
+        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'",
     ),
     "mmdet": ("mmdet", "pip install 'bsgal-bench[mmdet]'"),
 }
