@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 AGREEMENT = {
     "accepted": ("accepted", "share of the decided instances that were kept"),
-    "clean_accepted": ("clean among accepted", "of the kept instances, how many are clean"),
-    "clean_rejected": ("clean among rejected", "of the rejected instances, how many are clean"),
-    "kept_clean": ("clean ones kept", "of the clean instances, how many were kept"),
-    "kept_bad": ("bad ones kept", "of the bad instances, how many were kept"),
+    "clean_accepted": ("accepted: clean", "of the kept instances, how many are clean"),
+    "clean_rejected": ("rejected: clean", "of the rejected instances, how many are clean"),
+    "kept_clean": ("clean: kept", "of the clean instances, how many were kept"),
+    "kept_bad": ("bad: kept", "of the bad instances, how many were kept"),
     "auroc": ("AUROC", "how well the contribution ranks clean instances above bad ones; 0.5 is chance"),
     "ceiling": (
         "AUROC at best",
-        "of a judge that knows the truth and decides on whole batches or images as the method does",
+        "the same of a judge that knows the truth, but decides on whole batches or images as the method does",
     ),
 }
 

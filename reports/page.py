@@ -183,7 +183,7 @@ def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) 
         label = spec.label_in_group(row.label, row.group)
         shown = [Shown(label, label, link=f"#runs-{row.key}")]
         for key, summary in figures.items():
-            scale, decimals, unit = (1, 2, "") if key == "auroc" else (100, 0, "%")
+            scale, decimals, unit = (1, 2, "") if key in ("auroc", "ceiling") else (100, 0, "%")
             text = summary_text(Summary(summary.mean * scale, summary.sd * scale, summary.n), decimals)
             value, _, spread = text.partition(" ")
             shown.append(Shown(value + (unit if summary.n else ""), sortable(summary.mean * scale), spread=spread))
