@@ -161,7 +161,7 @@ def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
         axis.set_xlim(0, 100)
     axes[0].set_ylabel("AP of B minus A")
     axes[1].set_xlabel("% of categories, from most gained to most lost")
-    canvas.legend(*style.legend(axes), loc="outside upper left", ncols=2)
+    style.legend_above(canvas, axes)
     caption = (
         f"A: {a.run_id}; B: {b.run_id}. Above each panel the means of box and mask AP. From "
         "per_category.parquet beside both records."

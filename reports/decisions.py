@@ -27,8 +27,8 @@ AGREEMENT = {
     "kept_bad": ("bad: kept", "of the bad instances, how many were kept"),
     "auroc": ("AUROC", "how well the contribution ranks clean instances above bad ones; 0.5 is chance"),
     "ceiling": (
-        "AUROC at best",
-        "the same of a judge that knows the truth, but decides on whole batches or images as the method does",
+        "at best",
+        "the AUROC of a judge that knows the truth, but decides on whole batches or images as the method does",
     ),
 }
 

@@ -185,7 +185,7 @@ def _cost(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
         axis.set_title(" · ".join(part for part in (table.heading, column.spoken) if part))
         axis.locator_params(axis="x", nbins=5)
     canvas.supxlabel(f"time of a step over that of {spec.label_of(spec.baselines[0])}", fontsize=8.5, color=MUTED)
-    canvas.legend(*style.legend(axes), loc="outside upper left", ncols=3)
+    style.legend_above(canvas, axes)
     rows = [row for found in points.values() for row, _, _ in found.values()]
     caption = f"Mean and standard deviation over seeds, {collection.seeds_of(rows)}; training time from the records."
     return style.picture(canvas, name, figure.title, caption)

@@ -35,7 +35,7 @@ def draw_curve(spec: Spec, collection: Collection, tables: list[Table], figure: 
         axis.set_title(column.spoken)
         axis.set_xlabel(str(figure.options.get("x_label", figure.options["x"])))
         _ticks(axis, figure, lines)
-    canvas.legend(*style.legend(axes), loc="outside upper left", ncols=2)
+    style.legend_above(canvas, axes)
     rows = collection.with_runs(list(collection.rows))
     made = (
         f"Ours: mean and standard deviation, {collection.seeds_of(rows)}."

@@ -45,7 +45,7 @@ def draw_training(
         axes[1].set_title("contribution")
     for axis in axes:
         axis.set_xlabel("iteration")
-    canvas.legend(*style.legend(axes[:1]), loc="outside upper left", ncols=2 if spec.group else 3)
+    style.legend_above(canvas, axes[:1])
     caption = f"From the decision logs of {collection.seeds_of(list(rows))}, in twenty bins, mean over seeds"
     caption += "; the band spans the seeds and the dotted line is the threshold." if deciding else "."
     return style.picture(canvas, name, figure.title, caption)

@@ -27,6 +27,7 @@ VARIABLES = {
 }
 MARKERS = "osD^vPX*"
 WIDTH = 4.6  # inches
+SHORT = 16  # letters of a label of which three stand side by side
 
 SETTINGS: Any = {
     "font.size": 9,
@@ -120,11 +121,12 @@ def marker(place: int) -> str:
     return MARKERS[place % len(MARKERS)]
 
 
-def legend(axes: list[Axes]) -> tuple[list[Any], list[str]]:
-    """Handles and labels of several axes, each label once, published lines last."""
+def legend_above(canvas: Figure, axes: list[Axes]) -> None:
+    """Above all panels: each label of the axes once, published lines last, in as many columns as the width takes."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     found = dict(sorted(found.items(), key=lambda item: item[0].endswith(", published")))  # a line above its dashed one
-    return list(found.values()), list(found)
+    columns = 3 if max(map(len, found), default=0) <= SHORT else 2
+    canvas.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns)
