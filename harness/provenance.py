@@ -11,6 +11,18 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
+RESULT_SOURCES = (
+    *("backbones", "methods", "harness/data", "harness/detector", "harness/engine", "harness/evaluate"),
+    *(
+        "harness/train",
+        "harness/step",
+        "harness/gradient",
+        "harness/schedule",
+        "harness/seeding",
+        "harness/distributed",
+    ),
+    "harness/evaluate_run",
+)
 ENGINE_PACKAGES = ("detectron2", "mmdet", "mmcv", "mmcv-lite", "mmengine")
 
 
@@ -31,8 +43,9 @@ def code_fingerprint() -> str:
     """SHA-256 over the Python sources that a result depends on."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for package in ("backbones", "harness/data", "harness/detector", "harness/engine", "harness/evaluate", "methods"):
-        for path in sorted((root / package).rglob("*.py")):
+    for place in RESULT_SOURCES:
+        found = sorted((root / place).rglob("*.py")) if (root / place).is_dir() else [root / f"{place}.py"]
+        for path in found:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
