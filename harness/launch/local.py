@@ -58,13 +58,14 @@ class Local:
         self.unfinished = {run.run_id for run in self.waiting}
 
     def work(self) -> bool:
-        """Runs until nothing can be started any more; False when Ctrl-C ended it, with the runs saved."""
+        """Runs until nothing can be started any more; False when Ctrl-C or another signal ended it, runs saved."""
         try:
-            while self.running or self._next() is not None:
-                self._start()
-                self._reap()
-                self.tell()
-                time.sleep(POLL_SECONDS)
+            with _signals_end_like_ctrl_c():
+                while self.running or self._next() is not None:
+                    self._start()
+                    self._reap()
+                    self.tell()
+                    time.sleep(POLL_SECONDS)
             return True
         except KeyboardInterrupt:
             self._stop()
@@ -131,6 +132,18 @@ def visible_gpus() -> list[int]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return list(range(len(answer.stdout.splitlines()))) if answer.returncode == 0 else []
+
+
+@contextmanager
+def _signals_end_like_ctrl_c() -> Iterator[None]:
+    """A `kill` and a terminal that closes must not leave runs behind that nobody follows."""
+    watched = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup's
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A sweep on this machine, by the command line: runs, resumes after a kill, stops on Ctrl-C, tells failures."""
+"""A sweep on this machine, by the command line: runs, resumes after a kill, stops on a signal, tells failures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _wait_for(path: Path, pattern: str, seconds: float = 120.0) -> None:
         time.sleep(0.2)
 
 
-def test_sweep_is_stopped_by_control_c_and_goes_on_where_it_was(project: Path) -> None:
+def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> None:
     sweep = _start(project, "sweep", "two")
     runs = project / "runs"
     _wait_for(runs, "sweeps/two/manifest.json")
@@ -97,14 +97,27 @@ def test_sweep_is_stopped_by_control_c_and_goes_on_where_it_was(project: Path) -
     assert record.status is Status.interrupted
     assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
 
-    again = _start(project, "sweep", "two")
-    end = time.monotonic() + 120
-    while "going on from step" not in (runs / second / "log.txt").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    again = _resumed(project, runs / second, times=1)
+    again.terminate()  # as `kill` does, to the sweep's process alone
+    printed, _ = again.communicate(timeout=60)
+    assert again.returncode == 1
+    assert "goes on from the checkpoints" in printed
+    assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
+
+    again = _resumed(project, runs / second, times=2)
     assert _harness(project, "cancel", "name=continued")[0] == 0
     again.communicate(timeout=60)
     assert _states(project)["continued"] == "cancelled"
+
+
+def _resumed(project: Path, folder: Path, times: int) -> subprocess.Popen[str]:
+    """The sweep started again, once its run has gone on from a checkpoint for so many times in all."""
+    sweep = _start(project, "sweep", "two")
+    end = time.monotonic() + 120
+    while (folder / "log.txt").read_text().count("going on from step") < times:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return sweep
 
 
 def test_failed_run_is_told_and_its_child_waits(project: Path) -> None:
