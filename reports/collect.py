@@ -118,8 +118,10 @@ def collect(spec: Spec, folder: Path) -> Collection:
     runs = [run for run in runs if _matches(spec.filters, run.settings)]
     rows, entries = [], []
     for row, chosen in _assign(spec, runs):
-        rows.append(row)
         chosen = _resolve(chosen, expected)
+        if row.values and all(run.superseded for run in chosen):
+            continue  # a value that runs of other sweeps alone have makes no row
+        rows.append(row)
         entries += [_entry(spec, row, run) for run in chosen]
     if not sweeps:
         entries += _inferred_missing(spec, rows, entries)

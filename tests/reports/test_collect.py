@@ -93,6 +93,15 @@ def test_each_gives_a_row_for_every_value_in_numerical_order(tmp_path: Path) -> 
     assert [row.label for row in collected(tmp_path, spec).rows] == ["rate 0.25", "rate 0.5", "rate 1"]
 
 
+def test_a_value_that_runs_of_other_sweeps_alone_have_makes_no_row(tmp_path: Path) -> None:
+    spec = "rows: {random: {label: 'rate {method_rate}', where: {method: random_selection}, each: method.rate}}"
+    made = [record("random_selection", 0, figures(40.0), {"method.rate": rate}) for rate in (0.25, 0.5)]
+    for each in made:
+        write_record(tmp_path / "runs", each)
+    write_sweep(tmp_path / "runs", "small", made[:1])
+    assert [row.label for row in collected(tmp_path, spec).rows] == ["rate 0.25"]
+
+
 def test_a_label_with_an_unknown_field_is_named(tmp_path: Path) -> None:
     spec = "rows: {random: {label: 'rate {method_rat}', where: {method: random_selection}, each: method.rate}}"
     write_record(tmp_path / "runs", record("random_selection", 0, figures(40.0), {"method.rate": 0.5}))
