@@ -186,6 +186,8 @@ class BSGAL(PoolPasting):
             raise ValueError("paste_or_ori compares the two views with each other and takes no percentile threshold")
         if self.mode is Mode.paste_or_ori and self.tau is not None:
             raise ValueError("paste_or_ori compares the two views with each other and takes no tau")
+        if self.threshold is Threshold.scheduled_percentile and self.accept_rate == self.accept_rate_end:
+            raise ValueError(f"accept_rate moves from {self.accept_rate} to itself; that is threshold=percentile")
         self._refuse_what_nothing_reads()
 
     def _refuse_what_nothing_reads(self) -> None:

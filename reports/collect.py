@@ -160,7 +160,7 @@ def _expected_runs(spec: Spec, folder: Path) -> tuple[list[str], dict[str, Expec
 
 
 def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Run]:
-    runs = [_found(record) for record in records]
+    runs = [_found(record, expected.get(record.run_id)) for record in records]
     left = {record.run_id for record in records}
     templates = {record.name: record.settings for record in records}
     for run in expected.values():
@@ -170,8 +170,9 @@ def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Ru
     return runs
 
 
-def _found(record: Record) -> Run:
-    settings = {**record.settings, "name": record.name}
+def _found(record: Record, wanted: ExpectedRun | None) -> Run:
+    # The same run may bear another name in another sweep, in which it was made.
+    settings = {**record.settings, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
     return Run(record.run_id, settings, _seed(settings), state, record)
 

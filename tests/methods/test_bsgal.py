@@ -320,6 +320,7 @@ def test_a_lost_reference_image_is_left_out_by_default() -> None:
         ({"accept_rate": 0.3}, "accept_rate belongs to threshold=percentile"),
         ({"window": 10}, "window belongs to threshold=percentile"),
         ({"threshold": Threshold.percentile, "accept_rate_end": 0.3}, "accept_rate_end belongs to"),
+        ({"threshold": Threshold.scheduled_percentile}, "moves from 0.5 to itself"),
         ({"mode": Mode.paste_or_ori, "accept_rate": 0.3}, "accept_rate belongs to"),
         ({"probe_lr": 0.1}, "probe_lr belongs to estimator=loss_difference"),
         ({"estimator": Estimator.loss_difference, "probe_lr": float("nan")}, "probe_lr is nan"),

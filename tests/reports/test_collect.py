@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,13 @@ def test_a_value_that_runs_of_other_sweeps_alone_have_makes_no_row(tmp_path: Pat
         write_record(tmp_path / "runs", each)
     write_sweep(tmp_path / "runs", "small", made[:1])
     assert [row.label for row in collected(tmp_path, spec).rows] == ["rate 0.25"]
+
+
+def test_a_run_made_by_another_sweep_bears_the_name_that_this_one_gives_it(tmp_path: Path) -> None:
+    made = record("bsgal", 0, figures(40.0))
+    write_record(tmp_path / "runs", replace(made, name="elsewhere"))
+    write_sweep(tmp_path / "runs", "small", [made])
+    assert states(collected(tmp_path), "bsgal") == {0: ("complete", "")}
 
 
 def test_a_label_with_an_unknown_field_is_named(tmp_path: Path) -> None:
