@@ -40,7 +40,7 @@ RUNS = Path("runs")
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
     """One run: train, evaluate, record. Arguments are Hydra's: `method=bsgal seed=1`, `--help`, `--cfg job`."""
-    from harness.run import main as run_main
+    from harness.run.__main__ import main as run_main
 
     sys.argv = ["harness run", *context.args]
     run_main()
@@ -105,7 +105,7 @@ def retry(which: Which = None, runs: Runs = RUNS) -> None:
 @app.command()
 def doctor() -> None:
     """What is installed: engines with versions and capabilities, CUDA, SLURM, datasets; what to type for the rest."""
-    from harness.doctor import doctor as examine
+    from harness.commands.doctor import doctor as examine
 
     raise typer.Exit(examine())
 
@@ -118,7 +118,7 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
 ) -> None:
     """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
-    from harness.evaluate.command import evaluate_command
+    from harness.commands.evaluate import evaluate_command
 
     evaluate_command(detections, annotations, iou, json_out)
 
@@ -132,7 +132,7 @@ def predict(
     threshold: Annotated[float, typer.Option("--threshold", help="The lowest score that is drawn.")] = 0.3,
 ) -> None:
     """Draw a run's detections on pictures: boxes, masks, category names."""
-    from harness.predict import predict as predict_pictures
+    from harness.commands.predict import predict as predict_pictures
 
     for path in predict_pictures(images, runs, run, out, threshold):
         typer.echo(path)
@@ -152,7 +152,7 @@ def report(
     """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
     from reports.command import report_command
 
-    folder = _mended(report_command, name, runs, formats.split(","), out, published)
+    folder = as_user_error(report_command, name, runs, formats.split(","), out, published)
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
@@ -166,10 +166,10 @@ def compare(
     """What one run does otherwise than another: metrics, categories, configuration, cost."""
     from reports.compare import compare_command
 
-    typer.echo(_mended(compare_command, run_a, run_b, runs, out) / "index.html")
+    typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
 
 
-def _mended(function, *arguments):
+def as_user_error(function, *arguments):
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
         return function(*arguments)
@@ -187,7 +187,7 @@ def methods_list(
 ) -> None:
     """The methods under comparison: name, what it does, options, source."""
     if context.invoked_subcommand is None:
-        from harness.methods_command import list_command
+        from harness.commands.methods import list_command
 
         list_command(None, plugins)
 
@@ -198,7 +198,7 @@ def methods_show(
     plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
 ) -> None:
     """One method with all its options and their defaults."""
-    from harness.methods_command import list_command
+    from harness.commands.methods import list_command
 
     list_command(name, plugins)
 
@@ -209,7 +209,7 @@ def methods_new(
     folder: Annotated[Path, typer.Option("--folder", help="Where to write the files.")] = Path(),
 ) -> None:
     """Write a working method and its test."""
-    from harness.methods_command import new_command
+    from harness.commands.methods import new_command
 
     typer.echo(new_command(name, folder))
 
@@ -217,7 +217,7 @@ def methods_new(
 @methods.command("check")
 def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or a file of one.")]) -> None:
     """Run the conformance kit on a method; exit code 1 when a check fails."""
-    from harness.methods_command import check_command
+    from harness.commands.methods import check_command
 
     raise typer.Exit(check_command(which))
 
@@ -230,7 +230,7 @@ def decisions(
     count: Annotated[int, typer.Option("--n", help="How many of each.")] = 12,
 ) -> None:
     """What a run's method decided: over training, by category and frequency group, against the pool's truth."""
-    from harness.decisions import decisions_command
+    from harness.commands.decisions import decisions_command
 
     decisions_command(runs, run_name, sheet, count)
 
@@ -251,7 +251,7 @@ def score(
     runs: Runs = RUNS,
 ) -> None:
     """Rank a pool's instances by the contribution of each alone; a list for `clip_filter`."""
-    from harness.score import ScoreOptions, score_command
+    from harness.commands.score import ScoreOptions, score_command
     from methods.bsgal import Estimator, ReferencePolicy
     from methods.contract import Scope
 
@@ -276,8 +276,8 @@ def data_check(
     overrides: Annotated[list[str] | None, typer.Argument(help="Which dataset: data=lvis_v1 data.root=FOLDER.")] = None,
 ) -> None:
     """Whether a dataset's files are there and whole, and what to download where. Exit code 1 when one is not."""
+    from harness.commands.data_check import check_dataset
     from harness.compose import compose
-    from harness.data.check import check_dataset
 
     findings = check_dataset(compose(overrides or []).config.data)
     typer.echo(findings)
@@ -293,19 +293,15 @@ def data_show(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="An override such as data.pool=clean.")] = None,
 ) -> None:
     """A contact sheet: images with masks and pool instances, or images as a method augments them."""
+    from harness.commands.data_show import show_dataset, show_method
     from harness.compose import compose
 
     chosen = [f"data={name}"] if name else []
     config = compose([*chosen, *([f"method={method}"] if method else []), *(overrides or [])]).config
     if method:
-        from harness.data.show import show_method
-
-        show_method(config, config.method, n, out)
+        show_method(config, n, out)
     else:
-        from harness.data import sources
-        from harness.data.contact_sheet import show_dataset
-
-        show_dataset(sources.root(config.data), out, n, config.data.pool)
+        show_dataset(config.data, n, out)
     typer.echo(out)
 
 
@@ -316,7 +312,7 @@ def data_index_pool(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; all cores without it.")] = None,
 ) -> None:
     """Verify every image of a pool and write its memory-mapped index; goes on where it was when started again."""
-    from harness.data.index_pool import index_pool
+    from harness.commands.data_index_pool import index_pool
 
     typer.echo(index_pool(pool, out, workers))
 
@@ -327,22 +323,12 @@ def data_pool_stats(
     out: Annotated[Path | None, typer.Option("--out", help="Plots them into this PNG or SVG.")] = None,
 ) -> None:
     """What a pool holds: instances by category, frequency group and generator, CLIP scores, areas."""
+    from harness.commands.data_pool_stats import pool_stats
     from harness.compose import compose
-    from harness.data import sources
-    from harness.data.facts import TrainingFacts
-    from harness.data.lvis import load_annotations
-    from harness.data.pool_index import open_pool
-    from harness.data.pool_stats import pool_stats
-    from harness.data.training import cache_folder
+    from harness.data.dataset import Dataset
 
-    config = compose(overrides).config.data
-    path = sources.pool(config)
-    if path is None:
-        raise UserError("data.pool names no pool; give data.pool=PATH")
-    annotations = load_annotations(sources.train_annotations(config), cache_folder(config))
-    facts = TrainingFacts(annotations)
-    pool = open_pool(path, config.num_classes or facts.num_categories, cache_folder(config))
-    typer.echo(pool_stats(pool, facts, annotations.category_names, out))
+    dataset = Dataset(compose(overrides).config.data)
+    typer.echo(pool_stats(dataset.pool, dataset.facts, dataset.train.category_names, out))
 
 
 # ---------------------------------------------------------------------- weights
@@ -354,7 +340,7 @@ def weights_inspect(
     every: Annotated[bool, typer.Option("--every", help="Every tensor, not groups of them.")] = False,
 ) -> None:
     """What a file of weights holds: its layout, names, shapes. Executes nothing that is in it."""
-    from harness.detector.weights_command import inspect_weights
+    from harness.commands.weights import inspect_weights
 
     inspect_weights(file, every=every)
 
@@ -366,7 +352,7 @@ def weights_convert(
     to: Annotated[str, typer.Option("--to", help="Whose names: detectron2 or native.")] = "detectron2",
 ) -> None:
     """Write a detector's weights by detectron2's names or ours."""
-    from harness.detector.weights_command import convert_weights
+    from harness.commands.weights import convert_weights
 
     convert_weights(file, out, to)
 

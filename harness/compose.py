@@ -131,10 +131,6 @@ def _validate(config: RunConfig) -> None:
         raise UserError(f"method={methods.name_of(type(config.method))}: {error}") from error
 
 
-def number_of_ranks(config: RunConfig) -> int:
-    return config.schedule.global_batch // config.schedule.batch_per_rank
-
-
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line: the first override that names a group option or a key that does not exist, else Hydra's first line."""
     groups = group_options()

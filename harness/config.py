@@ -143,6 +143,10 @@ class ScheduleConfig:
     log_every: int = 20
     tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
+    @property
+    def ranks(self) -> int:
+        return self.global_batch // self.batch_per_rank
+
 
 @dataclass
 class EvaluationConfig:

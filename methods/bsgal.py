@@ -191,22 +191,20 @@ class BSGAL(PoolPasting):
         self._refuse_what_nothing_reads()
 
     def _refuse_what_nothing_reads(self) -> None:
-        """An option that is set and that the others leave without effect is a mistake."""
         by_gradient = self.estimator is Estimator.gradient
-        percentile = self.threshold is not Threshold.fixed
-        scheduled = self.threshold is Threshold.scheduled_percentile
-        of_gradients = ("scope", "cache", "cache_precision", "normalise", "reference_every", "sync")
-        for names, belongs_to, is_read in (
-            (("tau",), "threshold=fixed", not percentile),
-            (("accept_rate", "window"), "threshold=percentile or scheduled_percentile", percentile),
-            (("accept_rate_end",), "threshold=scheduled_percentile", scheduled),
-            (of_gradients, "estimator=gradient", by_gradient),
-            (("momentum",), "estimator=gradient and cache=momentum", by_gradient and self.cache is CacheRule.momentum),
-            (("probe_lr",), "estimator=loss_difference", not by_gradient),
-        ):
-            for name in names:
-                if not is_read and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} belongs to {belongs_to}, and has no effect without it")
+        if self.threshold is not Threshold.fixed:
+            self.refuse_if_set("threshold=fixed", "tau")
+        else:
+            self.refuse_if_set("threshold=percentile or scheduled_percentile", "accept_rate", "window")
+        if self.threshold is not Threshold.scheduled_percentile:
+            self.refuse_if_set("threshold=scheduled_percentile", "accept_rate_end")
+        if not by_gradient:
+            of_gradients = ("scope", "cache", "cache_precision", "normalise", "reference_every", "sync")
+            self.refuse_if_set("estimator=gradient", *of_gradients)
+        if not by_gradient or self.cache is not CacheRule.momentum:
+            self.refuse_if_set("estimator=gradient and cache=momentum", "momentum")
+        if by_gradient:
+            self.refuse_if_set("estimator=loss_difference", "probe_lr")
 
     def required(self) -> frozenset[Need]:
         needs = {Need.PASTED_ATTRIBUTION} if self.mode is Mode.paste_only else set()

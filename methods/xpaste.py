@@ -55,9 +55,14 @@ class PoolPasting(Method):
                 f"clip_threshold is {self.clip_threshold} and clip_below_best {self.clip_below_best}: "
                 "the one must be a number, the other at least 0, or a category could run empty"
             )
-        for name in ("clip_threshold", "clip_below_best", "area_min", "area_max"):
-            if not self.filtered and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"{name} belongs to filtered=true, and has no effect without it")
+        if not self.filtered:
+            self.refuse_if_set("filtered=true", "clip_threshold", "clip_below_best", "area_min", "area_max")
+
+    def refuse_if_set(self, belongs_to: str, *names: str) -> None:
+        """Raises ValueError for an option that is set though the others leave it without effect: a mistake."""
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} belongs to {belongs_to}, and has no effect without it")
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = self.limited_to_groups(pool, dataset)

@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record import ExpectedRun, Record, Status, read_manifest, read_records, sweep_names
+from harness.record.manifest import ExpectedRun, read_manifest, sweep_names
+from harness.record.record import Record, Status, read_records
 from reports.spec import IOU_TYPES, METRICS, Row, Spec
 
 if TYPE_CHECKING:

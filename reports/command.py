@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.record import write_atomically
+from harness.record.files import write_atomically
 from reports.collect import Collection, collect
 from reports.decisions import agreement_of
 from reports.published import read_published

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.record import Record, read_record, record_path, write_atomically
+from harness.record.files import write_atomically
+from harness.record.record import Record, read_record, record_path
 from reports import style
 from reports.collect import canonical
 from reports.figure import category_ap

@@ -11,15 +11,13 @@ import torch
 
 from harness.compose import compose
 from harness.config import RunConfig
-from harness.data import sources
-from harness.data.facts import TrainingFacts
-from harness.data.lvis import load_annotations
+from harness.data.dataset import Dataset
 from harness.data.sample import Batch
-from harness.data.training import cache_folder, prepare_pool, training_loader
-from harness.distributed import Ranks
+from harness.data.training import TrainingData, training_loader
 from harness.engine import create
 from harness.engine.contract import Engine
-from harness.train import Trainer
+from harness.training.distributed import Ranks
+from harness.training.loop import Trainer
 from methods.contract import Method, Start
 
 TINY = [
@@ -43,25 +41,23 @@ def setup(
     config: RunConfig, rank: int = 0, world: int = 1, device: str = "cpu"
 ) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
     """What a run makes before it trains: the detector, the started method, and batches from an iteration on."""
-    annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
-    facts = TrainingFacts(annotations)
+    dataset = Dataset(config.data)
     torch.manual_seed(config.seed)
-    engine = create(config, config.data.num_classes or facts.num_categories, annotations.image_counts)
+    engine = create(config, dataset.num_classes, dataset.train.image_counts)
     engine.module.to(device)
     method = copy.deepcopy(config.method)
-    pool = prepare_pool(config, method, facts)
-    of_workers = copy.deepcopy(method)
+    data = TrainingData(dataset, config.seed, method, dataset.prepared_pool(method, config.seed))
     start = Start(
         total_iterations=config.schedule.iterations,
         device=torch.device(device),
         images_per_rank=config.schedule.batch_per_rank,
-        dataset=facts,
+        dataset=dataset.facts,
         needed=(),
     )
     method.start(start)
 
     def batches(first: int) -> Iterator[Batch]:
-        return training_loader(config, annotations, of_workers, pool, facts, first, rank, world)
+        return training_loader(data, config.schedule, first, rank, world)
 
     return engine, method, batches
 

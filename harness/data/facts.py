@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.data.lvis import Annotations
-from harness.data.pool import InstancePool, joined, training_pool
+from harness.data.lvis.annotations import Annotations
+from harness.data.pool.pool import InstancePool, joined, training_pool
 from methods.contract import Pool
 
 

@@ -12,7 +12,7 @@ import torch
 from pycocotools import mask as mask_utils
 
 from harness.data.augment import Jitter
-from harness.data.lvis import Annotations, rasterise
+from harness.data.lvis.annotations import Annotations, rasterise
 from harness.data.sample import Masks, Targets
 
 

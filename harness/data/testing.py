@@ -9,38 +9,37 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from harness.config import RunConfig
-from harness.data import sources
 from harness.data.augment import evaluation_size, resize
-from harness.data.cutout import TrainingImages
-from harness.data.lvis import Annotations
+from harness.data.dataset import Dataset
+from harness.data.images import TrainingImages
 
 AHEAD = 4  # images decoded in advance, per thread
 
 EvaluationImage = tuple[int, Tensor, tuple[int, int]]
 
 
-def evaluation_indices(config: RunConfig, annotations: Annotations, rank: int = 0, world: int = 1) -> range:
-    """Image indices that a rank evaluates: every `world`-th, of the first `evaluation.limit` where that is set."""
-    total, limit = len(annotations.image_ids), config.evaluation.limit
+def evaluation_indices(dataset: Dataset, limit: int | None, rank: int = 0, world: int = 1) -> range:
+    """Validation images that a rank evaluates: every `world`-th, of the first `limit` where that is set."""
+    total = len(dataset.val.image_ids)
     return range(total if limit is None else min(total, limit))[rank::world]
 
 
-def evaluation_images(config: RunConfig, annotations: Annotations, indices: range) -> Iterator[EvaluationImage]:
-    """Yields (image index, (3, h, w) uint8 RGB at the test size, (height, width) on disk) in the order of `indices`.
+def evaluation_images(dataset: Dataset, indices: range) -> Iterator[EvaluationImage]:
+    """Yields (index of a validation image, (3, h, w) uint8 RGB at the test size, (height, width) on disk).
 
-    Raises UserError for an image that is missing or damaged.
+    They come in the order of `indices`. Raises UserError for an image that is missing or damaged.
     """
-    images = TrainingImages(annotations, sources.root(config.data) / config.data.images)
+    data = dataset.config
+    images = TrainingImages(dataset.val, dataset.image_root)
 
     def load(index: int) -> EvaluationImage:
         image = images.read(index)
         height, width = image.shape[:2]
-        size = evaluation_size(height, width, config.data.test_short, config.data.test_long)
+        size = evaluation_size(height, width, data.test_short, data.test_long)
         planes = torch.from_numpy(resize(image, size)).permute(2, 0, 1).contiguous()
         return index, planes, (height, width)
 
-    threads = max(1, config.data.workers)
+    threads = max(1, data.workers)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[EvaluationImage]] = deque()
         for index in indices:

@@ -12,85 +12,43 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from harness.config import DataConfig, RunConfig
-from harness.data import sources
-from harness.data.area_statistics import area_statistics
+from harness.config import ScheduleConfig
 from harness.data.augment import Jitter, draw_jitter
-from harness.data.cutout import TrainingImages
-from harness.data.facts import TrainingFacts
-from harness.data.lvis import Annotations
-from harness.data.paste import Paster
-from harness.data.pool import InstancePool, empty_pool
-from harness.data.pool_index import check_categories, open_pool
+from harness.data.dataset import Dataset
+from harness.data.images import TrainingImages
+from harness.data.paste.area_statistics import area_statistics
+from harness.data.paste.paster import Paster
+from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, View
-from harness.data.sampling import SampleOrder, batch_positions, repeat_factors
+from harness.data.sample_order import SampleOrder, batch_positions, repeat_factors
+from harness.data.seeding import generator
 from harness.data.targets import Instance, to_targets, visible_instances
 from harness.data.transport import PackedBatch, pack, unpack
 from harness.errors import UserError
-from harness.seeding import generator
 from methods.contract import Draw, ImageFacts, Method
 
 
-def cache_folder(data: DataConfig) -> Path:
-    """Where memory-mapped annotations and pool indices are kept."""
-    return Path(data.cache).expanduser() if data.cache else sources.root(data) / "cache"
-
-
-def prepare_pool(config: RunConfig, method: Method, facts: TrainingFacts) -> InstancePool:
-    """Opens the configured pool and lets the method prepare it; an empty one for a method that does not paste.
-
-    Raises UserError for a pool that is missing, malformed, of other categories, or empty after preparation.
-    """
-    if not method.pastes:
-        return empty_pool()
-    path = sources.pool(config.data)
-    pool = empty_pool() if path is None else open_pool(path, None, cache_folder(config.data))
-    try:
-        prepared = method.prepare(pool, facts, generator(config.seed, "prepare"))
-    except ValueError as error:
-        raise UserError(f"{path or 'no pool'}: {error}") from error
-    if not isinstance(prepared, InstancePool):
-        raise TypeError(
-            f"{type(method).__name__}.prepare gives a {type(prepared).__name__}, not a pool made of its own"
-        )
-    if len(prepared) == 0:
-        name = type(method).__name__
-        if path is None:
-            raise UserError(f"method {name} pastes instances, and data.pool names no pool")
-        raise UserError(f"{path}: of {len(pool)} instances method {name} leaves none to paste")
-    if path is not None:  # a method may have dropped the categories that the dataset lacks
-        check_categories(prepared, config.data.num_classes or facts.num_categories, path)
-    return prepared
-
-
-class TrainingData(Dataset[Sample]):
+class TrainingData(torch.utils.data.Dataset[Sample]):
     """Maps a global position to its sample; equal in every process.
 
     Original and augmented view come of one decode and one jitter. Each purpose draws from a generator of its own, so
     that pasting never changes the original view.
     """
 
-    def __init__(
-        self,
-        data: DataConfig,
-        seed: int,
-        annotations: Annotations,
-        method: Method,
-        pool: InstancePool,
-        facts: TrainingFacts,
-    ) -> None:
-        self.data = data
+    def __init__(self, dataset: Dataset, seed: int, method: Method, pool: InstancePool) -> None:
+        """Takes a copy of `method` as it is now: make it before `Method.start`. `pool` is the prepared one."""
+        self.data = data = dataset.config
         self.seed = seed
-        self.annotations = annotations
-        self.facts = facts
+        self.annotations = dataset.train
+        self.facts = dataset.facts
         self.method = copy.deepcopy(method)
         self.pool = pool
         self.order = SampleOrder(repeat_factors(self.facts, data.repeat_threshold), seed)
-        self.images = TrainingImages(annotations, sources.root(data) / data.images)
+        self.images = TrainingImages(self.annotations, dataset.image_root)
         statistics = Path(data.area_statistics).expanduser() if data.area_statistics else None
-        self.paster = Paster(pool, self.images, area_statistics(annotations, statistics), data)
+        self.paster = Paster(pool, self.images, area_statistics(self.annotations, statistics), data)
 
     def __getitem__(self, position: int) -> Sample:
         index = self.order.image_at(position)
@@ -148,34 +106,24 @@ class TrainingData(Dataset[Sample]):
 
 
 def training_loader(
-    config: RunConfig,
-    annotations: Annotations,
-    method: Method,
-    pool: InstancePool,
-    facts: TrainingFacts,
-    start_iteration: int = 0,
-    rank: int = 0,
-    world: int = 1,
+    data: TrainingData, schedule: ScheduleConfig, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers.
 
-    Call it before `Method.start`, since workers get a copy of the method as it is now. Raises UserError, while
-    iterating, for a training image that is missing or damaged.
+    Raises UserError, while iterating, for a training image that is missing or damaged.
     """
-    schedule, data = config.schedule, config.data
-    dataset = TrainingData(data, config.seed, annotations, method, pool, facts)
     positions = batch_positions(start_iteration, schedule.iterations, schedule.batch_per_rank, rank, world)
     loader: DataLoader[Any] = DataLoader(
-        _Guarded(dataset),
+        _Guarded(data),
         batch_sampler=positions,
-        num_workers=data.workers,
+        num_workers=data.data.workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
     )
     return _unpacked(loader)
 
 
-class _Guarded(Dataset["Sample | UserError"]):
+class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):
     """Hands a user's error on as a value: the loader would wrap it, when raised, into a traceback."""
 
     def __init__(self, data: TrainingData) -> None:

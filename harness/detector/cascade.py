@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from harness.config import DetectorConfig
 from harness.detector import boxes as box
+from harness.detector.ground_truth import Truth
 from harness.detector.roi_align import pool
 from harness.detector.sampling import FederatedDraw
-from harness.detector.truth import Truth
 from methods.contract import Loss, LossKind
 
 CLASS_PRIOR = 0.01

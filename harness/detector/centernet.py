@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms
 from harness.config import DetectorConfig
 from harness.detector.boxes import full_precision
 from harness.detector.centernet_targets import Grid, assign
-from harness.detector.truth import Truth
+from harness.detector.ground_truth import Truth
 from methods.contract import Loss, LossKind
 
 HEATMAP_PRIOR = 0.01

@@ -17,6 +17,7 @@ from harness.detector import boxes as box
 from harness.detector.cascade import Cascade, Matches, Rois
 from harness.detector.centernet import ProposalNetwork
 from harness.detector.fpn import FPN
+from harness.detector.ground_truth import Truth, on_device, padded
 from harness.detector.mask_head import MaskHead
 from harness.detector.sampling import (
     FederatedClasses,
@@ -25,7 +26,6 @@ from harness.detector.sampling import (
     RandomProposals,
     federated_weights,
 )
-from harness.detector.truth import Truth, on_device, padded
 from methods.contract import Loss, LossTable, Proposals
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255

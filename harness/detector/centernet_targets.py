@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.detector.boxes import area
-from harness.detector.truth import Truth, on_device
+from harness.detector.ground_truth import Truth, on_device
 
 HEATMAP_FLOOR = 1e-4  # below, the heatmap is zero
 FAR = 1e8

@@ -14,8 +14,8 @@ from harness.config import DetectorConfig
 from harness.data.sample import Masks
 from harness.detector.boxes import full_precision
 from harness.detector.cascade import Matches, Rois
+from harness.detector.ground_truth import Truth
 from harness.detector.roi_align import pool
-from harness.detector.truth import Truth
 from methods.contract import Loss, LossKind
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError, nearest
@@ -17,15 +18,25 @@ if TYPE_CHECKING:
     from harness.engine.contract import Engine
     from methods.contract import Need
 
-# What each engine's package is and how a user gets it.
-INSTALL = {
-    "native": ("torch", "pip install bsgal-bench"),
-    "detectron2": (
+
+@dataclass(frozen=True)
+class Origin:
+    """The module that holds an engine's `build` and `CAPABILITIES`, the package that it needs, how a user gets that."""
+
+    module: str
+    package: str
+    install: str
+
+
+ENGINES = {
+    "native": Origin("harness.engine.native", "torch", "pip install bsgal-bench"),
+    "detectron2": Origin(
+        "harness.engine.detectron2.engine",
         "detectron2",
         "pip install 'bsgal-bench[detectron2]' ninja, then "
         "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'",
     ),
-    "mmdet": ("mmdet", "pip install 'bsgal-bench[mmdet]'"),
+    "mmdet": Origin("harness.engine.mmdet.engine", "mmdet", "pip install 'bsgal-bench[mmdet]'"),
 }
 
 
@@ -47,14 +58,14 @@ def capabilities(name: str) -> frozenset[Need]:
 
 def engines_with(needs: frozenset[Need]) -> list[str]:
     """Installed engines that can do what is needed."""
-    installed = [name for name, (package, _) in INSTALL.items() if importlib.util.find_spec(package)]
+    installed = [name for name, origin in ENGINES.items() if importlib.util.find_spec(origin.package)]
     return [name for name in installed if needs <= capabilities(name)]
 
 
 def _module(name: str) -> ModuleType:
-    if name not in INSTALL:
-        raise UserError(f"engine.name={name}: no such engine; {nearest(name, INSTALL)}")
-    package, command = INSTALL[name]
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"engine.name={name}: the package {package} is not installed; {command}")
-    return importlib.import_module(f"harness.engine.{name}")
+    if name not in ENGINES:
+        raise UserError(f"engine.name={name}: no such engine; {nearest(name, ENGINES)}")
+    origin = ENGINES[name]
+    if importlib.util.find_spec(origin.package) is None:
+        raise UserError(f"engine.name={name}: the package {origin.package} is not installed; {origin.install}")
+    return importlib.import_module(origin.module)

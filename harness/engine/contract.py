@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,10 +61,3 @@ class Engine(Protocol):
 
         Raises UserError when a required part is missing.
         """
-
-
-class EngineFactory(Protocol):
-    """How an engine's module is reached: `build` beside its capabilities, by name, through `harness.engine.create`."""
-
-    def __call__(self, config: object, num_classes: int, image_counts: np.ndarray) -> Engine:
-        """`image_counts` (C,) int64: training images per category, for federated draws."""

@@ -16,10 +16,10 @@ from harness.config import Precision, RunConfig
 from harness.data.sample import View
 from harness.detector import boxes as box
 from harness.detector.centernet2 import CenterNet2, Detections
-from harness.detector.checkpoint import load_backbone, load_published
-from harness.detector.paste import encode_masks
+from harness.detector.mask_encoding import encode_masks
 from harness.engine.contract import Prediction
 from harness.errors import UserError
+from harness.weights.loading import load_backbone, load_published
 from methods.contract import LossTable, Need, Proposals, Scope
 
 CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import UserError
-from harness.evaluate.bootstrap import write_table
+from harness.record.files import write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harness.data.lvis import Annotations, Rle
+    from harness.data.lvis.annotations import Annotations, Rle
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.lvis import FREQUENCIES, Annotations
-from harness.evaluate.bootstrap import ground_truth_table, matches_table, write_table
+from harness.data.lvis.annotations import FREQUENCIES, Annotations
 from harness.evaluate.detections import Detections
 from harness.evaluate.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, IouType, Matches, match
 from harness.evaluate.precision import average_precision
+from harness.evaluate.traces import ground_truth_table, matches_table
+from harness.record.files import write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

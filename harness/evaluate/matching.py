@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.data.lvis import Annotations
+from harness.data.lvis.annotations import Annotations
 from harness.errors import UserError
 from harness.evaluate.detections import Detections
 from harness.evaluate.overlap import Overlaps, box_overlaps, mask_overlaps

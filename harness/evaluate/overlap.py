@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.data.lvis import Annotations, segmentation_rle
+from harness.data.lvis.annotations import Annotations, segmentation_rle
 from harness.evaluate.detections import Masks
 
 BLOCK = 1_000_000  # candidate pairs of boxes at a time, which bounds the memory

@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from harness.errors import UserError, nearest
-from harness.launch import claim, scheduler, show
+from harness.launch import tables as show
 from harness.launch.job import cancelled_path
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
 from harness.launch.submit import submit_runs
-from harness.record import ExpectedRun, Manifest, read_manifest
+from harness.record.manifest import ExpectedRun, Manifest, read_manifest
+from harness.run import claim, scheduler
 
 
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:

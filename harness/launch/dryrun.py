@@ -8,9 +8,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.launch import show, slurm
+from harness.launch import slurm
+from harness.launch import tables as show
 from harness.launch.state import ACTIVE, RunState, State
-from harness.record import ExpectedRun, Record, Status, read_records
+from harness.record.manifest import ExpectedRun
+from harness.record.record import Record, Status, read_records
 
 
 def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir: Path) -> None:

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from harness.config import RunConfig
 from harness.errors import UserError, nearest
 from harness.launch.sweepfile import Selector, Sweep, text_of
-from harness.record import ExpectedRun
+from harness.record.manifest import ExpectedRun
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
 _NEVER_SHARED = ("name", "method", "schedule")
@@ -285,8 +285,7 @@ def _overrides(settings: dict[str, str]) -> list[str]:
 
 
 def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _Composer) -> ExpectedRun:
-    from harness.compose import number_of_ranks
-    from harness.identity import identify
+    from harness.run.identity import identify
 
     own: dict[str, Any] = {}
     settings = dict(row.settings)
@@ -311,6 +310,6 @@ def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _
         overrides=overrides,
         axes=row.axes,
         parents=[runs[id(parent)].run_id for parent in row.parents()],
-        resources=dataclasses.asdict(config.launcher) | {"ranks": number_of_ranks(config)},
+        resources=dataclasses.asdict(config.launcher) | {"ranks": config.schedule.ranks},
         iterations=config.schedule.iterations if config.train else 0,
     )

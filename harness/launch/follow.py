@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.launch import show
+from harness.launch import tables as show
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, jobs_of
-from harness.record import read_manifest
+from harness.record.manifest import read_manifest
 
 POLL_SECONDS = 0.5
 LAST_LINES = 40

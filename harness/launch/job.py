@@ -9,9 +9,10 @@ from pathlib import Path
 
 import submitit
 
-from harness.launch import claim, scheduler
-from harness.launch.signals import StopFlag
-from harness.record import ExpectedRun, FailureKind, Record, Status, read_record, write_record
+from harness.record.manifest import ExpectedRun
+from harness.record.record import FailureKind, Record, Status, read_record, write_record
+from harness.run import claim, scheduler
+from harness.run.signals import StopFlag
 
 # A run may be preempted any number of times as long as it gets on; so many starts in a row without a new checkpoint
 # are taken for a limit that is too short.
@@ -34,7 +35,7 @@ def start(run: ExpectedRun, runs: str) -> None:
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
         _describe_ranks(environment)
-        from harness.run import execute
+        from harness.run.run import execute
 
         outcome = execute(run.overrides)
         if outcome.status is Status.interrupted and is_main and not cancelled_path(Path(runs), run.run_id).exists():

@@ -17,7 +17,8 @@ import submitit
 
 from harness.errors import UserError
 from harness.launch import job
-from harness.record import ExpectedRun, Manifest, Status, Submission, read_record, write_manifest
+from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
+from harness.record.record import Status, read_record
 
 POLL_SECONDS = 0.5
 # submitit would end a run at its time limit; on a machine of one's own there is none.

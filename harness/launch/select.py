@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.errors import UserError, nearest
 from harness.launch.state import RunState, State, collect
-from harness.record import ExpectedRun, Manifest, read_manifest, read_record, sweep_names
+from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
+from harness.record.record import read_record
 
 
 def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:

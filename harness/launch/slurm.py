@@ -13,8 +13,9 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.errors import UserError
-from harness.launch import job, scheduler
-from harness.record import ExpectedRun, Manifest, Submission, write_manifest
+from harness.launch import job
+from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
+from harness.run import scheduler
 
 
 @dataclass

@@ -17,10 +17,11 @@ from typing import Any
 
 import psutil
 
-from harness.launch import claim, scheduler
 from harness.launch.job import cancelled_path
-from harness.launch.scheduler import Job
-from harness.record import ExpectedRun, FailureKind, Manifest, Record, Status, Submission, read_record
+from harness.record.manifest import ExpectedRun, Manifest, Submission
+from harness.record.record import FailureKind, Record, Status, read_record
+from harness.run import claim, scheduler
+from harness.run.scheduler import Job
 
 # A heartbeat is written every few seconds; over a network file system it may look a minute old.
 SILENT_SECONDS = 120.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from harness.launch import show
+from harness.launch import tables as show
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
 

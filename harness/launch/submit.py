@@ -11,13 +11,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.errors import UserError
-from harness.launch import claim, scheduler, show, slurm, sweepfile
+from harness.launch import slurm, sweepfile
+from harness.launch import tables as show
 from harness.launch.dryrun import show_plan
 from harness.launch.expand import expand
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
 from harness.launch.state import ACTIVE, RunState, State, collect
-from harness.record import ExpectedRun, Manifest, read_manifest, sweep_names, write_manifest
+from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names, write_manifest
+from harness.run import claim, scheduler
 
 
 def launch_sweep(name: str, overrides: Sequence[str], dry_run: bool = False) -> int:

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from harness.data.sample import Batch
-from harness.distributed import Ranks
+from harness.training.distributed import Ranks
 from methods import registry
 from methods.conformance.tiny import TinyDataset, TinyEngine, tiny_pool
 from methods.conformance.world import (

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from harness.data.sample import Batch, Masks, Sample, Targets, View
-from harness.distributed import Ranks
-from harness.seeding import generator
-from harness.step import StepPosition, TrainingStep
+from harness.data.seeding import generator
+from harness.training.distributed import Ranks
+from harness.training.step import StepPosition, TrainingStep
 from methods.conformance.tiny import CLASSES, TinyDataset, TinyEngine
 from methods.contract import Draw, ImageFacts, Method, Scope, Selection, Start
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.lvis import Annotations, load_annotations
+from harness.data.lvis.annotations import Annotations
+from harness.data.lvis.cache import load_annotations
 from tests.evaluate.made_detections import REAL
 
 WARM = """

@@ -21,10 +21,10 @@ import torch
 
 from harness.config import Precision
 from harness.data.sample import Batch, Sample, View
-from harness.distributed import Ranks
 from harness.engine.native import NativeEngine
-from harness.gradient import FlatGradient
-from harness.step import StepPosition, TrainingStep
+from harness.training.distributed import Ranks
+from harness.training.flat_gradient import FlatGradient
+from harness.training.step import StepPosition, TrainingStep
 from methods.bsgal import BSGAL, Estimator, GradientScope, Mode
 from methods.contract import Method, Scope, Start, ViewKind
 from methods.xpaste import XPaste
@@ -127,13 +127,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     peak: dict[str, float] = {}
     for repeat in range(options.repeats + 1):  # the first warms up
-        for name, method in METHODS.items():
+        for name in [*METHODS, FORWARD]:
             bench.forget_peak()
-            seconds[name].append(bench.step(method, repeat))
+            seconds[name].append(bench.step(METHODS[name], repeat) if name in METHODS else bench.forward())
             peak[name] = bench.peak()
-        bench.forget_peak()
-        seconds[FORWARD].append(bench.forward())
-        peak[FORWARD] = bench.peak()
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     plain = medians["plain step"]
     for name, median in medians.items():

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from harness.engine import detectron2 as adapter
-from harness.engine import detectron2_losses as splitting
+from harness.engine.detectron2 import engine as adapter
+from harness.engine.detectron2 import losses as splitting
 from methods.contract import Proposals
 from tests.detector.small import generator, view
 from tests.engine.detectron2_models import engine_of

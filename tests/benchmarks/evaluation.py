@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.lvis import Annotations, load_annotations
+from harness.data.lvis.annotations import Annotations
+from harness.data.lvis.cache import load_annotations
 from harness.evaluate import Detections, IouType, evaluate
 from harness.evaluate.lvis_compat import numpy_float
 from tests.evaluate.made_detections import REAL, largest_difference, make_results, package_evaluator, replicate

@@ -17,10 +17,8 @@ import cv2
 import torch
 
 from harness.compose import compose
-from harness.data import sources
-from harness.data.facts import TrainingFacts
-from harness.data.lvis import load_annotations
-from harness.data.training import cache_folder, prepare_pool, training_loader
+from harness.data.dataset import Dataset
+from harness.data.training import TrainingData, training_loader
 
 METHODS = ("baseline", "copy_paste", "xpaste", "bsgal")
 BATCH = 8
@@ -46,10 +44,9 @@ def throughput(method: str, workers: int, images: int, folder: Path) -> float:
     overrides = [f"method={method}", "data=mini", f"data.root={folder / 'mini'}", f"data.workers={workers}"]
     overrides += [f"schedule.iterations={steps + 1}", f"schedule.batch_per_rank={BATCH}"]
     config = compose(overrides).config
-    annotations = load_annotations(sources.train_annotations(config.data), cache_folder(config.data))
-    facts = TrainingFacts(annotations)
-    pool = prepare_pool(config, config.method, facts)
-    batches = iter(training_loader(config, annotations, config.method, pool, facts))
+    dataset = Dataset(config.data)
+    data = TrainingData(dataset, config.seed, config.method, dataset.prepared_pool(config.method, config.seed))
+    batches = iter(training_loader(data, config.schedule))
     next(batches)
     begun = time.perf_counter()
     count = sum(len(batch.samples) for batch in batches)

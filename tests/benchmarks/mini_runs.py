@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.errors import UserError
-from harness.record import Status
-from harness.run import execute
+from harness.record.record import Status
+from harness.run.run import execute
 
 MINI = ["data=mini", "detector=small", "backbone=resnet18"]
 

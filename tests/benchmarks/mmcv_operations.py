@@ -15,7 +15,7 @@ import pycocotools.mask as coco
 import torch
 from torch import Tensor
 
-from harness.engine.mmdet_ops import provide_operations
+from harness.engine.mmdet.operations import provide_operations
 from methods.contract import Proposals
 from tests.engine.mmdet_models import MODELS, make_engine, make_view
 

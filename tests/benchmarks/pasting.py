@@ -23,10 +23,11 @@ import numpy as np
 from PIL import Image
 
 from harness.config import DataConfig
-from harness.data.area_statistics import AreaStatistics
-from harness.data.cutout import FileSource, read_rgba
-from harness.data.paste import Paster
-from harness.data.pool import InstancePool, ListStore
+from harness.data.paste.area_statistics import AreaStatistics
+from harness.data.paste.cutout import read_rgba
+from harness.data.paste.paster import Paster
+from harness.data.pool.pool import InstancePool, ListStore
+from harness.data.pool.sources import FileSource
 from harness.data.targets import Instance, tightened, to_targets
 from methods.contract import Draw
 

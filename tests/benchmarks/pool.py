@@ -79,7 +79,7 @@ def write_listing(path: Path, rows: int) -> Path:
 
 def prepared(listing: Path, folder: Path) -> tuple[Path, Path]:
     """The pickled pools that a worker is handed, whole and filtered; the index is made once, which is timed apart."""
-    from harness.data.pool_index import open_pool
+    from harness.data.pool.index import open_pool
 
     begun = time.perf_counter()
     pool = open_pool(listing, CATEGORIES, folder / "cache")
@@ -98,7 +98,7 @@ def measured(how: str, path: Path) -> dict[str, float]:
 
 
 def ours(path: Path) -> dict[str, float]:
-    import harness.data.pool  # noqa: F401 (a worker has it imported)
+    import harness.data.pool.pool  # noqa: F401 (a worker has it imported)
     from methods.contract import uniform_over_categories
 
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.record import write_record
+from harness.record.record import write_record
 from reports.collect import collect
 from reports.command import report_command
 from reports.published import read_published

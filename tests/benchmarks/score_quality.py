@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.data.truth import CLEAN
-from harness.score import ScoreOptions, by_kind, score_command, within_categories
+from harness.commands.score import ScoreOptions, by_kind, score_command, within_categories
+from harness.data.mini.truth import CLEAN
 from methods.bsgal import Estimator, ReferencePolicy
 from tests.benchmarks.mini_runs import complete, spread
 

@@ -24,9 +24,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.compose import compose
 from harness.data.sample import Batch
-from harness.distributed import Ranks
-from harness.gradient import FlatGradient
-from harness.train import Trainer
+from harness.training.distributed import Ranks
+from harness.training.flat_gradient import FlatGradient
+from harness.training.loop import Trainer
 from tests.small_training import setup
 
 CLASSES = 1203

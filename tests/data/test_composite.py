@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import Blending
-from harness.data.composite import BOX_TOLERANCE, MIN_VISIBLE, hide, lay
+from harness.data.paste.composite import BOX_TOLERANCE, MIN_VISIBLE, hide, lay
 from harness.data.targets import Instance, tightened, to_targets
 
 

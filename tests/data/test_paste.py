@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from harness.config import Blending, DataConfig, PasteConfig
-from harness.data.area_statistics import AreaStatistics, area_statistics
-from harness.data.cutout import AnnotationSource, Fault, FaultyInstance, FileSource, TrainingImages, isolate, read_rgba
-from harness.data.lvis import rasterise
-from harness.data.paste import Paster, area_size, free_size
-from harness.data.pool import InstancePool, ListStore
+from harness.data.images import TrainingImages
+from harness.data.lvis.annotations import rasterise
+from harness.data.paste.area_statistics import AreaStatistics, area_statistics
+from harness.data.paste.cutout import Fault, FaultyInstance, annotated_cutout, isolate, read_rgba
+from harness.data.paste.paster import Paster, area_size, free_size
+from harness.data.pool.pool import InstancePool, ListStore
+from harness.data.pool.sources import AnnotationSource, FileSource
 from harness.errors import UserError
 from methods.contract import Draw, PasteRule
 
@@ -223,7 +225,7 @@ def test_as_it_lies_at_scale_one_is_the_source_itself(small) -> None:
 
 def test_a_training_instance_pasted_anywhere(small) -> None:
     images = TrainingImages(small.annotations, small.paths.images)
-    cutout = images.cutout(AnnotationSource(int(small.annotations.annotation_images[3]), 3))
+    cutout = annotated_cutout(images, AnnotationSource(int(small.annotations.annotation_images[3]), 3))
     assert cutout is not None
     assert (cutout.rgba[..., 3] > 0).sum() == rasterise(small.annotations, 3).sum()
     done = Paster(small.facts.instance_pool(), images, area_statistics(small.annotations), small.config(None).data)

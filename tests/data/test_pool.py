@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.cutout import FileSource
-from harness.data.pool import InstancePool, ListStore, empty_pool, joined, training_pool
-from harness.data.pool_index import export_parquet, open_pool
+from harness.data.pool.index import export_parquet, open_pool
+from harness.data.pool.pool import InstancePool, ListStore, empty_pool, joined, training_pool
+from harness.data.pool.sources import FileSource
 from harness.errors import UserError
 
 Writer = Callable[[str], Path]

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.commands.data_show import show_method
 from harness.config import RunConfig
-from harness.data import sources
+from harness.data.dataset import Dataset
 from harness.data.facts import TrainingFacts
-from harness.data.lvis import load_annotations
+from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, Targets, View
-from harness.data.show import show_method
-from harness.data.skips import ENOUGH, SkipMonitor
 from harness.data.testing import evaluation_images, evaluation_indices
-from harness.data.training import TrainingData, prepare_pool, training_loader
+from harness.data.training import TrainingData, training_loader
 from harness.data.transport import pack, unpack
 from harness.errors import UserError
+from harness.training.skips import ENOUGH, SkipMonitor
 from methods.contract import (
     DatasetFacts,
     Draw,
@@ -75,9 +75,17 @@ class Plain(Method):
     """No pasting."""
 
 
+def training_data(config: RunConfig, method: Method) -> TrainingData:
+    dataset = Dataset(config.data)
+    return TrainingData(dataset, config.seed, method, dataset.prepared_pool(method, config.seed))
+
+
+def prepare_pool(config: RunConfig, method: Method) -> InstancePool:
+    return Dataset(config.data).prepared_pool(method, config.seed)
+
+
 def batches(small, method: Method, config: RunConfig, **place: int) -> list[Batch]:
-    pool = prepare_pool(config, method, small.facts)
-    return list(training_loader(config, small.annotations, method, pool, small.facts, **place))
+    return list(training_loader(training_data(config, method), config.schedule, **place))
 
 
 def tensors(value: object) -> list[Tensor]:
@@ -130,9 +138,7 @@ def test_pasting_never_changes_the_original_view(small) -> None:
 
 def data_of(small, method: Method, **data: object) -> TrainingData:
     config = small.config(method, **data)
-    return TrainingData(
-        config.data, config.seed, small.annotations, method, prepare_pool(config, method, small.facts), small.facts
-    )
+    return training_data(config, method)
 
 
 @pytest.mark.parametrize("method", [Pasting(), Mixing()], ids=lambda method: type(method).__name__)
@@ -198,17 +204,17 @@ def test_a_batch_travels_whole(small) -> None:
 def test_prepared_pools(small, tmp_path: Path) -> None:
     config = small.config(Pasting(), pool=None)
     with pytest.raises(UserError, match=r"Pasting pastes instances, and data\.pool names no pool"):
-        prepare_pool(config, Pasting(), small.facts)
+        prepare_pool(config, Pasting())
     with pytest.raises(UserError, match=r"half_bed.*half_bad"):
-        prepare_pool(small.config(Pasting(), pool="half_bed"), Pasting(), small.facts)
+        prepare_pool(small.config(Pasting(), pool="half_bed"), Pasting())
     with pytest.raises(UserError, match=r"extra\.json.*category 27.*num_classes=28"):
-        prepare_pool(small.config(Pasting(), pool="extra"), Pasting(), small.facts)
-    extended = prepare_pool(small.config(Pasting(), pool="extra", num_classes=28), Pasting(), small.facts)
+        prepare_pool(small.config(Pasting(), pool="extra"), Pasting())
+    extended = prepare_pool(small.config(Pasting(), pool="extra", num_classes=28), Pasting())
     assert extended.present_categories[-1] == 27
-    assert len(prepare_pool(config, Plain(), small.facts)) == 0
+    assert len(prepare_pool(config, Plain())) == 0
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(UserError, match=r"empty\.json: of 0 instances method Pasting leaves none"):
-        prepare_pool(small.config(Pasting(), pool=str(tmp_path / "empty.json")), Pasting(), small.facts)
+        prepare_pool(small.config(Pasting(), pool=str(tmp_path / "empty.json")), Pasting())
 
 
 def test_extra_categories_are_pasted_by_the_free_rule(small) -> None:
@@ -299,16 +305,16 @@ def test_missing_pool_images_are_skipped_while_training(small, tmp_path: Path) -
 
 def test_evaluation_images(small) -> None:
     config = small.config(Plain(), workers=2)
-    annotations = load_annotations(sources.val_annotations(config.data))
-    indices = evaluation_indices(config, annotations)
-    found = list(evaluation_images(config, annotations, indices))
+    dataset = Dataset(config.data)
+    annotations = dataset.val
+    indices = evaluation_indices(dataset, None)
+    found = list(evaluation_images(dataset, indices))
     assert [index for index, _, _ in found] == list(range(len(annotations.image_ids)))
     for index, image, size in found:
         assert size == (annotations.heights[index], annotations.widths[index])
         assert image.dtype == torch.uint8
         assert min(image.shape[1:]) == 64 or max(image.shape[1:]) == 80
-    config.evaluation.limit = 5
-    shares = [list(evaluation_indices(config, annotations, rank, 2)) for rank in range(2)]
+    shares = [list(evaluation_indices(dataset, 5, rank, 2)) for rank in range(2)]
     assert shares == [[0, 2, 4], [1, 3]]
 
 
@@ -317,7 +323,7 @@ def test_a_sheet_of_any_method(small, tmp_path: Path) -> None:
 
     for method in (Pasting(), Plain()):
         out = tmp_path / "sheet" / f"{type(method).__name__}.png"
-        show_method(small.config(method), method, 3, out)
+        show_method(small.config(method), 3, out)
         assert cv2.imread(str(out)).shape[1] > 600
 
 

@@ -12,7 +12,7 @@ from harness.data.sample import Masks, Targets
 from harness.detector import boxes as box
 from harness.detector.centernet import giou_loss
 from harness.detector.centernet_targets import Grid, assign
-from harness.detector.truth import padded
+from harness.detector.ground_truth import padded
 
 RANGES = [(0.0, 24.0), (16.0, 48.0), (32.0, 1e7)]
 STRIDES = [4, 8, 16]

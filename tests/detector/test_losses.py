@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.config import Precision, RoiAlign
 from harness.data.sample import View
-from harness.detector.truth import padded
+from harness.detector.ground_truth import padded
 from methods.contract import LossKind, LossTable, Proposals, Scope
 from tests.detector.small import SIZE, generator, small_engine, view
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from harness.data.sample import Masks
+from harness.detector.mask_encoding import encode_masks
 from harness.detector.mask_head import crop_and_resize
-from harness.detector.paste import encode_masks
 
 
 def over_the_image(full: Tensor, instance: Tensor, boxes: Tensor, resolution: int) -> Tensor:

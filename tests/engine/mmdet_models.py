@@ -8,7 +8,7 @@ from harness.compose import compose
 from harness.config import EngineConfig, RunConfig
 from harness.data.sample import Masks, Targets, View
 from harness.engine import create
-from harness.engine.mmdet import MmdetEngine
+from harness.engine.mmdet.engine import MmdetEngine
 
 CLASSES = 24
 

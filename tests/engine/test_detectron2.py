@@ -16,7 +16,7 @@ import pycocotools.mask as coco
 import backbones
 from harness.data.sample import View
 from harness.engine.contract import Engine
-from harness.engine.detectron2 import build
+from harness.engine.detectron2.engine import build
 from harness.errors import UserError
 from methods.contract import LossKind, Proposals, Scope
 from tests.detector.small import generator, view

@@ -18,14 +18,13 @@ from detectron2.utils.visualizer import Visualizer
 
 from harness.compose import compose
 from harness.config import DataConfig
-from harness.data import sources
-from harness.data.lvis import load_annotations, rasterise, segmentation_rle
-from harness.data.training import cache_folder
+from harness.data.dataset import Dataset
+from harness.data.lvis.annotations import rasterise, segmentation_rle
 from harness.engine.contract import Prediction
-from harness.engine.detectron2_datasets import as_instances, evaluate_with_detectron2, register
+from harness.engine.detectron2.catalogs import as_instances, evaluate_with_detectron2, register
 from harness.evaluate.detections import Detections
 from harness.evaluate.lvis_ap import evaluate
-from harness.evaluate_run import _columns
+from harness.run.evaluation import _columns
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_dictionaries_are_those_of_detectron2s_own_reader(data: DataConfig, name
     from detectron2.data.datasets.lvis import load_lvis_json
 
     ours = DatasetCatalog.get(names[1])
-    theirs = load_lvis_json(str(sources.val_annotations(data)), str(sources.root(data) / data.images))
+    theirs = load_lvis_json(str(Dataset(data).val_file), str(Dataset(data).image_root))
     assert len(ours) == len(theirs) > 50
     for own, other in zip(ours, theirs, strict=True):
         assert Path(own["file_name"]).is_file()
@@ -66,7 +65,7 @@ def test_detectron2s_mapper_and_visualiser_work_on_them(names: tuple[str, str]) 
 
 
 def test_extra_categories_are_behind_the_datasets_own(data: DataConfig, mini_root: Path) -> None:
-    own = len(load_annotations(sources.val_annotations(data), cache_folder(data)).category_ids)
+    own = len(Dataset(data).val.category_ids)
     extended = dataclasses.replace(data, name="mini_extended", root=str(mini_root), num_classes=own + 3)
     metadata = MetadataCatalog.get(register(extended)[0])
     assert len(metadata.thing_classes) == own + 3
@@ -78,7 +77,7 @@ def test_extra_categories_are_behind_the_datasets_own(data: DataConfig, mini_roo
 def test_detectron2s_evaluator_and_ours_agree(data: DataConfig, names: tuple[str, str]) -> None:
     """On detections that are partly right: shifted instances with noisy scores, some of a wrong category."""
     pytest.importorskip("lvis")
-    annotations = load_annotations(sources.val_annotations(data), cache_folder(data))
+    annotations = Dataset(data).val
     rng = np.random.default_rng(0)
     predictions, sizes = [], []
     for image in range(len(annotations.image_ids)):
@@ -113,7 +112,7 @@ def _noisy(annotations, image: int, rng: np.random.Generator, size: tuple[int, i
 
 
 def test_predictions_can_be_drawn(data: DataConfig, names: tuple[str, str]) -> None:
-    annotations = load_annotations(sources.val_annotations(data), cache_folder(data))
+    annotations = Dataset(data).val
     size = int(annotations.heights[0]), int(annotations.widths[0])
     found = _noisy(annotations, 0, np.random.default_rng(0), size)
     instances = as_instances(found, size)
@@ -128,7 +127,7 @@ def test_detectron2s_evaluator_still_needs_numpys_former_name(data: DataConfig, 
     pytest.importorskip("lvis")
     from detectron2.evaluation import LVISEvaluator
 
-    annotations = load_annotations(sources.val_annotations(data), cache_folder(data))
+    annotations = Dataset(data).val
     size = int(annotations.heights[0]), int(annotations.widths[0])
     evaluator = LVISEvaluator(names[1], tasks=("bbox",), distributed=False)
     evaluator.reset()

@@ -17,8 +17,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engi
 
 import methods
 from harness.errors import UserError
-from harness.record import Record, Status, read_record
-from harness.run import execute
+from harness.record.record import Record, Status, read_record
+from harness.run.run import execute
 from tests.engine.detectron2_models import SMALL
 
 SHORT = [

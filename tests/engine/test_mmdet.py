@@ -12,9 +12,9 @@ pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-
 
 import backbones
 from harness.config import Precision
-from harness.data.lvis import load_annotations
+from harness.data.lvis.cache import load_annotations
 from harness.engine import create
-from harness.engine.mmdet import MmdetEngine
+from harness.engine.mmdet.engine import MmdetEngine
 from harness.errors import UserError
 from harness.evaluate.detections import Detections
 from harness.evaluate.lvis_ap import evaluate

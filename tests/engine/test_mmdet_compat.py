@@ -10,11 +10,11 @@ import torch
 
 pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
 
-from harness.detector import weights_file
-from harness.detector.weights_file import read_weights
-from harness.engine import mmdet_ops
-from harness.engine.mmdet_weights import load_weights
+from harness.engine.mmdet import operations as mmdet_ops
+from harness.engine.mmdet.loading import load_weights
 from harness.errors import UserError
+from harness.weights import file as weights_file
+from harness.weights.file import read_weights
 from tests.engine.mmdet_models import make_engine
 
 WITHOUT_COMPILED = isinstance(sys.modules[mmdet_ops.NAME], mmdet_ops._StandIn)

@@ -13,13 +13,13 @@ import torch
 pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
 
 import methods
-from harness.record import Status, read_records
+from harness.record.record import Status, read_records
 from tests.engine.mmdet_models import MODELS
 from tests.small_training import TINY, SmallRun, raw
 
 pytestmark = pytest.mark.usefixtures("mini_root")
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def on_mmdet(model: str = "mask_rcnn", *further: str) -> list[str]:

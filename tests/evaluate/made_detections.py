@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from harness.data.lvis import Annotations
+from harness.data.lvis.annotations import Annotations
 from harness.evaluate.lvis_ap import Evaluation
 from harness.evaluate.lvis_compat import numpy_float
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.data.lvis import load_annotations
+from harness.data.lvis.cache import load_annotations
 from harness.errors import UserError
 from harness.evaluate import Detections, evaluate, match, merge
 

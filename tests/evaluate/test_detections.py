@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.data.lvis import load_annotations
+from harness.data.lvis.cache import load_annotations
 from harness.errors import UserError
 from harness.evaluate import Detections, evaluate
 from tests.evaluate.made_detections import REAL, make_results

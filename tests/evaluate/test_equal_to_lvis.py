@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data.lvis import load_annotations
+from harness.data.lvis.cache import load_annotations
 from harness.evaluate import Detections, accumulate, evaluate, match, merge
 from tests.evaluate.made_detections import REAL, largest_difference, make_results, package_evaluation, replicate
 

@@ -14,7 +14,7 @@ import backbones
 from harness.config import DetectorConfig
 from harness.data.sample import Masks, Targets
 from harness.detector.centernet2 import CenterNet2
-from harness.detector.published_names import published
+from harness.weights.published_names import published
 from tests.golden import rules
 
 CLASSES = 1203

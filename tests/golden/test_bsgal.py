@@ -16,9 +16,9 @@ import torch
 
 from harness.config import Precision
 from harness.data.sample import Batch, Sample, View
-from harness.distributed import Ranks
 from harness.engine.native import NativeEngine
-from harness.step import StepPosition, TrainingStep
+from harness.training.distributed import Ranks
+from harness.training.step import StepPosition, TrainingStep
 from methods.bsgal import BSGAL, Estimator, Mode
 from methods.contract import LossTable, Selection, Start, ViewKind
 from tests.golden import published_detector as made

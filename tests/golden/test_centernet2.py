@@ -15,9 +15,9 @@ from torch import Tensor
 from harness.config import Precision
 from harness.data.sample import Targets
 from harness.detector.centernet2 import CenterNet2
-from harness.detector.published_names import is_optional, published
-from harness.detector.truth import padded
+from harness.detector.ground_truth import padded
 from harness.engine.native import NativeEngine
+from harness.weights.published_names import is_optional, published
 from tests.golden import published_detector as made
 
 SIZES = [(256, 320), (224, 256)]

@@ -10,7 +10,8 @@ from harness.config import LauncherConfig
 from harness.errors import UserError
 from harness.launch.dryrun import estimated_hours
 from harness.launch.slurm import sbatch_parameters
-from harness.record import ExpectedRun, Record, Status
+from harness.record.manifest import ExpectedRun
+from harness.record.record import Record, Status
 
 
 def _resources(**changes: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pytest
 from harness.errors import UserError
 from harness.launch import sweepfile
 from harness.launch.expand import expand
-from harness.record import ExpectedRun
+from harness.record.manifest import ExpectedRun
 
 FAIR = """
 description: "A fair comparison"
@@ -66,7 +66,7 @@ def test_grids_rules_and_parents(tmp_path: Path) -> None:
 def test_runs_are_what_composing_their_overrides_gives(tmp_path: Path) -> None:
     """Runs that differ in the seed alone are composed once; that must not show."""
     from harness.compose import compose
-    from harness.identity import identify
+    from harness.run.identity import identify
 
     for run in expand(_sweep(tmp_path)):
         assert identify(compose(run.overrides).config) == run.run_id

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.launch import local
-from harness.record import Status, read_manifest, read_record
+from harness.record.manifest import read_manifest
+from harness.record.record import Status, read_record
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """

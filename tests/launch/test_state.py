@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import scheduler, state
-from harness.launch.claim import take
+from harness.launch import state
 from harness.launch.job import cancelled_path
-from harness.launch.scheduler import Job
 from harness.launch.state import RunState, State, collect
-from harness.record import ExpectedRun, Manifest, Record, Status, Submission, write_record
+from harness.record.manifest import ExpectedRun, Manifest, Submission
+from harness.record.record import Record, Status, write_record
+from harness.run import scheduler
+from harness.run.claim import take
+from harness.run.scheduler import Job
 
 PARENT, CHILD = "baseline-s0", "bsgal-s0"
 

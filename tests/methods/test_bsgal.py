@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.distributed import Ranks
-from harness.step import StepPosition, TrainingStep
+from harness.training.distributed import Ranks
+from harness.training.step import StepPosition, TrainingStep
 from methods.bsgal import (
     BSGAL,
     CachePrecision,

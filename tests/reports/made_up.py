@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.record import ExpectedRun, Manifest, Record, Status, write_manifest, write_record
+from harness.record.manifest import ExpectedRun, Manifest, write_manifest
+from harness.record.record import Record, Status, write_record
 from reports.images import read_matches, resampled_ap
 
 METRICS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import Status, write_record
+from harness.record.record import Status, write_record
 from reports.collect import Collection, collect
 from reports.spec import read_spec
 from tests.reports.made_up import record, write_sweep

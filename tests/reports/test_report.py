@@ -177,7 +177,7 @@ def test_latex_is_escaped_and_well_formed(paper_main: Path) -> None:
 
 
 def test_hostile_labels_survive_latex_markdown_and_html(tmp_path: Path) -> None:
-    from harness.record import write_record
+    from harness.record.record import write_record
     from reports.command import report_command
     from tests.reports.made_up import record
 
@@ -220,7 +220,7 @@ def check_latex(text: str) -> None:
 
 
 def test_a_single_seed_is_marked(tmp_path: Path) -> None:
-    from harness.record import write_record
+    from harness.record.record import write_record
     from reports.command import report_command
     from tests.reports.made_up import record
 

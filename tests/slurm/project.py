@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record import Record, read_manifest, read_record
+from harness.record.manifest import read_manifest
+from harness.record.record import Record, read_record
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import Record, Status
+from harness.record.record import Record, Status
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.project import RESOURCES, Project
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import claim
-from harness.record import read_manifest
+from harness.record.manifest import read_manifest
+from harness.run import claim
 from tests.slurm.cluster import Cluster
 from tests.slurm.project import Project
 

@@ -1,0 +1,223 @@
+"""What a run's method decided: acceptance over time, by category and frequency group, and by pool instance.
+
+`harness decisions RUN` prints it and writes a picture sheet of the best and worst instances.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from harness.commands.drawing import contact_sheet, on_checkerboard
+from harness.data.mini.truth import CLEAN
+from harness.data.paste.cutout import FaultyInstance, read_rgba
+from harness.data.pool.pool import InstancePool
+from harness.data.pool.sources import FileSource
+from harness.errors import UserError
+from harness.record.decisions import auroc
+from harness.run.finished_run import FinishedRun, finished_run
+
+LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
+LISTED = 40  # categories that are listed in full
+THUMBNAIL = 96  # pixels
+RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
+
+
+def read_decisions(folder: Path) -> pd.DataFrame:
+    """decisions.parquet of a run's folder, a row an image; see `harness.decision_log`. Raises UserError."""
+    path = folder / "decisions.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run has not ended its training, or its method pastes nothing")
+    frame = pq.read_table(path).to_pandas()
+    if not frame["decided"].any():
+        raise UserError(f"{path}: the method kept everything it pasted, so there are no decisions to show")
+    return frame[frame["decided"]]
+
+
+def over_time(decisions: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+    """Acceptance by stretch of training: first and last iteration, images, accepted (0..1), contribution, threshold."""
+    edges = np.linspace(decisions["iteration"].min(), decisions["iteration"].max() + 1, bins + 1)
+    part = np.digitize(decisions["iteration"], edges[1:-1])
+    return (
+        decisions.groupby(part)
+        .agg(
+            first=("iteration", "min"),
+            last=("iteration", "max"),
+            images=("accepted", "size"),
+            accepted=("accepted", "mean"),
+            contribution=("contribution", "mean"),
+            threshold=("threshold", "mean"),
+        )
+        .reset_index(drop=True)
+    )
+
+
+def by_category(decisions: pd.DataFrame, names: np.ndarray, frequency: np.ndarray) -> pd.DataFrame:
+    """Pasted instances by category: group (r, c, f; x for extra ones), name, instances, accepted, contribution."""
+    each = _instances(decisions)
+    frame = each.groupby("category").agg(
+        instances=("accepted", "size"), accepted=("accepted", "mean"), contribution=("contribution", "mean")
+    )
+    known = frame.index < len(names)
+    clipped = np.minimum(frame.index, len(names) - 1)
+    frame.insert(0, "group", np.where(known, frequency[clipped], "x"))
+    frame.insert(1, "name", np.where(known, names[clipped], frame.index.astype(str)))
+    return frame.reset_index()
+
+
+def by_group(categories: pd.DataFrame) -> pd.DataFrame:
+    """`by_category` summed up over frequency groups, in the order r, c, f."""
+    weighted = categories.assign(kept=categories["accepted"] * categories["instances"])
+    frame = weighted.groupby("group").agg(instances=("instances", "sum"), kept=("kept", "sum"))
+    frame["accepted"] = frame.pop("kept") / frame["instances"]
+    return frame.reindex([group for group in "rcfx" if group in frame.index]).reset_index()
+
+
+def by_instance(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Pool instances, best first: pool_row, category, seen, accepted, contribution.
+
+    Acceptance ranks where the method gives no contribution.
+    """
+    frame = (
+        _instances(decisions)
+        .groupby("pool_row")
+        .agg(
+            category=("category", "first"),
+            seen=("accepted", "size"),
+            accepted=("accepted", "mean"),
+            contribution=("contribution", "mean"),
+        )
+        .reset_index()
+    )
+    figure = "accepted" if frame["contribution"].isna().all() else "contribution"
+    return frame.sort_values([figure, "pool_row"], ascending=[False, True], ignore_index=True)
+
+
+def agreement(instances: pd.DataFrame, kinds: np.ndarray) -> pd.DataFrame:
+    """How the decisions agree with the pool's hidden truth, a row for each kind.
+
+    Columns: kind, instances, accepted, contribution, auroc (chance that a clean instance's figure is above one of this
+    kind's; for `clean`, above that of any other).
+    """
+    kind = kinds[instances["pool_row"]]
+    figure = instances["contribution"].fillna(instances["accepted"]).to_numpy(float)
+    rows = []
+    for name in (CLEAN, *sorted(set(kind) - {CLEAN})):
+        of_kind = kind == name
+        among = np.ones(len(kind), bool) if name == CLEAN else of_kind | (kind == CLEAN)
+        rows.append(
+            {
+                "kind": name,
+                "instances": int(of_kind.sum()),
+                "accepted": instances["accepted"][of_kind].mean(),
+                "contribution": instances["contribution"][of_kind].mean(),
+                "auroc": auroc(figure[among], (kind == CLEAN)[among]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ceiling(decisions: pd.DataFrame, kinds: np.ndarray) -> float | None:
+    """AUROC of `agreement` for a judge that knows the truth, but decides as the method did on whole batches or images.
+
+    What is pasted together is accepted together; so a batch of clean and bad instances limits what any judge can do.
+    """
+    decisions = decisions.dropna(subset="contribution")
+    if decisions.empty:
+        return None
+    together = decisions.groupby(["iteration", "rank", "contribution"])["pool_rows"]
+    share = together.transform(lambda rows: (kinds[np.concatenate(rows.to_list()).astype(int)] == CLEAN).mean())
+    instances = by_instance(decisions.assign(contribution=share.astype(float)))
+    return auroc(instances["contribution"].to_numpy(float), kinds[instances["pool_row"]] == CLEAN)
+
+
+def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: int = 12) -> None:
+    """Prints a run's decisions; with `sheet`, writes a PNG of the `count` best and worst instances there."""
+    finished = finished_run(runs, run)
+    decisions = read_decisions(finished.folder)
+    categories = by_category(decisions, finished.dataset.train.category_names, finished.dataset.train.frequency)
+    instances = by_instance(decisions)
+    console = Console()
+    console.print(
+        f"{finished.record.run_id}: {len(decisions)} images decided, {decisions['accepted'].mean():.1%} accepted"
+    )
+    _print(console, "over training", over_time(decisions))
+    _print(console, "by frequency group", by_group(categories))
+    ranked = categories.sort_values("accepted", ascending=False)
+    if len(ranked) <= LISTED:
+        _print(console, "by category", ranked)
+    else:
+        ends = pd.concat([ranked.head(LISTED // 2), ranked.tail(LISTED // 2)])
+        _print(console, f"the most and the least accepted of {len(ranked)} categories", ends)
+    kinds = finished.dataset.kinds(finished.prepared_pool)
+    if kinds is not None:
+        _print(console, "against the pool's hidden truth", agreement(instances, kinds))
+        if (best := ceiling(decisions, kinds)) is not None:
+            console.print(f"a judge that knew the truth, deciding on as many instances at once: auroc {best:.3f}")
+    often = instances[instances["seen"] >= LEAST_SEEN]
+    if sheet is not None and len(often):
+        _write_sheet(finished, often, kinds, sheet, count)
+        console.print(f"best and worst instances: {sheet}")
+
+
+def thumbnail(pool: InstancePool, row: int) -> np.ndarray | None:
+    """(96, 96, 3) uint8 of a pool instance on a checkerboard; None where its image cannot be read."""
+    source = pool.source(row)
+    if not isinstance(source, FileSource):
+        return None
+    try:
+        rgba = read_rgba(source)
+    except FaultyInstance:
+        return None
+    picture = Image.fromarray(rgba)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    square = Image.new("RGBA", (THUMBNAIL, THUMBNAIL), (0, 0, 0, 0))
+    square.paste(picture, ((THUMBNAIL - picture.width) // 2, (THUMBNAIL - picture.height) // 2))
+    return on_checkerboard(np.asarray(square))
+
+
+def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray | None, path: Path, count: int) -> None:
+    names, pool = finished.dataset.train.category_names, finished.prepared_pool
+    chosen = pd.concat([ranked.head(count), ranked.tail(min(count, max(len(ranked) - count, 0)))])
+    pictures, captions = [], []
+    for row, category, seen, accepted, contribution in zip(*(chosen[name].tolist() for name in RANKED), strict=True):
+        picture = thumbnail(pool, row)
+        if picture is None:
+            continue
+        name = names[category] if category < len(names) else str(category)
+        figure = f"{accepted:.0%} of {seen}" if np.isnan(contribution) else f"{contribution:.3f}"
+        pictures.append(picture)
+        captions.append("\n".join([name, figure, *([kinds[row]] if kinds is not None else [])]))
+    if not pictures:
+        raise UserError("no picture of the pool can be read, so there is no sheet to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(path, format="PNG")
+
+
+def _instances(decisions: pd.DataFrame) -> pd.DataFrame:
+    """A row for each pasted instance: pool_row, category, accepted, contribution."""
+    columns = decisions[["pool_rows", "categories", "accepted", "contribution"]]
+    each = columns.explode(["pool_rows", "categories"]).dropna(subset="pool_rows")
+    each = each.rename(columns={"pool_rows": "pool_row", "categories": "category"})
+    return each.astype({"pool_row": int, "category": int, "contribution": float})
+
+
+def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in frame.columns:
+        table.add_column(str(name), justify="left" if frame[name].dtype.kind == "O" else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_shown(value) for value in row))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,205 @@
+"""Pasting what a method drew into an image: how large, where, and with what left of the instances below.
+
+Source: X-Paste (2212.03863) and, for categories without area statistics, DiverGen (2405.10185); `AS_IT_LIES` is simple
+copy-paste (2012.07177).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from harness.config import DataConfig
+from harness.data.augment import Jitter, draw_jitter
+from harness.data.images import TrainingImages
+from harness.data.paste.area_statistics import AreaStatistics
+from harness.data.paste.composite import hide, lay
+from harness.data.paste.cutout import MIN_AREA_SHARE, Cutout, FaultyInstance, annotated_cutout, isolate, read_rgba
+from harness.data.pool.pool import InstancePool
+from harness.data.pool.sources import AnnotationSource, FileSource
+from harness.data.targets import Instance, tightened
+from methods.contract import Draw, PasteRule
+
+MIN_SIDE = 10  # pixels: lower bound of the root of an instance's area, relative to the view's height
+MAX_SHARE = 0.5  # upper bound of the same, of the view's height
+ASPECT_JITTER = 0.2
+SMALLEST_SIDE = 5  # pixels; smaller ones are rejected
+FREE_SCALE = (0.05, 0.3)  # of the source's pixels, for categories without statistics
+FREE_SMALLEST_SIDE = 3
+JITTER_SHARE = 0.5  # of instances that colour jitter changes
+
+log = logging.getLogger(__name__)
+MOST_REPORTED = 50  # files that a worker names in the log; all are counted
+_reported: set[str] = set()
+
+
+@dataclass
+class Paster:
+    """Pastes draws into views. Holds what every paste needs; made once per worker."""
+
+    pool: InstancePool
+    images: TrainingImages
+    areas: AreaStatistics
+    config: DataConfig
+
+    def paste(
+        self, image: np.ndarray, instances: Sequence[Instance], draw: Draw, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Instance], Counter[str]]:
+        """A new (H, W, 3) uint8 RGB image and its instances, and how many pool files failed, by fault and file.
+
+        Nothing handed in is changed. When nothing shows, the image is handed back itself.
+        """
+        canvas, shown, skipped = image, list(instances), Counter[str]()
+        home_jitters: dict[object, Jitter] = {}
+        for place, row in enumerate(draw.rows.tolist()):
+            try:
+                placed = self._placed(row, draw.rule_of(place), image.shape[:2], home_jitters, rng)
+            except FaultyInstance as fault:
+                skipped[str(fault)] += 1
+                _report(fault)
+                continue
+            if placed is None:
+                continue
+            rgba, corner, threshold = placed
+            if canvas is image:
+                canvas = image.copy()
+            laid = lay(canvas, rgba, corner, self.config.paste.blending, threshold)
+            if laid is None:
+                continue
+            mask, x, y = laid
+            shown = hide(shown, mask, x, y)
+            pasted = tightened(Instance(mask, x, y, int(draw.categories[place]), row))
+            if pasted is not None:
+                shown.append(pasted)
+        changed = any(instance.pool_row >= 0 for instance in shown)
+        return canvas if changed else image, shown, skipped
+
+    def _placed(
+        self,
+        row: int,
+        rule: PasteRule,
+        view: tuple[int, int],
+        home_jitters: dict[object, Jitter],
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, tuple[int, int], int] | None:
+        """The cut-out in its final size, its corner and the alpha above which it counts; None when it is rejected."""
+        source = self.pool.source(row)
+        if rule is PasteRule.AS_IT_LIES:
+            cutout = self._cutout(source)
+            home = source.image if isinstance(source, AnnotationSource) else source
+            if cutout is None:
+                return None
+            if home not in home_jitters:
+                scale = self.config.scale_min, self.config.scale_max
+                home_jitters[home] = draw_jitter(cutout.home, view, scale, self.config.flip, rng)
+            return _as_it_lies(cutout, home_jitters[home])
+        category = int(self.pool.categories[row])
+        known = self.areas.has(category)
+        if known or isinstance(source, AnnotationSource):
+            cutout = self._cutout(source)
+            if cutout is None:
+                return None
+            rgba = cutout.rgba
+        else:
+            rgba = read_rgba(source)
+        shape = rgba.shape[0], rgba.shape[1]
+        if known:
+            size = area_size(shape, view, self.areas.mean[category], self.areas.std[category], rng)
+        else:
+            size = free_size(shape, view, rng)
+        return None if size is None else self._anywhere(rgba, size, view, rng)
+
+    def _cutout(self, source: FileSource | AnnotationSource) -> Cutout | None:
+        if isinstance(source, AnnotationSource):
+            return annotated_cutout(self.images, source)
+        rgba = read_rgba(source)
+        if source.isolated:
+            return Cutout(rgba, (0, 0), (rgba.shape[0], rgba.shape[1]))
+        cutout, share = isolate(rgba, source.path)
+        degenerate = share <= MIN_AREA_SHARE or share >= 1 or min(cutout.rgba.shape[:2]) < 2
+        return None if degenerate else cutout
+
+    def _anywhere(
+        self, rgba: np.ndarray, size: tuple[int, int], view: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[int, int], int]:
+        rgba = cv2.resize(rgba, size[::-1])
+        if rng.random() < 0.5:
+            rgba = cv2.flip(rgba, 1)
+        if self.config.paste.rotation:
+            rgba = _rotated(rgba, rng.uniform(-self.config.paste.rotation, self.config.paste.rotation))
+        if self.config.paste.jitter and rng.random() < JITTER_SHARE:
+            rgba = _color_jittered(rgba, self.config.paste.jitter, rng)
+        centre_x, centre_y = int(rng.integers(0, view[1])), int(rng.integers(0, view[0]))
+        return rgba, (centre_x - rgba.shape[1] // 2, centre_y - rgba.shape[0] // 2), 0
+
+
+def area_size(
+    cutout: tuple[int, int], view: tuple[int, int], mean: float, std: float, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """(height, width) in pixels by X-Paste's rule; None when a side is below 5 pixels or not below the view's.
+
+    mean and std are of the category's square root of relative area; `cutout` gives the aspect ratio.
+    """
+    height, width = view
+    side = min(max(mean + rng.standard_normal() * std, MIN_SIDE / height), MAX_SHARE)
+    aspect = cutout[1] / cutout[0] * rng.uniform(1 - ASPECT_JITTER, 1 + ASPECT_JITTER)
+    exact = np.sqrt(aspect * side**2 * height * width)
+    return _accepted((int(exact / aspect), int(exact)), view, SMALLEST_SIDE)
+
+
+def free_size(image: tuple[int, int], view: tuple[int, int], rng: np.random.Generator) -> tuple[int, int] | None:
+    """(height, width) in pixels by DiverGen's rule for categories without statistics; None when rejected."""
+    factor = rng.uniform(*FREE_SCALE)
+    return _accepted((int(image[0] * factor), int(image[1] * factor)), view, FREE_SMALLEST_SIDE)
+
+
+def _accepted(size: tuple[int, int], view: tuple[int, int], smallest: int) -> tuple[int, int] | None:
+    return size if min(size) >= smallest and size[0] < view[0] and size[1] < view[1] else None
+
+
+def _as_it_lies(cutout: Cutout, jitter: Jitter) -> tuple[np.ndarray, tuple[int, int], int] | None:
+    """The cut-out where its home image's jitter puts it."""
+    x, y = cutout.corner
+    h, w = cutout.rgba.shape[:2]
+    points = jitter.points(np.array([x, y, x + w, y + h], np.float64))
+    x0, x1 = sorted(points[0::2])
+    y0, y1 = sorted(points[1::2])
+    size = max(1, round(x1 - x0)), max(1, round(y1 - y0))
+    how = cv2.INTER_AREA if size[0] < w else cv2.INTER_LINEAR
+    rgba = cv2.resize(cutout.rgba, size, interpolation=how)
+    # Half-covered pixels belong to it, so that the mask keeps its size at any scale.
+    return cv2.flip(rgba, 1) if jitter.flip else rgba, (round(x0), round(y0)), 127
+
+
+def _rotated(rgba: np.ndarray, degrees: float) -> np.ndarray:
+    h, w = rgba.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
+    cosine, sine = abs(matrix[0, 0]), abs(matrix[0, 1])
+    width, height = int(np.ceil(w * cosine + h * sine)), int(np.ceil(w * sine + h * cosine))
+    matrix[:, 2] += (width - w) / 2, (height - h) / 2
+    return cv2.warpAffine(rgba, matrix, (width, height))
+
+
+def _color_jittered(rgba: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and hue each by up to `strength`, 0..0.5."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    image = torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1)
+    image = functional.adjust_brightness(image, brightness)
+    image = functional.adjust_contrast(image, contrast)
+    image = functional.adjust_saturation(image, saturation)
+    image = functional.adjust_hue(image, rng.uniform(-strength, strength))
+    return np.dstack([image.permute(1, 2, 0).numpy(), rgba[..., 3]])
+
+
+def _report(fault: FaultyInstance) -> None:
+    if fault.path not in _reported and len(_reported) < MOST_REPORTED:
+        _reported.add(fault.path)
+        log.warning("pool image skipped: %s", fault)

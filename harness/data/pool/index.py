@@ -1,0 +1,216 @@
+"""From the published pool format to an index, and opening either.
+
+Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png", "image.png|mask.png", "*cut.png"]}`.
+`|` names the file of the mask, one per image that has several at the choice of who made the pool; `*` marks an RGBA
+file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. Beside NAME.json,
+NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an entry, keyed by `category` and `path`
+(the entry as it stands in the JSON).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from harness.data.fingerprint import fingerprint
+from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
+from harness.errors import UserError
+from harness.record.files import write_atomically
+
+LAYOUT = 1  # part of a cached index's name: another layout never reads it
+ENTRY = "entry"  # the published entry, while a table is made
+
+
+def open_pool(path: Path, num_categories: int | None, cache: Path) -> InstancePool:
+    """Opens a pool: a published JSON, an index (.arrow), or a table in the exchange format (.parquet).
+
+    An index of a JSON or Parquet file is made on first opening, in the folder `cache` under the file's fingerprint,
+    without reading the images. Raises UserError for a file that is missing or malformed and for a category that is
+    not below `num_categories`, where that is given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such pool")
+    index = path if path.suffix == ".arrow" else _cached_index(path, cache)
+    pool = InstancePool(IndexStore(index))
+    check_categories(pool, num_categories, path)
+    return pool
+
+
+def read_pool(path: Path) -> pa.Table:
+    """The table of a pool in any of its formats, sorted by category. Raises UserError."""
+    if path.suffix == ".json":
+        return _read_published(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix == ".arrow":
+        store = IndexStore(path)
+        return store.table().replace_schema_metadata({"root": store.root})
+    raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
+
+
+def write_index(table: pa.Table, path: Path) -> None:
+    """Writes a table, `root` in its metadata, as an index. Raises UserError when the disk does not take it."""
+    root = (table.schema.metadata or {}).get(b"root", b"").decode()
+    relative = os.path.relpath(root, path.parent.absolute())
+    table = table.replace_schema_metadata({"root": relative, "layout": str(LAYOUT)}).combine_chunks()
+    batches = table.to_batches()
+    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    try:
+        with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+            writer.write_batch(batch)
+    except OSError as error:
+        raise UserError(f"{path}: the pool index cannot be written ({error.strerror or error})") from error
+
+
+def export_parquet(source: Path, out: Path) -> None:
+    """Writes a pool of any format as Parquet with absolute root in its metadata, for exchange. Raises UserError."""
+    import pyarrow.parquet as parquet
+
+    table = read_pool(source)
+    try:
+        with write_atomically(out) as temporary:
+            parquet.write_table(table, temporary)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def sorted_by_category(table: pa.Table) -> pa.Table:
+    """The same rows, categories ascending, otherwise in their order."""
+    category = table.column(CATEGORY).to_numpy()
+    if (category[1:] >= category[:-1]).all():
+        return table
+    return table.take(pa.array(np.argsort(category, kind="stable")))
+
+
+def _cached_index(path: Path, cache: Path) -> Path:
+    key = fingerprint(path)[:16]
+    columns = _columns_file(path)
+    if columns is not None:
+        key += f"-{fingerprint(columns)[:8]}"
+    # Relative paths mean another file elsewhere, so the folder is part of the name.
+    folder = f"{zlib.crc32(str(path.parent.resolve()).encode()):08x}"
+    index = cache / f"pool-{path.stem}-{key}-{folder}-{LAYOUT}.arrow"
+    if not index.is_file():
+        write_index(read_pool(path), index)
+    return index
+
+
+def check_categories(pool: InstancePool, num_categories: int | None, path: Path) -> None:
+    """Raises UserError for a category below 0 or not below `num_categories`."""
+    lowest, highest = int(pool.categories.min(initial=0)), int(pool.categories.max(initial=-1))
+    if lowest < 0:
+        raise UserError(f"{path}: category {lowest}; categories are counted from 0")
+    if num_categories is not None and highest >= num_categories:
+        raise UserError(
+            f"{path}: category {highest} is outside of the {num_categories} categories; "
+            f"data.num_classes={highest + 1} adds categories beyond the dataset's"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- published format
+
+
+def _read_published(path: Path) -> pa.Table:
+    categories, entries = _entries(path)
+    columns = _further_columns(path, categories, entries)
+    marked = [entry.startswith("*") for entry in entries]
+    parts = [entry.lstrip("*").split("|") for entry in entries]
+    table = pa.table(
+        {
+            CATEGORY: pa.array(categories, pa.int64()),
+            PATH: pa.array([part[0] for part in parts], pa.large_string()),
+            MASK_PATH: pa.array([part[1] if len(part) > 1 else None for part in parts], pa.large_string()),
+            ISOLATED: pa.array(marked, pa.bool_()),
+            **columns,
+        }
+    )
+    root = _root_of(path.parent.resolve(), table.column(PATH)[:8].to_pylist())
+    return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))
+
+
+def _entries(path: Path) -> tuple[np.ndarray, list[str]]:
+    try:
+        content = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no object; {wanted}")
+    lengths, numbers, entries = [], [], []
+    for key, paths in content.items():
+        if not key.lstrip("-").isdecimal():
+            raise UserError(f"{path}: category {key!r} is not an integer; {wanted}")
+        if not isinstance(paths, list) or not all(isinstance(entry, str) and entry for entry in paths):
+            raise UserError(f"{path}: category {key} holds something other than a list of file names; {wanted}")
+        numbers.append(int(key))
+        lengths.append(len(paths))
+        entries += paths
+    return np.repeat(np.array(numbers, np.int64), lengths), entries
+
+
+def _root_of(folder: Path, sample: list[str]) -> Path:
+    """What relative paths are relative to: the JSON's folder, else one above it or the working directory that fits.
+
+    Published files name images from the folder that training was started in.
+    """
+    for candidate in (folder, *folder.parents, Path.cwd()):
+        if sample and (candidate / sample[0]).is_file():
+            return candidate
+    return folder
+
+
+def _columns_file(path: Path) -> Path | None:
+    candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _further_columns(path: Path, categories: np.ndarray, entries: list[str]) -> dict[str, pa.ChunkedArray]:
+    """Columns beside the JSON, in the order of its entries."""
+    file = _columns_file(path)
+    if file is None:
+        return {}
+    table = _read_columns(file)
+    missing = {"category", "path"} - set(table.column_names)
+    if missing:
+        raise UserError(f"{file}: has no column {', '.join(sorted(missing))}")
+    keys = zip(table.column("category").to_pylist(), table.column("path").to_pylist(), strict=True)
+    place = {key: row for row, key in enumerate(keys)}
+    try:
+        rows = [place[key] for key in zip(categories.tolist(), entries, strict=True)]
+    except KeyError as error:
+        category, entry = error.args[0]
+        raise UserError(f"{file}: has no row for category {category}, path {entry}, which {path.name} lists") from None
+    order = pa.array(rows, pa.int64())
+    return {name: table.column(name).take(order) for name in table.column_names if name not in ("category", "path")}
+
+
+def _read_columns(file: Path) -> pa.Table:
+    try:
+        if file.suffix == ".csv":
+            import pyarrow.csv as csv
+
+            return csv.read_csv(str(file))
+        import pyarrow.parquet as parquet
+
+        return parquet.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    table = _read_columns(path)
+    missing = {CATEGORY, PATH} - set(table.column_names)
+    if missing:
+        raise UserError(f"{path}: has no column {', '.join(sorted(missing))}")
+    metadata: dict[Any, Any] = table.schema.metadata or {}
+    root = metadata.get(b"root", str(path.parent.resolve()).encode()).decode()
+    return sorted_by_category(table.replace_schema_metadata({"root": root}))

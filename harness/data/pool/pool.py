@@ -1,0 +1,265 @@
+"""Pools of instances that can be pasted: rows of a store, by category, each with the source it is read from."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from harness.data.lvis.annotations import Annotations
+from harness.data.pool.sources import AnnotationSource, FileSource
+from harness.errors import UserError
+from methods.contract import Pool
+
+CATEGORY, PATH, MASK_PATH, ISOLATED = "category_id", "path", "mask_path", "isolated"
+
+
+class Store(Protocol):
+    """Where a pool's rows come from. Picklable at the cost of a path, not of its contents."""
+
+    @property
+    def categories(self) -> np.ndarray:
+        """(N,) int64, 0-based."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def column(self, name: str) -> np.ndarray:
+        """(N,) values. Raises KeyError."""
+
+    def source(self, row: int) -> FileSource | AnnotationSource: ...
+
+
+class InstancePool:
+    """A `methods.contract.Pool`: all rows of a store, or those in `rows`, in that order."""
+
+    def __init__(self, store: Store, rows: np.ndarray | None = None) -> None:
+        self.store = store
+        self.rows = rows
+        self._columns: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"store": self.store, "rows": self.rows, "_columns": {}}
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        everything = self.store.categories
+        return everything if self.rows is None else everything[self.rows]
+
+    @property
+    def present_categories(self) -> np.ndarray:
+        return self._grouped[0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.store.columns
+
+    def rows_of(self, category: int) -> np.ndarray:
+        _, order, offsets = self._grouped
+        if not 0 <= category < len(offsets) - 1:
+            return order[:0]
+        return order[offsets[category] : offsets[category + 1]]
+
+    def column(self, name: str) -> np.ndarray:
+        if name not in self._columns:
+            values = self.store.column(name)
+            values = values if self.rows is None else values[self.rows]
+            values.setflags(write=False)
+            self._columns[name] = values
+        return self._columns[name]
+
+    def subset(self, rows: np.ndarray) -> InstancePool:
+        chosen = np.asarray(rows)
+        if chosen.dtype == bool:
+            raise TypeError("subset takes row numbers, not a mask; np.flatnonzero makes them")
+        chosen = chosen.astype(np.int64)
+        return InstancePool(self.store, chosen if self.rows is None else self.rows[chosen])
+
+    def source(self, row: int) -> FileSource | AnnotationSource:
+        """What row `row` is read from."""
+        return self.store.source(row if self.rows is None else int(self.rows[row]))
+
+    @cached_property
+    def _grouped(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """The categories present, the rows ordered by category, and where each category begins among them."""
+        categories = self.categories
+        ascending = bool((categories[1:] >= categories[:-1]).all())
+        order = np.arange(len(categories)) if ascending else np.argsort(categories, kind="stable")
+        ordered = categories if ascending else categories[order]
+        end = int(ordered[-1]) + 1 if len(ordered) else 0
+        offsets = np.searchsorted(ordered, np.arange(end + 1))
+        return np.flatnonzero(np.diff(offsets)), order, offsets.tolist()
+
+
+class IndexStore:
+    """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            batch = reader.get_batch(0)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"{self.path}: no readable pool index ({error}); delete it, or index the pool again"
+            ) from None
+        missing = {CATEGORY, PATH} - set(batch.schema.names)
+        if missing:
+            raise UserError(f"{self.path}: the pool index has no column {', '.join(sorted(missing))}")
+        metadata = batch.schema.metadata or {}
+        # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
+        self.root = str((self.path.parent / metadata.get(b"root", b".").decode()).resolve())
+        self._batch = batch
+        names = batch.schema.names
+        self._paths = batch.column(PATH)
+        self._masks = batch.column(MASK_PATH) if MASK_PATH in names else None
+        self._isolated = batch.column(ISOLATED) if ISOLATED in names else None
+
+    def __reduce__(self) -> tuple[type[IndexStore], tuple[Path]]:
+        return IndexStore, (self.path,)
+
+    def table(self) -> pa.Table:
+        return pa.Table.from_batches([self._batch])
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        return _numbers(self._batch.column(CATEGORY)).astype(np.int64, copy=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self._batch.schema.names)
+
+    def column(self, name: str) -> np.ndarray:
+        """Text comes as an object array of str, "" where the index has no value."""
+        values = self._batch.column(name)
+        if pa.types.is_primitive(values.type) and not pa.types.is_boolean(values.type) and values.null_count == 0:
+            return _numbers(values)
+        if pa.types.is_primitive(values.type):
+            return values.to_numpy(zero_copy_only=False)
+        return np.array(["" if value is None else value for value in values.to_pylist()], object)
+
+    def source(self, row: int) -> FileSource:
+        mask = self._masks[row].as_py() if self._masks is not None else None
+        return FileSource(
+            os.path.join(self.root, self._paths[row].as_py()),
+            None if mask is None else os.path.join(self.root, mask),
+            self._isolated is not None and bool(self._isolated[row].as_py()),
+        )
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    """The values of a column of numbers without nulls, in place; Arrow's own to_numpy imports pandas, for a second."""
+    buffer = values.buffers()[1]
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
+
+
+class AnnotationStore:
+    """The annotated instances of a training set; row i is annotation i."""
+
+    columns = ("image", "annotation", "area_fraction")
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+
+    def __getstate__(self) -> dict[str, Annotations]:
+        return {"annotations": self.annotations}
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        return self.annotations.annotation_categories.astype(np.int64)
+
+    def column(self, name: str) -> np.ndarray:
+        known = self.annotations
+        if name == "image":
+            return known.annotation_images.astype(np.int64)
+        if name == "annotation":
+            return np.arange(len(known.annotation_ids))
+        if name == "area_fraction":
+            image = known.annotation_images
+            return known.areas / (known.heights[image].astype(np.float64) * known.widths[image])
+        raise KeyError(name)
+
+    def source(self, row: int) -> AnnotationSource:
+        return AnnotationSource(int(self.annotations.annotation_images[row]), row)
+
+
+class ListStore:
+    """A few files with their categories, held in memory."""
+
+    columns = (PATH,)
+
+    def __init__(self, sources: list[FileSource], categories: np.ndarray) -> None:
+        self.sources = sources
+        self.categories = categories
+
+    def column(self, name: str) -> np.ndarray:
+        if name != PATH:
+            raise KeyError(name)
+        return np.array([source.path for source in self.sources], object)
+
+    def source(self, row: int) -> FileSource:
+        return self.sources[row]
+
+
+class JoinedStore:
+    """The rows of one pool, then those of another."""
+
+    def __init__(self, first: InstancePool, second: InstancePool) -> None:
+        self.first = first
+        self.second = second
+
+    def __getstate__(self) -> dict[str, InstancePool]:
+        return {"first": self.first, "second": self.second}
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        return np.concatenate([self.first.categories, self.second.categories])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.first.columns, *self.second.columns)))
+
+    def column(self, name: str) -> np.ndarray:
+        """A column that one pool lacks is filled up with -1, NaN or ""."""
+        known = [pool.column(name) if name in pool.columns else None for pool in (self.first, self.second)]
+        sample = next((values for values in known if values is not None), None)
+        if sample is None:
+            raise KeyError(name)
+        filler = {"i": -1, "u": -1, "f": np.nan, "b": False}.get(sample.dtype.kind, "")
+        dtype = np.int64 if sample.dtype.kind == "u" else sample.dtype
+        parts = [
+            np.full(len(pool), filler, dtype) if values is None else values
+            for pool, values in zip((self.first, self.second), known, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def source(self, row: int) -> FileSource | AnnotationSource:
+        first = len(self.first)
+        return self.first.source(row) if row < first else self.second.source(row - first)
+
+
+def training_pool(annotations: Annotations) -> InstancePool:
+    """The training set's own instances, without those marked `ignore`."""
+    ignored = annotations.ignore.any()
+    return InstancePool(AnnotationStore(annotations), np.flatnonzero(~annotations.ignore) if ignored else None)
+
+
+def empty_pool() -> InstancePool:
+    """A pool without rows, for methods that read none."""
+    nothing: list[FileSource] = []
+    return InstancePool(ListStore(nothing, np.zeros(0, np.int64)))
+
+
+def joined(first: Pool, second: Pool) -> InstancePool:
+    """The rows of one pool, then those of another; both must be pools that the harness made."""
+    if not isinstance(first, InstancePool) or not isinstance(second, InstancePool):
+        raise TypeError("join takes pools that the harness handed out, or subsets of them")
+    return InstancePool(JoinedStore(first, second))

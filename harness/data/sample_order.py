@@ -1,0 +1,76 @@
+"""Which training image stands at which position of the endless stream; a function of the position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.data.facts import TrainingFacts
+from harness.data.seeding import generator
+from harness.errors import UserError
+
+KEPT_EPOCHS = 2
+
+
+def repeat_factors(facts: TrainingFacts, threshold: float) -> np.ndarray:
+    """(I,) float64: how often an image comes in an epoch, 0 for one without annotations, 1 at threshold 0.
+
+    An image's factor is the largest of its categories', max(1, sqrt(threshold / f)), f being the share of images that
+    hold the category; images without annotations do not count. Source: LVIS (1908.03195), section 5, and detectron2's
+    RepeatFactorTrainingSampler on a dataset filtered of empty images.
+    """
+    categories, images = facts.pairs
+    factors = np.zeros(facts.num_images)
+    annotated = max(len(np.unique(images)), 1)
+    frequency = np.bincount(categories, minlength=facts.num_categories) / annotated
+    with np.errstate(divide="ignore"):
+        of_category = np.maximum(1.0, np.sqrt(threshold / frequency))
+    np.maximum.at(factors, images, of_category[categories])
+    return factors
+
+
+class SampleOrder:
+    """The stream: epoch after epoch, shuffled, each with every image as often as its factor, rounded at random."""
+
+    def __init__(self, factors: np.ndarray, seed: int) -> None:
+        if not factors.any():
+            raise UserError("the training annotations hold no instance, so there is nothing to train on")
+        self.factors = factors
+        self.seed = seed
+        self._starts = [0]  # position at which each epoch begins
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"factors": self.factors, "seed": self.seed, "_starts": [0], "_epochs": {}}
+
+    def image_at(self, position: int) -> int:
+        """Index of the training image at a global position, 0-based."""
+        while self._starts[-1] <= position:
+            repeats, _ = self._repeats(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + int(repeats.sum()))
+        epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+        if epoch not in self._epochs:
+            while len(self._epochs) >= KEPT_EPOCHS:
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[epoch] = self._epoch(epoch)
+        return int(self._epochs[epoch][position - self._starts[epoch]])
+
+    def _repeats(self, epoch: int) -> tuple[np.ndarray, np.random.Generator]:
+        rng = generator(self.seed, "sampler", epoch)
+        whole = np.floor(self.factors)
+        return (whole + (rng.random(len(whole)) < self.factors - whole)).astype(np.int64), rng
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        repeats, rng = self._repeats(epoch)
+        return rng.permutation(np.repeat(np.arange(len(repeats)), repeats))
+
+
+def batch_positions(start: int, stop: int, batch_per_rank: int, rank: int, world: int) -> Iterator[list[int]]:
+    """The positions of a rank's batches at iterations start..stop-1.
+
+    Together the ranks take what one process with the same global batch would.
+    """
+    for iteration in range(start, stop):
+        first = (iteration * world + rank) * batch_per_rank
+        yield list(range(first, first + batch_per_rank))

@@ -1,0 +1,13 @@
+"""What runs leave behind and what sweeps expect.
+
+    runs/<run_id>/config.yaml           the resolved configuration
+                  record.json           `record.Record`
+                  metrics.jsonl         one line a logged step
+                  decisions.parquet     one row an image and decision; see `decisions`
+                  per_category.parquet  AP of every category; matches.parquet: what a bootstrap over images needs
+                  log.txt, checkpoint/, claim/
+    runs/sweeps/<name>/manifest.json    `manifest.Manifest`
+
+This room imports nothing of the harness, since reports stand on it alone; and neither torch nor pandas where a module
+is imported, so that `harness status` starts at once.
+"""

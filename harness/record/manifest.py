@@ -1,0 +1,74 @@
+"""What a sweep expects: its runs, what was submitted for them, and the file that says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.record.files import write_json
+
+SCHEMA = 1
+
+
+@dataclass
+class ExpectedRun:
+    """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings."""
+
+    run_id: str
+    name: str
+    overrides: list[str]
+    axes: dict[str, str]
+    parents: list[str] = field(default_factory=list)  # run_ids that must be complete before it starts
+    resources: dict[str, Any] = field(default_factory=dict)
+    iterations: int = 0
+
+
+@dataclass
+class Submission:
+    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order."""
+
+    job_name: str
+    folder: str
+    launcher: str
+    run_ids: list[str]
+    job_ids: list[str] = field(default_factory=list)  # empty until the scheduler has answered
+    created: float = 0.0
+
+
+@dataclass
+class Manifest:
+    sweep: str
+    description: str
+    report: str | None
+    runs: list[ExpectedRun]
+    submissions: list[Submission] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+def manifest_path(runs: Path, sweep: str) -> Path:
+    return runs / "sweeps" / sweep / "manifest.json"
+
+
+def write_manifest(runs: Path, manifest: Manifest) -> None:
+    write_json(manifest_path(runs, manifest.sweep), asdict(manifest))
+
+
+def read_manifest(runs: Path, sweep: str) -> Manifest | None:
+    path = manifest_path(runs, sweep)
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    return Manifest(
+        **{
+            **content,
+            "runs": [ExpectedRun(**run) for run in content["runs"]],
+            "submissions": [Submission(**submission) for submission in content["submissions"]],
+        }
+    )
+
+
+def sweep_names(runs: Path) -> list[str]:
+    """Sweeps that have a manifest below `runs`."""
+    return sorted(path.parent.name for path in runs.glob("sweeps/*/manifest.json"))

@@ -1,0 +1,108 @@
+"""The record of a run: its schema, its name, writing one and reading many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from harness.record.files import write_json
+
+SCHEMA = 1
+
+
+class Status(str, Enum):
+    """running: claimed, not ended. waiting: its parent has no complete record. interrupted: stopped, to be resumed."""
+
+    running = "running"
+    complete = "complete"
+    failed = "failed"
+    waiting = "waiting"
+    interrupted = "interrupted"
+
+
+class FailureKind(str, Enum):
+    python_error = "python error"
+    out_of_memory = "out of memory"
+    timeout = "time-out"
+    node_failure = "node failure"
+    cancelled = "cancelled"
+    never_started = "never started"
+
+
+@dataclass
+class Record:
+    """One run.
+
+    settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
+    metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
+    statistics: the method's own figures (acceptance_rate in 0..1, agreement with a pool's hidden truth, skipped).
+    cost: wall_seconds, train_seconds, evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
+    gpus. provenance: commit, dirty_diff, packages, hardware, jobs (SLURM ids), restarts, fingerprints, parents, code.
+    failure: kind and message, for a run that failed or waits.
+    """
+
+    run_id: str
+    name: str
+    status: Status
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, str] | None = None
+    started: float | None = None  # seconds since the epoch
+    ended: float | None = None
+    schema: int = SCHEMA
+
+
+def run_id(prefix: str, identity: Mapping[str, Any]) -> str:
+    """`prefix` and ten hexadecimal digits of the SHA-256 of what the result depends on."""
+    canonical = json.dumps(identity, sort_keys=True, default=str)
+    return f"{prefix}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+
+
+def record_path(runs: Path, run: str) -> Path:
+    return runs / run / "record.json"
+
+
+def write_record(runs: Path, record: Record) -> None:
+    write_json(record_path(runs, record.run_id), asdict(record))
+
+
+def read_record(runs: Path, run: str) -> Record | None:
+    """The record of a run; None where it has left none yet. Raises ValueError naming a file that is no record."""
+    path = record_path(runs, run)
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _record_of(path, text)
+
+
+def _record_of(path: Path, text: bytes) -> Record:
+    try:
+        content = json.loads(text)
+        if content["schema"] > SCHEMA:
+            raise ValueError(f"{path}: written by a newer version (schema {content['schema']}); upgrade bsgal-bench")
+        known = {f.name for f in fields(Record)}
+        content = {key: value for key, value in content.items() if key in known}
+        return Record(**{**content, "status": Status(content["status"])})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a record ({error}); delete the file and run `harness sweep` again") from error
+
+
+def read_records(runs: Path) -> list[Record]:
+    """Every record below `runs`, by run_id."""
+    if not runs.is_dir():
+        return []
+    names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
+    with ThreadPoolExecutor(8) as pool:
+        records = pool.map(lambda name: read_record(runs, name), names)
+        return [record for record in records if record is not None]

@@ -1,0 +1,271 @@
+"""Who executes a run: a claim that is taken when the run starts, on any shared file system, without file locks.
+
+    runs/<run_id>/claim/000001/owner.json   who: machine, process, SLURM job, and how far the run was when it started
+                              heartbeat     a number that grows every few seconds while the owner lives
+                              released      present once the owner has ended in good order
+
+A claim is made by renaming a prepared folder to the next generation's name, which fails for all starters but one,
+since a folder that is not empty cannot be replaced. The highest generation is the valid one. An owner that was
+thought dead and wakes up finds a higher generation in `check` and must not write any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from harness.run import scheduler
+
+HEARTBEAT_SECONDS = 5.0
+# Network file systems cache attributes for up to a minute: an owner is given that long to show a sign of life.
+PATIENCE_SECONDS = 75.0
+
+
+class ClaimLost(Exception):
+    """Another process has taken the run over; this one must stop without writing."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """machine: boot id and process namespace, within which `pid` means something. progress: digest of the checkpoints
+    that were there at the start, so that restarts without progress can be told from others."""
+
+    host: str
+    machine: str
+    pid: int
+    process_started: float
+    job: str | None  # as `scheduler.own_job` has it; a requeued job keeps it
+    cluster: str | None
+    restart: int
+    progress: str
+    taken: float
+
+
+class Claim:
+    """A claim that this process holds; a context manager that releases it."""
+
+    def __init__(self, folder: Path, generation: int, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        self.folder = folder
+        self.generation = generation
+        self._ended = threading.Event()
+        self._beat = threading.Thread(target=self._beat_on, args=(heartbeat_seconds,), name="claim", daemon=True)
+        self._beat.start()
+
+    def check(self) -> None:
+        """To be called before each write below the run's folder. Raises ClaimLost when the claim was taken over."""
+        if _newest(self.folder) != self.generation:
+            raise ClaimLost(f"{self.folder.parent.name} was taken over by another process; this one stops")
+
+    def release(self) -> None:
+        """Ends the claim, so that the next starter need not wait; does nothing the second time."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._beat.join()
+        own = _generation_folder(self.folder, self.generation)
+        if own.is_dir():
+            (own / "released").touch()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _beat_on(self, seconds: float) -> None:
+        heartbeat = _generation_folder(self.folder, self.generation) / "heartbeat"
+        count = 0
+        while not self._ended.wait(seconds):
+            count += 1
+            try:
+                heartbeat.write_text(str(count))
+            except OSError:
+                continue  # a full disk for a while is no reason to die; being taken over shows in `check`
+
+
+def take(
+    run_folder: Path, patience: float = PATIENCE_SECONDS, heartbeat_seconds: float = HEARTBEAT_SECONDS
+) -> Claim | None:
+    """Claims a run for this process; None when a live process holds it or another starter was faster.
+
+    Waits up to `patience` seconds only where nothing but the heartbeat can tell whether the owner lives.
+    """
+    folder = run_folder / "claim"
+    folder.mkdir(parents=True, exist_ok=True)
+    generation = _newest(folder)
+    if generation and _held(folder, generation, patience):
+        return None
+    prepared = folder / f".prepared-{uuid.uuid4().hex}"
+    prepared.mkdir()
+    (prepared / "owner.json").write_text(json.dumps(asdict(_this_process(run_folder))))
+    (prepared / "heartbeat").write_text("0")
+    try:
+        prepared.rename(_generation_folder(folder, generation + 1))
+    except OSError:
+        shutil.rmtree(prepared, ignore_errors=True)
+        return None
+    return Claim(folder, generation + 1, heartbeat_seconds)
+
+
+def owner(run_folder: Path) -> Owner | None:
+    """The last process that claimed a run, whether it lives or not; None where no one has."""
+    folder = run_folder / "claim"
+    generation = _newest(folder)
+    return _read_owner(folder, generation) if generation else None
+
+
+def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | None:
+    """Whether a live process holds a run, by what is known without waiting; None where only time would tell.
+
+    `is_active` says whether a SLURM job waits or runs, None where it cannot know.
+    """
+    folder = run_folder / "claim"
+    generation = _newest(folder)
+    if not generation or _is_released(folder, generation):
+        return False
+    last = _read_owner(folder, generation)
+    if last is None:
+        return False
+    if last.machine == _machine():
+        return _process_lives(last)
+    return is_active(last.job) if last.job else None
+
+
+def silent_seconds(run_folder: Path) -> float | None:
+    """Seconds since the last heartbeat by the clocks at hand, good for showing only; None without a claim."""
+    folder = run_folder / "claim"
+    generation = _newest(folder)
+    try:
+        return max(0.0, time.time() - (_generation_folder(folder, generation) / "heartbeat").stat().st_mtime)
+    except OSError:
+        return None
+
+
+def fruitless_restarts(run_folder: Path, job: str | None) -> int:
+    """How many times in a row, up to now, `job` has started the run without a new checkpoint since the last start."""
+    folder = run_folder / "claim"
+    now, count = _progress(run_folder), 0
+    for generation in range(_newest(folder), 0, -1):
+        earlier = _read_owner(folder, generation)
+        if earlier is None or earlier.job != job or earlier.progress != now:
+            break
+        count += 1
+    return count
+
+
+def _held(folder: Path, generation: int, patience: float) -> bool:
+    known = _known_held(folder, generation)
+    if known is not None:
+        return known
+    heartbeat = _generation_folder(folder, generation) / "heartbeat"
+    seen, end = _text(heartbeat), time.monotonic() + patience
+    while time.monotonic() < end:
+        time.sleep(min(1.0, patience / 10))
+        if _text(heartbeat) != seen or _newest(folder) != generation:
+            return True
+        if _known_held(folder, generation) is False:
+            return False
+    return False
+
+
+def _known_held(folder: Path, generation: int) -> bool | None:
+    if _is_released(folder, generation):
+        return False
+    other = _read_owner(folder, generation)
+    if other is None:
+        return False  # a claim is renamed into place complete: one that cannot be read was deleted or damaged
+    job, cluster = scheduler.own_job(), os.environ.get("SLURM_CLUSTER_NAME")
+    same_cluster = other.job is not None and other.cluster == cluster
+    if same_cluster and other.job == job and other.restart != _restart_count():
+        return False  # this job was requeued: what is left of its earlier life finds out in `check`
+    if other.machine == _machine():
+        return _process_lives(other)
+    if not same_cluster:
+        return None
+    return True if other.job == job else scheduler.is_active(str(other.job))
+
+
+def _process_lives(other: Owner) -> bool:
+    try:
+        process = psutil.Process(other.pid)
+        same = abs(process.create_time() - other.process_started) < 2.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _this_process(run_folder: Path) -> Owner:
+    return Owner(
+        host=socket.gethostname(),
+        machine=_machine(),
+        pid=os.getpid(),
+        process_started=psutil.Process().create_time(),
+        job=scheduler.own_job(),
+        cluster=os.environ.get("SLURM_CLUSTER_NAME"),
+        restart=_restart_count(),
+        progress=_progress(run_folder),
+        taken=time.time(),
+    )
+
+
+def _machine() -> str:
+    """Equal for two processes that can see each other's process ids: same boot, same process namespace."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _restart_count() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _progress(run_folder: Path) -> str:
+    try:
+        entries = sorted(os.scandir(run_folder / "checkpoint"), key=lambda entry: entry.name)
+        facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries]
+    except FileNotFoundError:
+        facts = []
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _newest(folder: Path) -> int:
+    try:
+        return max((int(name) for name in os.listdir(folder) if name.isdecimal()), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def _is_released(folder: Path, generation: int) -> bool:
+    return (_generation_folder(folder, generation) / "released").exists()
+
+
+def _generation_folder(folder: Path, generation: int) -> Path:
+    return folder / f"{generation:06d}"
+
+
+def _read_owner(folder: Path, generation: int) -> Owner | None:
+    try:
+        return Owner(**json.loads((_generation_folder(folder, generation) / "owner.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None

@@ -1,0 +1,92 @@
+"""A finished run, taken up again after its training: its configuration, its data and its frozen detector."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+import backbones
+import methods
+from harness.config import Precision, RunConfig
+from harness.data.dataset import Dataset
+from harness.data.pool.pool import InstancePool
+from harness.engine import create
+from harness.engine.contract import Engine
+from harness.errors import UserError
+from harness.record.record import Record, read_record
+from harness.training import checkpoint
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """`config` is the run's own."""
+
+    runs: Path
+    record: Record
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.record.run_id
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset(self.config.data)
+
+    @cached_property
+    def prepared_pool(self) -> InstancePool:
+        """The pool as the run's method prepared it, which the decision log's rows count in."""
+        return self.dataset.prepared_pool(self.config.method, self.config.seed)
+
+    def engine(self, device: torch.device, *, evaluated: bool = False) -> Engine:
+        """The detector with the run's final weights, in full precision. Raises UserError when it has left none.
+
+        `evaluated`: with the weights that its figures are of, the moving average where there is one.
+        """
+        schedule = dataclasses.replace(self.config.schedule, precision=Precision.fp32, channels_last=False)
+        dataset, config = self.dataset, dataclasses.replace(self.config, schedule=schedule)
+        engine = create(config, dataset.num_classes, dataset.train.image_counts)
+        engine.module.to(device)
+        weights = checkpoint.load_final(self.folder / "checkpoint", device)
+        if weights is not None:
+            average = weights.get("model_ema") if evaluated else None
+            engine.module.load_state_dict(average or weights["model"])
+        elif not self.config.train and self.config.weights:
+            engine.load(Path(self.config.weights))
+        else:
+            raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
+        return engine
+
+
+def finished_run(runs: Path, run: str) -> FinishedRun:
+    """A run by its id, or by a beginning of it that no other shares. Raises UserError."""
+    run_id = _the_one(runs, run)
+    record = read_record(runs, run_id)
+    path = runs / run_id / "config.yaml"
+    if record is None or not path.is_file():
+        raise UserError(f"{runs / run_id} has no record yet; `harness status` says how far it is")
+    for plugin in record.settings.get("method_paths") or []:
+        methods.load_file(plugin)
+    method, backbone = methods.find(record.settings["method"]), backbones.find(record.settings["backbone"])
+    tree = OmegaConf.structured(RunConfig(method=method(), backbone=backbone()))
+    config = OmegaConf.to_object(OmegaConf.merge(tree, OmegaConf.load(path)))
+    assert isinstance(config, RunConfig)
+    return FinishedRun(runs, record, config)
+
+
+def _the_one(runs: Path, run: str) -> str:
+    if (runs / run).is_dir():
+        return run
+    found = sorted(path.name for path in runs.glob(f"{run}*") if (path / "config.yaml").is_file())
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        f"{run} is the beginning of {len(found)} runs in {runs}: {', '.join(found[:5])}"
+        if found
+        else f"there is no run {run} in {runs}; `harness status` lists them"
+    )

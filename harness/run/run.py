@@ -1,0 +1,338 @@
+"""One run, end to end: config -> data -> detector -> train -> evaluate -> record."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from harness.compose import Composed, compose
+from harness.config import RunConfig
+from harness.console import TrainingProgress, counting, run_log
+from harness.data.dataset import Dataset
+from harness.data.testing import evaluation_images, evaluation_indices
+from harness.data.training import TrainingData, training_loader
+from harness.engine import create, engines_with
+from harness.engine.contract import Engine
+from harness.errors import UserError
+from harness.record.decisions import decision_statistics, write_decisions
+from harness.record.files import write_atomically
+from harness.record.record import FailureKind, Record, Status, read_record, write_record
+from harness.run.claim import Claim, ClaimLost, take
+from harness.run.evaluation import evaluate_detector
+from harness.run.identity import fingerprints, identify
+from harness.run.provenance import provenance
+from harness.run.signals import StopFlag
+from harness.training import checkpoint
+from harness.training.distributed import Ranks, join, leave
+from harness.training.loop import Trainer
+from harness.weights.classes import grown
+from methods.contract import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """status is None where another process holds the run."""
+
+    run_id: str
+    status: Status | None
+    message: str = ""
+
+
+# Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
+EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
+
+
+class Waiting(Exception):
+    """A run that this one goes on from, or reads, has not ended well."""
+
+
+def execute(overrides: Sequence[str]) -> Outcome:
+    """Composes and executes one run, or finds that it is complete or held by another process.
+
+    Raises UserError for a configuration or data that the user must mend; what goes wrong later ends in a record too.
+    """
+    return execute_composed(compose(overrides))
+
+
+def execute_composed(composed: Composed) -> Outcome:
+    config = composed.config
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    ranks = join(config.schedule.ranks, config.launcher.gpus > 0)
+    try:
+        run_id = identify(config)
+        runs = Path(config.runs_dir)
+        earlier = read_record(runs, run_id)
+        if earlier is not None and earlier.status is Status.complete:
+            return Outcome(run_id, Status.complete, "complete already")
+        claim = take(runs / run_id) if ranks.is_main else None
+        if not ranks.broadcast(claim is not None):
+            return Outcome(run_id, None, "another process is at it")
+        with ExitStack() as stack:
+            if claim is not None:
+                stack.enter_context(claim)
+            stack.enter_context(run_log(runs / run_id / "log.txt", ranks.is_main))
+            stop = stack.enter_context(StopFlag())
+            return _Run(composed, run_id, ranks, claim, stop).execute()
+    finally:
+        leave()
+
+
+@dataclass
+class _Run:
+    composed: Composed
+    run_id: str
+    ranks: Ranks
+    claim: Claim | None
+    stop: StopFlag
+    started: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.config: RunConfig = self.composed.config
+        self.dataset = Dataset(self.config.data)
+        self.runs = Path(self.config.runs_dir)
+        self.folder = self.runs / self.run_id
+        if self.config.launcher.gpus > 0:
+            if not torch.cuda.is_available():
+                raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
+            self.device = torch.device("cuda", self.ranks.local_rank)
+        else:
+            self.device = torch.device("cpu")
+
+    def execute(self) -> Outcome:
+        """Runs to an end and records it, whatever the end is."""
+        log.info("run %s", self.run_id)
+        try:
+            record = self._train_and_evaluate()
+        except Waiting as waiting:
+            record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
+        except ClaimLost as lost:
+            return Outcome(self.run_id, None, str(lost))
+        except Exception as error:
+            self._record_failure(error)
+            raise _as_user_error(error, self.folder) from error
+        if self.ranks.is_main:
+            self._write(record)
+            if record.status is Status.complete:
+                checkpoint.drop_intermediate(self.folder / "checkpoint")
+        message = record.failure["message"] if record.failure else ""
+        return Outcome(self.run_id, record.status, message)
+
+    def _train_and_evaluate(self) -> Record:
+        self._write_config()
+        parents = self._parents()
+        engine = self._engine()
+        trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        cost: dict[str, float] = {}
+        statistics: dict[str, Any] = {}
+        if self.config.train:
+            if trained is None:
+                outcome = self._train(engine, parents)
+                if outcome is None:
+                    return self._ended(
+                        Status.interrupted,
+                        failure={"kind": "stopped", "message": self.stop.reason or "a signal to another rank"},
+                    )
+                trained = outcome
+            statistics = decision_statistics(self.folder)
+            statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
+            cost = {
+                "train_seconds": trained["train_seconds"],
+                "iterations": trained["iteration"],
+                "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
+            }
+            engine.module.load_state_dict(trained.get("model_ema", trained["model"]))
+        begun = time.time()
+        metrics = self._evaluate(engine)
+        cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
+        return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
+
+    # ---------------------------------------------------------------------------------------------------- its parts
+
+    def _parents(self) -> list[Record]:
+        """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
+        wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
+        found = []
+        for name in wanted:
+            record = read_record(self.runs, name)
+            if record is None or record.status is not Status.complete:
+                state = record.status.value if record else "not started"
+                raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")
+            found.append(record)
+        return found
+
+    def _engine(self) -> Engine:
+        torch.manual_seed(self.config.seed)
+        engine = create(self.config, self.dataset.num_classes, self.dataset.train.image_counts)
+        engine.module.to(self.device)
+        missing = self.config.method.required() - engine.capabilities
+        if missing:
+            names = ", ".join(sorted(need.value for need in missing))
+            able = ", ".join(engines_with(self.config.method.required())) or "none that is installed"
+            raise UserError(
+                f"method {self.composed.settings['method']} needs {names}, which this model of engine "
+                f"{self.config.engine.name} lacks; engines that have it: {able}"
+            )
+        if self.config.init_from:
+            weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
+            if weights is None:
+                raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
+            self._take_over(engine, weights["model"])
+        elif self.config.weights:
+            log.info("%s", engine.load(Path(self.config.weights)))
+        elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
+            name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
+            log.warning(
+                "backbone=%s starts from random weights; the papers' from %s: backbone.weights=FILE", name, origin
+            )
+        return engine
+
+    def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
+        """Loads a parent's weights. Raises UserError when it is another detector's."""
+        state, sentence = grown(parent, engine.module.state_dict())
+        if sentence and not self.config.train:
+            raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
+        try:
+            engine.module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1:2] or [str(error)]
+            raise UserError(f"{self.config.init_from} is another detector's run: {reason[0].strip()}") from error
+        if sentence:
+            log.info("%s: %s", self.config.init_from, sentence)
+
+    def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any] | None:
+        """The final weights and what goes with them; None when training was asked to stop."""
+        config, method = self.config, self.config.method
+        pool = self.dataset.prepared_pool(method, config.seed)
+        data = TrainingData(self.dataset, config.seed, method, pool)
+        start = Start(
+            total_iterations=config.schedule.iterations,
+            device=self.device,
+            images_per_rank=config.schedule.batch_per_rank,
+            dataset=self.dataset.facts,
+            needed=tuple(asdict(parent) for parent in parents if parent.run_id in config.needed_runs),
+        )
+        try:
+            method.start(start)
+        except ValueError as error:
+            raise UserError(f"method {self.composed.settings['method']}: {error}") from error
+        check = self.claim.check if self.claim else lambda: None
+        trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
+        if trainer.resume():
+            log.info("going on from step %d", trainer.iteration)
+        batches = training_loader(data, config.schedule, trainer.iteration, self.ranks.rank, self.ranks.world)
+        events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
+        total = config.schedule.iterations
+        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
+            if not trainer.run(batches, progress):
+                return None
+        decisions = self.ranks.gather(trainer.decisions)
+        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
+        if self.ranks.is_main:
+            check()
+            write_decisions(self.folder, [row for part in decisions for row in part], self.dataset.clean_rows(pool))
+            checkpoint.save_final(self.folder / "checkpoint", content)
+        self.ranks.barrier()
+        return content
+
+    def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
+        limit = self.config.evaluation.limit
+        indices = evaluation_indices(self.dataset, limit, self.ranks.rank, self.ranks.world)
+        images = evaluation_images(self.dataset, indices)
+        with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
+            found = evaluate_detector(
+                self.config.evaluation, engine, images, indices, self.dataset.val, self.ranks, self.folder, bar.update
+            )
+        if found is None:
+            return {}
+        if self.claim:
+            self.claim.check()
+        found.write(self.folder)
+        return {
+            kind: {name: None if value is None else 100 * value for name, value in figures.items()}
+            for kind, figures in found.metrics.items()
+        }
+
+    # ------------------------------------------------------------------------------------------------ what is left
+
+    def _write_config(self) -> None:
+        if self.ranks.is_main:
+            with write_atomically(self.folder / "config.yaml") as temporary:
+                OmegaConf.save(OmegaConf.structured(self.config), temporary)
+
+    def _ended(self, status: Status, **content: Any) -> Record:
+        now = time.time()
+        record = Record(
+            run_id=self.run_id,
+            name=self._name(),
+            status=status,
+            settings=self.composed.settings,
+            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            started=self.started,
+            ended=now,
+            **content,
+        )
+        record.cost["wall_seconds"] = now - self.started
+        record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
+        return record
+
+    def _name(self) -> str:
+        """Given weights are a row of their own: they are no run of the method's."""
+        evaluated = None if self.config.train else self.config.weights
+        return self.config.name or (Path(evaluated).stem if evaluated else self.composed.settings["method"])
+
+    def _parent_names(self) -> list[str]:
+        return [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
+
+    def _write(self, record: Record) -> None:
+        if self.claim:
+            self.claim.check()
+        write_record(self.runs, record)
+
+    def _record_failure(self, error: Exception) -> None:
+        """Leaves a record where the disk and the claim still allow it."""
+        text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
+        if not self.ranks.is_main:
+            return
+        kind = FailureKind.out_of_memory if _is_out_of_memory(error) else FailureKind.python_error
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        message = str(error) if isinstance(error, UserError) else "\n".join(lines[-6:])
+        if self.ranks.world > 1:
+            message += "\n(what went wrong on other ranks is in log.txt)"
+        try:
+            self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
+        except (OSError, ClaimLost) as second:
+            log.error("no record could be written: %s", second)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _as_user_error(error: Exception, folder: Path) -> Exception:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left for {folder}: free some and start again, the run resumes from its checkpoint")
+    return error
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    import resource
+
+    peak = {"peak_host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if device.type == "cuda":
+        peak["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peak

@@ -1,0 +1,263 @@
+"""The training loop: batches in, a trained detector, a decision log and metrics out; resumable at any step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from harness.config import Precision, RunConfig, ScheduleConfig
+from harness.data.sample import Batch
+from harness.engine.contract import Engine
+from harness.record.files import write_atomically
+from harness.training import checkpoint
+from harness.training.distributed import Ranks
+from harness.training.flat_gradient import FlatGradient
+from harness.training.schedule import learning_rate
+from harness.training.skips import SkipMonitor
+from harness.training.step import StepPosition, TrainingStep
+from methods.contract import Method, Scope, Selection
+
+log = logging.getLogger(__name__)
+
+Decision = dict[str, Any]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a finite number any more."""
+
+
+@dataclass
+class Trainer:
+    """Everything that a step changes, and what a checkpoint therefore holds.
+
+    `before_write` is called before anything is written below `folder` (it stops a process whose claim was taken
+    over); `stop_asked` says whether a signal asked this rank to save and end.
+    """
+
+    config: RunConfig
+    engine: Engine
+    method: Method
+    ranks: Ranks
+    folder: Path
+    stop_asked: Callable[[], bool] = lambda: False
+    before_write: Callable[[], None] = lambda: None
+    iteration: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+    train_seconds: float = 0.0
+    skips: SkipMonitor = field(default_factory=SkipMonitor)
+
+    def __post_init__(self) -> None:
+        schedule = self.config.schedule
+        self.schedule: ScheduleConfig = schedule
+        parameters = self.engine.parameters(Scope.ALL)
+        self.device = parameters[0].device
+        self.flat = FlatGradient(parameters)
+        self.flat.attach()
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=schedule.precision is Precision.fp16)
+        self.ema: AveragedModel | None = None
+        if schedule.ema is not None:
+            self.ema = AveragedModel(self.engine.module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
+        """Trains to the end of the schedule; False when it was asked to stop and has saved."""
+        last_saved = started = time.monotonic()
+        for batch in batches:
+            losses, logged = self._step(batch)
+            self.iteration += 1
+            now = time.monotonic()
+            self.train_seconds += now - started
+            started = now
+            due = self._is_due(now - last_saved)
+            if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
+                self._write_metrics(self._mean(losses) | logged, progress)
+            if self.iteration == self.schedule.iterations:
+                break
+            if due:
+                self.save()
+                last_saved = time.monotonic()
+                if self.ranks.any(self.stop_asked(), self.device):
+                    return False
+        return True
+
+    def _is_due(self, seconds: float) -> bool:
+        """Whether to save now; agreed among ranks, since their clocks and signals differ."""
+        if self.iteration % self.schedule.checkpoint_every == 0:
+            return True
+        own = self.stop_asked() or (self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes)
+        return self.ranks.any(own, self.device)
+
+    def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One update. Returns this rank's losses, and what its method logged."""
+        self.skips.update(batch)
+        position = StepPosition(self.config.seed, self.iteration, self.schedule.iterations)
+        scale = self.scaler.scale if self.scaler.is_enabled() else None
+        step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
+        selection = self.method.select(step)
+        losses = step.batch_losses(step.trained_table(selection))
+        step.share_statistics()
+        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
+        self.decisions += _decisions(self.iteration, self.ranks.rank, batch, selection)
+        return {name: loss.detach() for name, loss in losses.items()}, step.logged
+
+    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
+        if selection.gradient is not None and self.ranks.world == 1:
+            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+        else:
+            self.flat.backward(self.scaler.scale(total))
+        if self.scaler.is_enabled():
+            # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
+            self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
+        self.ranks.average_(self.flat.buffer)
+        self.scaler.unscale_(self.optimizer)
+        if self.schedule.clip_value is not None:
+            self.flat.buffer.clamp_(-self.schedule.clip_value, self.schedule.clip_value)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.schedule, self.iteration)
+        if self.ema is not None:
+            self.ema.update_parameters(self.engine.module)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike."""
+        values = torch.stack(list(losses.values()))
+        mean = self.ranks.average(torch.cat([values.sum()[None], values]))
+        return dict(zip(["loss", *losses], mean.unbind(), strict=True))
+
+    def _write_metrics(self, metrics: dict[str, Any], progress: Progress) -> None:
+        values = {k: float(v) for k, v in metrics.items()}
+        if not torch.isfinite(torch.tensor(values["loss"])):
+            raise TrainingDiverged(f"the loss is {values['loss']} at iteration {self.iteration}; lower schedule.lr")
+        if not self.ranks.is_main:
+            return
+        recent = [d for d in self.decisions[-2000:] if d["decided"] and d["iteration"] >= self.iteration - 200]
+        acceptance = sum(d["accepted"] for d in recent) / len(recent) if recent else None
+        line = {
+            "iteration": self.iteration,
+            "total": self.schedule.iterations,
+            **values,
+            "lr": learning_rate(self.schedule, self.iteration - 1),
+            "acceptance": acceptance,
+            "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
+            "time": time.time(),
+        }
+        self.before_write()
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        progress(line)
+
+    # ------------------------------------------------------------------------------------------- saved and restored
+
+    def save(self) -> None:
+        """Writes a checkpoint; every rank calls it at the same step."""
+        self.before_write()
+        shared = {
+            "model": self.engine.module.state_dict(),
+            "model_ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "iteration": self.iteration,
+            "train_seconds": self.train_seconds,
+        }
+        own = {
+            "method": self.method.state_dict(),
+            "decisions": json.dumps(self.decisions),
+            "skips": asdict(self.skips),
+        }
+        path = self.folder / "checkpoint"
+        checkpoint.save(path, self.iteration, shared, own, self.ranks, self.schedule.keep_checkpoints)
+
+    def resume(self) -> bool:
+        """Restores the newest checkpoint; False without one."""
+        state = checkpoint.load_newest(self.folder / "checkpoint", self.ranks, self.device)
+        if state is None:
+            _keep_metrics_before(self.folder / "metrics.jsonl", 0, self.ranks)
+            return False
+        shared, own = state
+        self.engine.module.load_state_dict(shared["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(shared["model_ema"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.scaler.load_state_dict(shared["scaler"])
+        self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
+        self.method.load_state_dict(own["method"])
+        self.decisions = json.loads(own["decisions"])
+        self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
+        _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
+        return True
+
+    def final_weights(self) -> dict[str, Any]:
+        """The trained weights in the layout of published checkpoints: model, and model_ema where there is one."""
+        content: dict[str, Any] = {"model": self.engine.module.state_dict(), "iteration": self.iteration}
+        if self.ema is not None:
+            content["model_ema"] = self.ema.module.state_dict()
+        return content
+
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Decision]:
+    """One row an image into which something was pasted."""
+    pasted = batch.has_pasted.tolist()
+    if not any(pasted):
+        return []
+    keep = selection.keep.tolist()
+    contribution = _per_image(selection.contribution, len(pasted))
+    threshold = _per_image(selection.threshold, 1)[0]
+    rows = []
+    for image, sample in enumerate(batch.samples):
+        if sample.augmented is None:
+            continue
+        own = sample.augmented.targets
+        rows.append(
+            {
+                "iteration": iteration,
+                "rank": rank,
+                "image": image,
+                "pool_rows": own.pool_row[own.pasted].tolist(),
+                "categories": own.labels[own.pasted].tolist(),
+                "contribution": contribution[image],
+                "threshold": threshold,
+                "accepted": bool(keep[image]),
+                "decided": selection.decided,
+            }
+        )
+    return rows
+
+
+def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:
+    if value is None:
+        return [None] * count
+    figure = torch.as_tensor(value)
+    return figure.tolist() if figure.dim() else [float(figure)] * count
+
+
+def _keep_metrics_before(path: Path, iteration: int, ranks: Ranks) -> None:
+    """Drops what an earlier, interrupted life logged after the checkpoint that is gone on from."""
+    if not ranks.is_main or not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line + "\n")
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(kept))

@@ -1,0 +1,209 @@
+"""One training step: what a method is handed, and what is made of its decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data.sample import Batch, View
+from harness.data.seeding import derived_seed, generator
+from harness.engine.contract import Engine
+from harness.training.distributed import Ranks
+from harness.training.flat_gradient import FlatGradient
+from methods.contract import LossTable, Proposals, Scope, Selection, ViewKind
+
+
+@dataclass(frozen=True)
+class StepPosition:
+    """Where in which run a step stands; all of its randomness follows from this."""
+
+    seed: int
+    iteration: int
+    total_iterations: int
+
+
+class TrainingStep:
+    """Implements `methods.contract.Step` over an engine.
+
+    Every view's pass is computed once and kept for training. Batch-norm statistics move only for the passes that are
+    trained on: each pass starts from the step's first statistics, and `commit` writes those of the trained views.
+
+    `scale` multiplies a loss by the scale that keeps half precision gradients from vanishing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batch: Batch,
+        position: StepPosition,
+        ranks: Ranks,
+        scale: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.engine, self.batch, self.ranks = engine, batch, ranks
+        self.iteration = position.iteration
+        self.progress = position.iteration / max(position.total_iterations, 1)
+        self.seed = position.seed
+        self.rng: np.random.Generator = generator(position.seed, f"method/rank{ranks.rank}", position.iteration)
+        first = next(engine.module.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.has_pasted = batch.has_pasted.to(self.device)
+        self.any_pasted = bool(batch.has_pasted.any())
+        self._scale = scale
+        self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
+        self._statistics = _running_statistics(engine.module)
+        self._statistics_after: dict[ViewKind, list[Tensor]] = {}
+        self.logged: dict[str, float | Tensor] = {}
+        self.overflowed = torch.zeros((), dtype=torch.bool, device=self.device)  # a gradient that a method asked for
+
+    @property
+    def num_references(self) -> int:
+        return len(self.batch.reference)
+
+    @property
+    def reference_instances(self) -> tuple[int, ...]:
+        return tuple(len(view.targets) for view in self.batch.reference)
+
+    def losses(
+        self,
+        view: ViewKind,
+        proposals: Proposals = Proposals.SAMPLED,
+        *,
+        backbone_in_eval: bool = False,
+        grad: bool = True,
+        images: int | None = None,
+    ) -> LossTable:
+        if view is ViewKind.AUGMENTED and not self.any_pasted:
+            view = ViewKind.ORIGINAL
+        views = self._views(view)[:images]
+        key = (view, proposals, backbone_in_eval, len(views))
+        if key in self._tables:
+            return self._tables[key]
+        with torch.set_grad_enabled(grad):
+            table = self._pass(view, views, proposals, backbone_in_eval)
+        if grad:
+            self._tables[key] = table
+        return table
+
+    def _views(self, view: ViewKind) -> list[View]:
+        views: list[View] = getattr(self.batch, view.value)
+        if not views:
+            raise ValueError("the step has no reference image; ask `num_references` first")
+        return views
+
+    def _pass(self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool) -> LossTable:
+        rng = torch.Generator(self.device)
+        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}/rank{self.ranks.rank}", self.iteration))
+        before = [b.clone() for b in self._statistics]
+        table = self.engine.losses(views, proposals, rng, backbone_in_eval=backbone_in_eval)
+        if not backbone_in_eval:
+            self._statistics_after[view] = [b.clone() for b in self._statistics]
+        _overwrite(self._statistics, before)
+        return table
+
+    def gradient(
+        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+    ) -> Tensor:
+        if out is None:
+            out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
+        flat = FlatGradient(self.engine.parameters(scope), out)
+        if self._scale is None:
+            return flat.backward(loss, keep_graph=keep_graph)
+        flat.backward(self._scale(loss), keep_graph=keep_graph)
+        # An overflow must not stay in what a method remembers: the gradient is zero, and the trainer skips the step.
+        finite = torch.linalg.vector_norm(out).isfinite()
+        self.overflowed |= ~finite
+        return out.mul_(finite / self._scale(torch.ones_like(loss))).nan_to_num_(0.0, 0.0, 0.0)
+
+    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+        return sum(parameter.numel() for parameter in self.engine.parameters(scope))
+
+    def losses_after_step(
+        self,
+        view: ViewKind,
+        lr: float,
+        reference_proposals: Proposals = Proposals.SAMPLED,
+        *,
+        loss: Tensor | None = None,
+        images: int | None = None,
+    ) -> LossTable:
+        parameters = self.engine.parameters(Scope.ALL)
+        gradient = self.gradient(self.losses(view).total() if loss is None else loss)
+        held = [parameter.detach().clone() for parameter in parameters]
+        moved = FlatGradient(parameters, gradient).views
+        # `.data` leaves autograd's version counters alone: the view's graph is still trained on.
+        torch._foreach_add_([parameter.data for parameter in parameters], moved, alpha=-lr)
+        try:
+            views = self._views(ViewKind.REFERENCE)[:images]
+            with torch.no_grad():
+                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True)
+        finally:
+            _overwrite(parameters, held)
+
+    def average(self, value: Tensor) -> Tensor:
+        return self.ranks.average(value)
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        self.logged[name] = value.detach() if isinstance(value, Tensor) else value
+
+    # ------------------------------------------------------------------------------------ after the decision
+
+    def trained_table(self, selection: Selection) -> LossTable:
+        """The losses that are trained on: each image's kept view."""
+        keep = selection.keep & self.has_pasted if self.any_pasted else self.has_pasted
+        kept, rejected = bool(keep.any()), bool((self.has_pasted & ~keep).any())
+        if kept and rejected:
+            self._commit(ViewKind.AUGMENTED, ViewKind.ORIGINAL)
+            return self.losses(ViewKind.AUGMENTED).where(keep, self.losses(ViewKind.ORIGINAL))
+        view = ViewKind.AUGMENTED if kept else ViewKind.ORIGINAL
+        table = self.losses(view)
+        self._commit(view)
+        return table
+
+    def _commit(self, *views: ViewKind) -> None:
+        for view in views:
+            self.losses(view)
+        if self._statistics:
+            after = [self._statistics_after[view] for view in views]
+            _overwrite(self._statistics, [_mean(parts) for parts in zip(*after, strict=True)])
+
+    def batch_losses(self, table: LossTable) -> dict[str, Tensor]:
+        """Every loss of the batch, over normalisers that ranks share where they must.
+
+        The one collective of the forward side; every rank calls it once a step, whatever it decided.
+        """
+        shared = [name for name, loss in table.losses.items() if loss.across_ranks]
+        counts: dict[str, Tensor] = {}
+        if shared:
+            mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
+            counts = dict(zip(shared, mean.unbind(), strict=True))
+        return {name: table.batch(name, counts.get(name)) for name in table.losses}
+
+    def share_statistics(self) -> None:
+        """Batch norm's running statistics become their mean over ranks, so that all ranks hold one detector."""
+        moving = [s for s in self._statistics if s.is_floating_point()]
+        if self.ranks.world > 1 and moving:
+            mean = self.ranks.average_(torch.cat([s.flatten() for s in moving]))
+            parts = mean.split([s.numel() for s in moving])
+            _overwrite(moving, [part.view_as(s) for part, s in zip(parts, moving, strict=True)])
+
+
+def _running_statistics(module: nn.Module) -> list[Tensor]:
+    """Of batch norm, and Seesaw loss's counts of classes."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    counts = [buffer for name, buffer in module.named_buffers() if name.endswith("cum_samples")]
+    return [*(buffer for norm in norms for buffer in norm.buffers(recurse=False)), *counts]
+
+
+def _mean(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Of statistics; counts of batches are equal among views."""
+    return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
+
+
+def _overwrite(tensors: list[Tensor] | list[nn.Parameter], values: list[Tensor]) -> None:
+    """In place and unseen by autograd: batch norm saves its running statistics, and copying bumps their version."""
+    if tensors:
+        torch._foreach_copy_([tensor.data for tensor in tensors], values)

@@ -1,0 +1,132 @@
+"""Reading files of weights without executing code, and writing them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.record.files import write_atomically
+from harness.weights.runner_logs import readable_logs
+
+# Where a checkpoint keeps its model, the better one first.
+MODEL_KEYS = ("model_ema", "model", "state_dict")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by their names in the file; `part` is the entry that they were taken from, "" for the file itself."""
+
+    tensors: dict[str, Tensor]
+    part: str
+    parts: tuple[str, ...]
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of EMA and raw weights the EMA.
+
+    Nothing in the file is executed: a pickle that asks for more than arrays is refused. Raises UserError.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of weights")
+    try:
+        content = READERS.get(path.suffix, _read_torch)(path)
+    except (pickle.UnpicklingError, AttributeError, ImportError) as error:
+        raise UserError(f"{path} holds more than weights, or none, and is not read: {_first_line(error)}") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
+    parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
+    found = content[parts[0]] if parts else content
+    tensors = _tensors(found) if isinstance(found, Mapping) else {}
+    if not tensors:
+        raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
+    return Weights(tensors, parts[0] if parts else "", parts)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes `{"model": tensors}`: as a pickle of arrays for .pkl, else as PyTorch does."""
+    with write_atomically(path) as temporary:
+        if path.suffix == ".pkl":
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            temporary.write_bytes(pickle.dumps({"model": arrays, "__author__": "bsgal-bench"}))
+        else:
+            torch.save({"model": dict(tensors)}, temporary)
+
+
+def _tensors(found: Mapping[Any, Any]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in found.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value))
+        if isinstance(value, Tensor):
+            tensors[str(name).removeprefix("module.")] = value
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+# ------------------------------------------------------------------------------------------------ restricted reading
+
+# The modules that NumPy's pickles name: its parts moved with version 2.
+_NUMPY_PARTS = ("numpy.core.multiarray", "numpy._core.multiarray")
+_DTYPES = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
+
+
+def _read_torch(path: Path) -> Any:
+    scalar = np.float64(0).__reduce__()[0]
+    harmless: list[Any] = [(scalar, f"{part}.scalar") for part in _NUMPY_PARTS]
+    harmless += [np.dtype, *_DTYPES, (codecs.encode, "_codecs.encode")]
+    # Schedulers of published checkpoints hold NumPy numbers.
+    with torch.serialization.safe_globals(harmless), readable_logs():
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _allowed() -> dict[tuple[str, str], Callable[..., Any] | type]:
+    """What a pickle of weights may name: NumPy arrays, tensors, and ordered dictionaries."""
+    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    allowed: dict[tuple[str, str], Any] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch.storage", "_load_from_bytes"): _storage,
+    }
+    for part in _NUMPY_PARTS:
+        allowed[part, "_reconstruct"], allowed[part, "scalar"] = array, scalar
+    return allowed | {("numpy.dtypes", dtype.__name__): dtype for dtype in _DTYPES}
+
+
+def _storage(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+class _Restricted(pickle.Unpickler):
+    allowed = _allowed()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self.allowed[module, name]
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _Restricted(file, encoding="latin1").load()
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".pkl": _read_pickle, ".safetensors": safetensors.torch.load_file}

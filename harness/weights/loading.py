@@ -1,0 +1,177 @@
+"""Weights into and out of a detector, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.weights import published_names
+from harness.weights.classes import grown
+from harness.weights.file import Weights, read_weights, write_weights
+from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_trunk
+
+SHOWN = 4  # names in a message
+OUTPUT_NORMS = ("norm0.", "norm1.", "norm2.", "norm3.")  # of a Swin in a detector; a classifier has none
+
+
+class Layout(Enum):
+    """Whose names a file has. BACKBONE: a trunk alone, as image classifiers are published."""
+
+    NATIVE = "native"
+    DETECTRON2 = "detectron2"
+    MMDET = "mmdet"
+    BACKBONE = "backbone"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file's weights, by name."""
+
+    source: str
+    matched: list[str]
+    missing: list[str]  # of the module's, none of them required
+    left_over: list[str]  # of the file's
+    classes: str = ""  # what was done about classes that the file lacks
+
+    def __str__(self) -> str:
+        text = f"{self.source}: {len(self.matched)} tensors loaded"
+        for word, names in (("missing", self.missing), ("left over", self.left_over)):
+            text += f", {len(names)} {word}" + (f" ({some_names(names)})" if names else "")
+        return f"{text}; {self.classes}" if self.classes else text
+
+
+def layout_of(names: Mapping[str, object]) -> Layout:
+    """Which layout a file's names are of."""
+    if any(name.startswith(("roi_heads.", "proposal_generator.")) for name in names):
+        return Layout.DETECTRON2
+    if any(name.startswith(("cascade.", "proposal_network.")) for name in names):
+        return Layout.NATIVE
+    if any(name.startswith(("roi_head.", "rpn_head.", "bbox_head.")) for name in names):
+        return Layout.MMDET
+    return Layout.BACKBONE
+
+
+def refusal(path: Path, layout: Layout, engine: str) -> UserError:
+    """What is said about a file with a backbone alone, or with another engine's detector."""
+    if layout is Layout.BACKBONE:
+        return UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+    return UserError(
+        f"{path} holds a detector of engine={layout.value}, which engine={engine} cannot take; backbone.weights={path} "
+        "takes its backbone"
+    )
+
+
+def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) -> LoadReport:
+    """Loads a detector's weights, published ones or ours, EMA preferred.
+
+    With `new_classes`, the detector may have more classes than the file: these keep their initialisation.
+    Raises UserError when the file lacks a part of the detector or has one of another shape.
+    """
+    weights = read_weights(path)
+    layout = layout_of(weights.tensors)
+    if layout not in (Layout.NATIVE, Layout.DETECTRON2):
+        raise refusal(path, layout, "native")
+    rename = published_names.ours if layout is Layout.DETECTRON2 else str
+    places = {name: rename(name) for name in weights.tensors}
+    return _load(module, weights, places, path, new_classes=new_classes)
+
+
+def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
+    """Loads a trunk's weights: an image classifier's, or a whole detector's of which the trunk is taken.
+
+    Its names may be those of any engine (`trunk_names`). Norms on a trunk's outputs, which classifiers lack, keep their
+    values. Raises UserError as `load_published` does.
+    """
+    weights = read_weights(path)
+    found = of_trunk(weights.tensors)
+    if is_detectron2_resnet(found) and not is_detectron2_resnet(trunk.state_dict()) and _is_folded(found):
+        raise UserError(
+            f"{path}: batch norms without statistics, as in Caffe's ResNets, which take BGR images and stride in their "
+            "1x1 convolutions; take a torchvision ResNet"
+        )
+    tensors = named_like(found, trunk.state_dict())
+    return _load(trunk, replace(weights, tensors=tensors), {name: name for name in tensors}, path, OUTPUT_NORMS)
+
+
+def _is_folded(tensors: Mapping[str, Tensor]) -> bool:
+    return not any(tensor.any() for name, tensor in tensors.items() if name.endswith("running_mean"))
+
+
+def convert(path: Path, out: Path, to: Layout) -> list[str]:
+    """Writes a detector's weights in another layout; returns names that have no place in it.
+
+    Buffers that follow from the architecture (attention's index tables, class frequencies) are not written; loaders
+    keep their own.
+    """
+    tensors = read_weights(path).tensors
+    layout = layout_of(tensors)
+    if layout is Layout.BACKBONE:
+        raise UserError(f"{path} holds a backbone alone, which every engine reads as it is: backbone.weights={path}")
+    if layout is Layout.MMDET:
+        raise UserError(
+            f"{path} holds a detector of mmdet's, which has no counterpart elsewhere; backbone.weights={path} "
+            "takes its backbone on every engine"
+        )
+    left: list[str] = []
+    if layout is Layout.DETECTRON2:
+        wanted = {name: published_names.ours(name) for name in tensors if not published_names.is_optional(name)}
+        left = [name for name, mine in wanted.items() if mine is None]
+        tensors = {mine: tensors[name] for name, mine in wanted.items() if mine is not None}
+    write_weights(out, _to_published(tensors) if to is Layout.DETECTRON2 else tensors)
+    return left
+
+
+def export_published(module: nn.Module, path: Path) -> None:
+    """Writes a detector's weights by their published names."""
+    write_weights(path, _to_published(module.state_dict()))
+
+
+def _to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    resnet = f"{published_names.TRUNK}conv1.weight" in tensors or f"{published_names.TRUNK}conv1.0.weight" in tensors
+    return {published_names.published(name, resnet=resnet): tensor for name, tensor in tensors.items()}
+
+
+def _load(
+    module: nn.Module,
+    weights: Weights,
+    places: Mapping[str, str | None],
+    path: Path,
+    optional: tuple[str, ...] = (),
+    new_classes: bool = False,
+) -> LoadReport:
+    """Loads what `places` maps from the file's names to the module's; None has no place."""
+    state = module.state_dict()
+    found = {mine: weights.tensors[name] for name, mine in places.items() if mine in state and mine is not None}
+    missing = [name for name in state if name not in found]
+    required = [
+        name
+        for name in missing
+        if not published_names.is_optional(name) and not any(name.startswith(stem) for stem in optional)
+    ]
+    if required:
+        raise UserError(
+            f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {some_names(required)}"
+        )
+    found, classes = grown(found, state) if new_classes else (found, "")
+    for name, tensor in found.items():
+        if state[name].shape != tensor.shape:
+            theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
+            hint = "; set data.num_classes to the file's number of classes" if "cls_score" in name else ""
+            raise UserError(f"{path}: {name} has shape {theirs} where this detector has {mine}{hint}")
+    module.load_state_dict(found, strict=False)
+    return LoadReport(
+        source=f"{path.name}{f' ({weights.part})' if weights.part else ''}",
+        matched=sorted(found),
+        missing=missing,
+        left_over=sorted(name for name, mine in places.items() if mine not in state),
+        classes=classes,
+    )
+
+
+def some_names(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,131 @@
+"""The whole way from the command line, as a user goes it: sweep, records, page; killed and resumed; wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.record.record import Status, read_records
+
+HARNESS = [sys.executable, "-m", "harness.cli"]
+SHORT = ["schedule.iterations=8", "evaluation.limit=12", "data.workers=1", "schedule.checkpoint_every=2"]
+
+SWEEP = """
+description: "Two short runs"
+defaults: [data=mini, schedule.iterations=6, evaluation.limit=12, data.workers=1]
+grid:
+  - {name: baseline, method: baseline, seed: 0}
+  - {method: bsgal, data.pool: half_bad, seed: 0}
+after:
+  - when: {method: bsgal}
+    init_from: {name: baseline}
+report: mini
+"""
+
+
+def harness(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*HARNESS, *arguments], cwd=cwd, capture_output=True, text=True, env=environment())
+    if check:
+        assert done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(SWEEP)
+    plan = harness("sweep", "two.yaml", "--dry-run", cwd=tmp_path)
+    assert "2 of 2 runs to do" in plan.stdout
+    assert not (tmp_path / "runs").exists()
+
+    harness("sweep", "two.yaml", cwd=tmp_path)
+    records = {record.name: record for record in read_records(tmp_path / "runs")}
+    assert {record.status for record in records.values()} == {Status.complete}
+    bsgal = records["bsgal"]
+    assert bsgal.provenance["parents"] == [records["baseline"].run_id]
+    assert 0 <= bsgal.statistics["acceptance_rate"] <= 1
+    assert set(bsgal.metrics) == {"bbox", "segm"}
+    decisions = pd.read_parquet(tmp_path / "runs" / bsgal.run_id / "decisions.parquet")
+    assert decisions.clean_share.between(0, 1).all()
+
+    again = harness("sweep", "two.yaml", cwd=tmp_path)
+    assert read_records(tmp_path / "runs") == list(dict(sorted((r.run_id, r) for r in records.values())).values())
+    assert "2" in again.stdout
+
+    printed = harness("report", "mini", cwd=tmp_path).stdout.split()[-1]
+    page = (tmp_path / printed).read_text()
+    for record in records.values():
+        assert record.run_id in page
+    table = pd.read_csv(tmp_path / "report" / "mini" / "table.csv")
+    assert len(table) > 0
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_a_run_that_is_killed_resumes_to_the_same_figures_and_decisions(tmp_path: Path) -> None:
+    overrides = ["method=bsgal", *SHORT]
+    harness("run", *overrides, "runs_dir=calm", cwd=tmp_path)
+    (calm,) = read_records(tmp_path / "calm")
+
+    killed = subprocess.Popen(
+        [*HARNESS, "run", *overrides, "runs_dir=killed"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    checkpoint = tmp_path / "killed" / calm.run_id / "checkpoint" / "000000004"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        assert killed.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / calm.run_id / "record.json").exists()
+
+    harness("run", *overrides, "runs_dir=killed", cwd=tmp_path)
+    (resumed,) = read_records(tmp_path / "killed")
+    log = (tmp_path / "killed" / resumed.run_id / "log.txt").read_text()
+    assert "going on from step" in log
+    assert resumed.run_id == calm.run_id
+    assert resumed.metrics == calm.metrics
+    own, other = (pd.read_parquet(tmp_path / d / calm.run_id / "decisions.parquet") for d in ("calm", "killed"))
+    pd.testing.assert_frame_equal(own, other, check_exact=True)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / d / calm.run_id / "metrics.jsonl").read_text().splitlines()]
+        for d in ("calm", "killed")
+    ]
+    assert losses[0] == losses[1]
+    assert [p.name for p in (tmp_path / "killed" / calm.run_id / "checkpoint").iterdir()] == ["final.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "method=bsgl"], ["did you mean 'bsgal'?"]),
+        (["run", "data=lvis_v1", "data.root=nowhere"], ["nowhere", "does not exist"]),
+        (["run", "method=xpaste", "data.pool=haf_bad"], ["data.pool=haf_bad", "'half_bad'"]),
+        (["run", "train=false", "weights=none.pth"], ["none.pth does not exist"]),
+        (["sweep", "minni"], ["minni", "'mini'"]),
+        (["report", "minni"], ["minni", "'mini'"]),
+        (["evaluate", "none.json", "--annotations", "none.json"], ["none.json"]),
+        (["logs", "nothing"], ["nothing"]),
+    ],
+)
+@pytest.mark.usefixtures("mini_root")
+def test_user_errors_are_one_line_without_a_traceback(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = harness(*arguments, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr + done.stdout
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    for word in words:
+        assert word in message

@@ -1,0 +1,106 @@
+"""A run's name follows from contents and from what the result depends on, not from places or bookkeeping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.compose import compose
+from harness.errors import UserError
+from harness.run.identity import fingerprints, identify
+
+
+def name_of(*overrides: str) -> str:
+    return identify(compose(["data=mini", *overrides]).config)
+
+
+@pytest.mark.usefixtures("mini_root")
+@pytest.mark.parametrize("option", ["weights", "backbone.weights"])
+def test_weights_count_by_their_contents(option: str, tmp_path: Path) -> None:
+    for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (name_of(f"{option}={tmp_path / name}") for name in ("one", "same", "other"))
+    assert one == same
+    assert len({one, other, name_of()}) == 3
+    assert option in fingerprints(compose(["data=mini", f"{option}={tmp_path / 'one'}"]).config)
+    with pytest.raises(UserError, match=f"{option}: .*none does not exist"):
+        name_of(f"{option}={tmp_path / 'none'}")
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_places_launching_and_bookkeeping_do_not_count() -> None:
+    elsewhere = ["runs_dir=elsewhere", "launcher=slurm", "launcher.cpus=7", "data.workers=1", "name=row"]
+    assert name_of(*elsewhere, "schedule.checkpoint_every=3", "schedule.log_every=1") == name_of()
+
+
+@pytest.mark.usefixtures("mini_root")
+@pytest.mark.parametrize(
+    "override", ["seed=1", "schedule.batch_per_rank=4", "threads=2", "detector.nms=0.4", "train=false"]
+)
+def test_what_the_result_depends_on_counts(override: str) -> None:
+    further = ["init_from=parent"] if override == "train=false" else []
+    assert name_of(override, *further) != name_of(*further)
+
+
+def engine_name(config: Path | str, *overrides: str) -> str:
+    texts = ",".join(f'"{text}"' for text in overrides)
+    return name_of("engine=detectron2", f"engine.config={config}", f"engine.overrides=[{texts}]")
+
+
+CONFIGURATIONS = {
+    "detectron2": ("model.yaml", "_BASE_: base.yaml\nMODEL: {MASK_ON: true}", "base.yaml", "MODEL: {DEVICE: %s}"),
+    "mmdet": ("model.py", "_base_ = ['base.py', 'mmdet::lvis/shipped.py']\nmodel = {}", "base.py", "depth = '%s'"),
+    "mmdet, two steps": ("a/model.py", "_base_ = './middle.py'", "base.py", "depth = '%s'"),
+    "read_base": ("model.py", "with read_base():\n    from .common.base import *", "common/base.py", "depth = '%s'"),
+    "LazyConfig": ("a/model.py", "from ..common import base, absent", "common/base.py", "depth = '%s'"),
+}
+
+
+@pytest.mark.usefixtures("mini_root")
+@pytest.mark.parametrize(("name", "text", "base", "content"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_an_engine_s_configuration_counts_with_its_bases(
+    name: str, text: str, base: str, content: str, tmp_path: Path
+) -> None:
+    def written(place: str, value: str) -> Path:
+        files = {name: text, base: content % value, "a/middle.py": "_base_ = ('../base.py',)"}
+        for file, inside in files.items():
+            (tmp_path / place / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / file).write_text(inside)
+        return tmp_path / place / name
+
+    one, elsewhere, other = written("one", "x"), written("elsewhere", "x"), written("other", "y")
+    assert engine_name(one) == engine_name(elsewhere) != engine_name(other)
+    (tmp_path / "one" / base).unlink()
+    if "absent" in text:
+        return  # a name of a package that is no file is the framework's to judge
+    with pytest.raises(UserError, match=r"engine\.config: .* builds on .*base\.(py|yaml), which does not exist"):
+        engine_name(one)
+
+
+@pytest.mark.usefixtures("mini_root")
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.yaml", "MODEL: {: ["), ("a.py", "model = ("), ("b.yaml", b"\xff\xfe\xfa")]
+)
+def test_a_configuration_that_cannot_be_read_is_a_user_error(name: str, text: str | bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=name):
+        engine_name(tmp_path / name)
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_files_in_an_engine_s_settings_count_by_their_contents(tmp_path: Path) -> None:
+    for name, content in (("one.pth", b"1"), ("same.pth", b"1"), ("other.pth", b"2")):
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"{name}.py").write_text(f"model = dict(backbone=dict(checkpoint='{tmp_path / name}'))")
+    shipped = "Base-RCNN-FPN.yaml"
+    one, same, other = (
+        engine_name(shipped, f"MODEL.WEIGHTS={tmp_path / name}") for name in ("one.pth", "same.pth", "other.pth")
+    )
+    assert one == same != other
+    assert engine_name(shipped, "MODEL.WEIGHTS=none.pth") != engine_name(shipped, "MODEL.WEIGHTS=no.pth")
+    nested = engine_name(shipped, f"model.init_cfg={{type: Pretrained, checkpoint: {tmp_path / 'one.pth'}}}")
+    assert nested != engine_name(shipped, f"model.init_cfg={{type: Pretrained, checkpoint: {tmp_path / 'other.pth'}}}")
+    before = engine_name(tmp_path / "one.pth.py")
+    (tmp_path / "one.pth").write_bytes(b"3")
+    assert engine_name(tmp_path / "one.pth.py") != before
