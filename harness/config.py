@@ -1,7 +1,8 @@
 """The configuration of a run: dataclass schemas of the Hydra groups.
 
 Each group's options are YAML files in `harness/conf/<group>`; the groups `method` and `backbone` come from their
-registries. A field whose value equals its default is left out of a run's identity, so adding one renames nothing.
+registries. A field whose value equals its default is left out of a run's identity, so adding one renames nothing;
+a default that changes makes the records stale that were made with the old one (`harness.run.provenance`).
 """
 
 from __future__ import annotations
