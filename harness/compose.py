@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 import backbones
 import methods
 from harness.config import RunConfig
-from harness.errors import UserError, nearest
+from harness.errors import UserError, first_line, nearest
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _first_words(error: BaseException) -> str:
     spoken = [e for e in chain if str(e).strip()]
     deepest = spoken[-1] if spoken else error
     full_key = next((key for e in reversed(chain) if (key := getattr(e, "full_key", None))), None)
-    line = (str(deepest).splitlines() or [type(deepest).__name__])[0]
+    line = first_line(deepest)
     choice = re.search(r"Invalid value '(.+)', expected one of \[(.+)\]", line)
     if choice:
         line = f"no such value '{choice[1]}'; {nearest(choice[1], choice[2].split(', '))}"

@@ -14,3 +14,8 @@ def nearest(word: str, valid: Collection[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"valid: {', '.join(sorted(valid)[:20]) or 'none'}"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, for the middle of a message of ours: one line, 200 characters at most."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

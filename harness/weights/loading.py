@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.weights import published_names
-from harness.weights.classes import grown
+from harness.weights.classes import extend_classifier
 from harness.weights.file import Weights, read_weights, write_weights
 from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_trunk
 
@@ -57,7 +57,7 @@ def layout_of(names: Mapping[str, object]) -> Layout:
 
 
 def refusal(path: Path, layout: Layout, engine: str) -> UserError:
-    """What is said about a file with a backbone alone, or with another engine's detector."""
+    """The error for a file with a backbone alone, or with another engine's detector."""
     if layout is Layout.BACKBONE:
         return UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
     return UserError(
@@ -126,11 +126,6 @@ def convert(path: Path, out: Path, to: Layout) -> list[str]:
     return left
 
 
-def export_published(module: nn.Module, path: Path) -> None:
-    """Writes a detector's weights by their published names."""
-    write_weights(path, _to_published(module.state_dict()))
-
-
 def _to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     resnet = f"{published_names.TRUNK}conv1.weight" in tensors or f"{published_names.TRUNK}conv1.0.weight" in tensors
     return {published_names.published(name, resnet=resnet): tensor for name, tensor in tensors.items()}
@@ -157,7 +152,7 @@ def _load(
         raise UserError(
             f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {some_names(required)}"
         )
-    found, classes = grown(found, state) if new_classes else (found, "")
+    found, classes = extend_classifier(found, state) if new_classes else (found, "")
     for name, tensor in found.items():
         if state[name].shape != tensor.shape:
             theirs, mine = tuple(tensor.shape), tuple(state[name].shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.engine.detectron2.backbones import PIXEL_MEAN, PIXEL_STD
 from harness.errors import UserError
-from harness.weights.classes import grown
+from harness.weights.classes import extend_classifier
 from harness.weights.file import Weights, read_weights
 from harness.weights.loading import OUTPUT_NORMS, LoadReport, layout_of, refusal, some_names
 from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_trunk
@@ -40,7 +40,7 @@ def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
     required = [name for name in missing if not _is_derived(name)]
     if required:
         raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this model: {some_names(required)}")
-    found, classes = grown(found, state) if new_classes else (found, "")
+    found, classes = extend_classifier(found, state) if new_classes else (found, "")
     found = {name: value for name, value in found.items() if not name.endswith(FEDERATED)}
     for name, value in found.items():
         if state[name].shape != value.shape:
