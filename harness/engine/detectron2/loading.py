@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,12 @@ def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
     weights = read_weights(path)
     if not any(name.startswith(HEADS) for name in weights.tensors):
         raise refusal(path, layout_of(weights.tensors), "detectron2")
-    # How frequent classes are is for the dataset to say, not for the file.
-    taken = {name: value for name, value in weights.tensors.items() if not name.endswith(FEDERATED)}
-    return str(load_by_name(module, replace(weights, tensors=taken), may_lack=_is_derived, new_classes=new_classes))
+    return str(load_by_name(module, weights, _place_of, may_lack=_is_derived, new_classes=new_classes))
+
+
+def _place_of(name: str) -> str | None:
+    """How frequent classes are is for the dataset to say, not for the file."""
+    return None if name.endswith(FEDERATED) else name
 
 
 def load_trunk(module: nn.Module, path: Path) -> str:
