@@ -48,7 +48,7 @@ class ScoreOptions:
     """
 
     estimator: Estimator = Estimator.gradient
-    scope: Scope = Scope.ALL
+    scope: Scope = Scope.all
     hosts: int = 2
     references: int = 8
     reference_policy: ReferencePolicy = ReferencePolicy.drawn_class

@@ -29,9 +29,15 @@ MODEL_KEYS = ("model_ema", "model", "state_dict")
 class Weights:
     """Tensors by their names in the file; `part` is the entry that they were taken from, "" for the file itself."""
 
+    path: Path
     tensors: dict[str, Tensor]
     part: str
     parts: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """The file's name, and the entry in brackets."""
+        return f"{self.path.name}{f' ({self.part})' if self.part else ''}"
 
 
 def read_weights(path: Path) -> Weights:
@@ -52,7 +58,7 @@ def read_weights(path: Path) -> Weights:
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
     if not tensors:
         raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
-    return Weights(tensors, parts[0] if parts else "", parts)
+    return Weights(path, tensors, parts[0] if parts else "", parts)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
