@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from harness.engine.detectron2.backbones import PIXEL_MEAN, PIXEL_STD
+from backbones import PIXEL_MEAN, PIXEL_STD
 from harness.errors import UserError
 from harness.weights.file import read_weights
 from harness.weights.loading import OUTPUT_NORMS, LoadReport, layout_of, load_by_name, refusal, some_names
@@ -92,8 +92,8 @@ def _warn_of_caffe(module: Any, path: Path) -> None:
             "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
             "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
             path,
-            PIXEL_MEAN,
-            PIXEL_STD,
+            list(PIXEL_MEAN),
+            list(PIXEL_STD),
         )
 
 
