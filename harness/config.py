@@ -21,6 +21,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Determinism(Enum):
+    """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
+    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+
+    native = "native"
+    strict = "strict"
+
+
 class RoiAlign(Enum):
     """exact: torchvision's operation. grid: one bilinear sample a bin; faster on the CPU, not equal."""
 
@@ -136,6 +144,8 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
+    cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
@@ -183,6 +193,7 @@ class RunConfig:
 
     name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
     seed: int = 0
+    determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
     weights: str | None = None  # a checkpoint to start from

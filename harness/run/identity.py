@@ -70,8 +70,9 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         differing.get("engine", {})["overrides"] = [_without_paths(text) for text in config.engine.overrides]
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
-    if config.launcher.gpus > 0:
-        differing.pop("threads", None)  # sums on a GPU do not depend on the CPU's threads
+    # Sums on a GPU do not depend on the CPU's threads, nor those on the CPU on what only a GPU has.
+    for name in ["threads"] if config.launcher.gpus > 0 else ["determinism"]:
+        differing.pop(name, None)
     return {**differing, "method_name": method, "backbone_name": backbone, "contents": fingerprints(config)}
 
 

@@ -35,6 +35,7 @@ from harness.run.signals import StopFlag
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
+from harness.training.torch_settings import prepare_torch
 from harness.weights.classes import grown
 from methods.contract import Start
 
@@ -68,8 +69,7 @@ def execute(overrides: Sequence[str]) -> Outcome:
 
 def execute_composed(composed: Composed) -> Outcome:
     config = composed.config
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    prepare_torch(config)
     ranks = join(config.schedule.ranks, config.launcher.gpus > 0)
     try:
         run_id = identify(config)
