@@ -182,6 +182,7 @@ class LauncherConfig:
     constraint: str | None = None
     exclude: str | None = None
     comment: str | None = None
+    rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
     signal_seconds: int = 120  # how long before the time limit the run is told to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags

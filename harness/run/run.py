@@ -24,7 +24,8 @@ from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.decisions import decision_statistics, write_decisions
+from harness.record.decision_log import drop_logs, write_decisions
+from harness.record.decisions import decision_statistics
 from harness.record.files import write_atomically
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run.claim import Claim, ClaimLost, take
@@ -70,7 +71,7 @@ def execute(overrides: Sequence[str]) -> Outcome:
 def execute_composed(composed: Composed) -> Outcome:
     config = composed.config
     prepare_torch(config)
-    ranks = join(config.schedule.ranks, config.launcher.gpus > 0)
+    ranks = join(config.schedule.ranks, config.launcher.gpus > 0, config.launcher.rank_patience_minutes)
     try:
         run_id = identify(config)
         runs = Path(config.runs_dir)
@@ -127,6 +128,7 @@ class _Run:
             self._write(record)
             if record.status is Status.complete:
                 checkpoint.drop_intermediate(self.folder / "checkpoint")
+                drop_logs(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
@@ -238,12 +240,13 @@ class _Run:
         with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
             if not trainer.run(batches, progress):
                 return None
-        decisions = self.ranks.gather(trainer.decisions)
+        trainer.decisions.save()
         content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
+        self.ranks.barrier()
         if self.ranks.is_main:
             check()
-            write_decisions(self.folder, [row for part in decisions for row in part], self.dataset.clean_rows(pool))
+            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(pool))
             checkpoint.save_final(self.folder / "checkpoint", content)
         self.ranks.barrier()
         return content
