@@ -160,9 +160,10 @@ class ScheduleConfig:
 
 @dataclass
 class EvaluationConfig:
-    batch: int = 1
+    batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 
 @dataclass

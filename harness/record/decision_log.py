@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class DecisionLog:
-    """One rank's decisions. `append` takes a dictionary an image, in the columns of decisions.parquet but clean_share."""
+    """One rank's decisions. `append` takes a dictionary an image: the columns of decisions.parquet but clean_share."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = _path(folder, rank)

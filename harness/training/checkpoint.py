@@ -59,6 +59,11 @@ def save_final(folder: Path, content: dict[str, Any]) -> None:
     _write(folder / "final.pt", content)
 
 
+def has_final(folder: Path) -> bool:
+    """Whether training has ended."""
+    return (folder / "final.pt").is_file()
+
+
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """What `save_final` wrote; None where training has not ended."""
     path = folder / "final.pt"

@@ -46,13 +46,17 @@ class Ranks:
             value.div_(self.world)
         return value
 
+    def most(self, value: float) -> float:
+        """The largest of the ranks' values."""
+        if self.world == 1:
+            return value
+        largest = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.control)
+        return float(largest)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag holds on any rank."""
-        if self.world == 1:
-            return flag
-        value = torch.tensor(float(flag))
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(value)
+        return bool(self.most(float(flag)))
 
     def first_on_each_node(self, work: Callable[[], object]) -> None:
         """Does the work on one rank of each node, then on the others, which find it done: reading into a cache.
@@ -123,14 +127,14 @@ class Agreement:
         return tuple(bool(flag) for flag in value)
 
 
-def join(expected: int, use_gpu: bool, patience_minutes: float = 30.0) -> Ranks:
+def join(expected: int | None, use_gpu: bool, patience_minutes: float = 30.0) -> Ranks:
     """Joins the process group that torchrun (RANK, WORLD_SIZE, ...) or SLURM tasks (SLURM_PROCID, ...) describe.
 
     A rank that waits for another longer than `patience_minutes` ends with an error.
-    Raises UserError when the number of processes is not the one that the configuration asks for.
+    Raises UserError when the number of processes is not the one that training asks for; None takes any.
     """
     environment = _torchrun() or _slurm() or Ranks()
-    if environment.world != expected:
+    if expected is not None and environment.world != expected:
         raise UserError(
             f"schedule.global_batch / schedule.batch_per_rank asks for {expected} ranks, but {environment.world} run: "
             f"start them with `torchrun --nproc-per-node {expected} -m harness.run ...` or launcher.gpus/launcher.nodes"

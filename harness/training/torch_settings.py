@@ -22,7 +22,7 @@ def prepare_torch(config: RunConfig) -> None:
     # On a GPU the flag alone is no way to a run that is equal to the bit: see `harness.detector.roi_align`.
     torch.use_deterministic_algorithms(strict or not on_gpu, warn_only=True)
     # The flag also fills fresh memory with NaN, which changes no figure and costs a twelfth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = strict
     torch.backends.cudnn.benchmark = config.schedule.cudnn_benchmark and not strict
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.schedule.tf32

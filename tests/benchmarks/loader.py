@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import cv2
+
 from harness.compose import compose
 from harness.data.dataset import Dataset
 from harness.data.training import TrainingData, training_loader
