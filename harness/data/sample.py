@@ -112,9 +112,8 @@ class Sample:
     """One training position.
 
     augmented is None where nothing was drawn or nothing of it survived; reference is None where none was asked for, or
-    the crop left it without instances and the method keeps no such image. drawn_rows (k,) and drawn_categories (k,)
-    int64 are what the method drew.
-    skipped counts pool images that could not be read, by fault.
+    the crop left it without instances and the method keeps no such image. drawn_rows (k,) int64 are the pool rows that
+    the method drew. skipped counts pool images that could not be read, by fault.
     """
 
     position: int
@@ -123,7 +122,6 @@ class Sample:
     augmented: View | None = None
     reference: View | None = None
     drawn_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    drawn_categories: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     skipped: dict[str, int] = field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from harness.run.signals import Interrupted
 from harness.training.distributed import Agreement, Ranks
 
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
-ENCODED_BEHIND = 2  # groups whose masks are encoded while the next are predicted
-GROUPS_BETWEEN_WORDS = 8  # ranks ask one another whether to stop; in between they do not wait for the slowest
+ENCODED_BEHIND = 2  # chunks whose masks are encoded while the next are predicted
+CHUNKS_BETWEEN_WORDS = 8  # ranks ask one another whether to stop; in between they do not wait for the slowest
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Evaluating:
         done, saved, stop = shards.done, time.monotonic(), False
         self.progress(done)
         words = self._words(len(indices) - done)
-        for part, count in _predicted(engine, _groups(images(indices[done:]), self.config.batch), self.annotations):
+        for part, count in _predicted(engine, _chunks(images(indices[done:]), self.config.batch), self.annotations):
             fresh.append(part)
             done += count
             self.progress(count)
@@ -87,11 +88,11 @@ class Evaluating:
         return Detections.concatenate([*found, *fresh])
 
     def _words(self, images: int) -> Iterator[bool]:
-        """Whether to stop, after each group; as many words on every rank, however many images it has left."""
+        """Whether to stop, after each chunk; as many words on every rank, however many images it has left."""
         agreement = Agreement(self.ranks)
-        between = 1 if self.ranks.world == 1 else GROUPS_BETWEEN_WORDS
-        for group in range(int(self.ranks.most(-(-images // self.config.batch)))):
-            stop = group % between == 0 and agreement.exchange(self.stop_asked())[0]
+        between = 1 if self.ranks.world == 1 else CHUNKS_BETWEEN_WORDS
+        for chunk in range(int(self.ranks.most(-(-images // self.config.batch)))):
+            stop = chunk % between == 0 and agreement.exchange(self.stop_asked())[0]
             if stop:
                 agreement.finish()
             yield stop
@@ -110,24 +111,19 @@ def in_percent(metrics: Mapping[IouType, Mapping[str, float | None]]) -> dict[st
     }
 
 
-def _groups(images: Iterable[EvaluationImage], size: int) -> Iterator[list[EvaluationImage]]:
-    group = []
-    for image in images:
-        group.append(image)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _chunks(images: Iterable[EvaluationImage], size: int) -> Iterator[list[EvaluationImage]]:
+    rest = iter(images)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 def _predicted(
-    engine: Engine, groups: Iterable[list[EvaluationImage]], annotations: Annotations
+    engine: Engine, chunks: Iterable[list[EvaluationImage]], annotations: Annotations
 ) -> Iterator[tuple[Detections, int]]:
-    """The detections of each group, and how many images it has; masks are encoded while the next group is predicted."""
+    """The detections of each chunk, and how many images it has; masks are encoded while the next chunk is predicted."""
     with ThreadPoolExecutor(1) as encoder:
         waiting: deque[Future[tuple[Detections, int]]] = deque()
-        for images in groups:
+        for images in chunks:
             predictions = engine.predict([pixels for _, pixels, _ in images], [size for _, _, size in images])
             waiting.append(encoder.submit(_columns, [index for index, _, _ in images], predictions, annotations))
             if len(waiting) > ENCODED_BEHIND:

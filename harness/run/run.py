@@ -39,7 +39,7 @@ from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
 from harness.training.torch_settings import prepare_torch
-from harness.weights.classes import grown
+from harness.weights.classes import extend_classifier
 from methods.contract import Start
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class _Run:
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
         """Loads a parent's weights. Raises UserError when it is another detector's."""
-        state, sentence = grown(parent, engine.module.state_dict())
+        state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
             raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
         try:
