@@ -35,6 +35,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Determinism(Enum):
+    """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
+    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+
+    native = "native"
+    strict = "strict"
+
+
 class RoiAlign(Enum):
     """exact: torchvision's operation. grid: one bilinear sample a bin; faster on the CPU, not equal."""
 
@@ -150,6 +158,8 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
+    cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
@@ -164,9 +174,10 @@ class ScheduleConfig:
 
 @dataclass
 class EvaluationConfig:
-    batch: int = 1
+    batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 
 @dataclass
@@ -186,6 +197,7 @@ class LauncherConfig:
     constraint: str | None = None
     exclude: str | None = None
     comment: str | None = None
+    rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
     signal_seconds: int = 120  # how long before the time limit the run is told to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
@@ -197,6 +209,7 @@ class RunConfig:
 
     name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
     seed: int = 0
+    determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
     weights: str | None = None  # a checkpoint to start from

@@ -304,7 +304,8 @@ class Selection:
     keep (n,) bool. contribution: scalar or (n,) float, threshold: scalar, both as they go into the decision log;
     None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
     gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
-    has it already; one rank then saves the backward pass.
+    has it already. It saves the backward pass where every rank has one; a loss that ranks share a normaliser of is then
+    over each rank's own.
     """
 
     keep: Tensor
@@ -358,6 +359,10 @@ class Method:
     def keeps_emptied_references(self) -> bool:
         """Whether a reference image that lost all instances to the crop stays in the reference batch."""
         return False
+
+    def decides(self) -> bool:
+        """Whether there are decisions to log."""
+        return type(self).select is not Method.select
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         """Offline, once: filter, subset or replace the pool."""

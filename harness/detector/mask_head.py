@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from harness.config import DetectorConfig
 from harness.data.sample import Masks
 from harness.detector.boxes import full_precision
 from harness.detector.cascade import Matches, Rois
 from harness.detector.ground_truth import Truth
-from harness.detector.roi_align import pool
+from harness.detector.roi_align import align, pool
 from methods.contract import Loss, LossKind
 
 
@@ -94,7 +93,7 @@ def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: i
     windows, corner = _windows(masks)
     shifted = boxes.float() - corner.repeat(1, 2)[instance]
     rois = torch.cat([instance[:, None].float(), shifted], 1)
-    return roi_align(windows[:, None], rois, resolution, 1.0, 0, aligned=True)[:, 0] >= 0.5
+    return align(windows[:, None], rois, resolution, 1.0)[:, 0] >= 0.5
 
 
 def _windows(masks: Masks) -> tuple[Tensor, Tensor]:

@@ -114,10 +114,10 @@ def _prediction(found: Detections, input_size: tuple[int, int], size: tuple[int,
     scale = found.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
     boxes = box.clip(found.boxes * scale, found.boxes.new_tensor([height, width]))
     keep = box.nonempty(boxes)
-    boxes = boxes[keep]
+    boxes, masks = boxes[keep].cpu(), found.masks[keep].cpu()
     return Prediction(
         boxes=boxes.float(),
-        scores=found.scores[keep].float(),
-        labels=found.labels[keep],
-        rles=encode_masks(found.masks[keep], boxes, height, width),
+        scores=found.scores[keep].float().cpu(),
+        labels=found.labels[keep].cpu(),
+        encode=lambda: encode_masks(masks, boxes, height, width),
     )

@@ -243,10 +243,14 @@ def _prediction(found: Instances) -> Prediction:
         masks = found.pred_masks.permute(1, 2, 0).numpy().astype(np.uint8)
     else:
         masks = np.zeros((height, width, len(found)), np.uint8)
-    encoded = coco.encode(np.asfortranarray(masks)) if len(found) else []
+
+    def encode() -> list[dict[str, object]]:
+        encoded = coco.encode(np.asfortranarray(masks)) if len(found) else []
+        return [{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
     return Prediction(
         boxes=found.pred_boxes.tensor.float(),
         scores=found.scores.float(),
         labels=found.pred_classes,
-        rles=[{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in encoded],
+        encode=encode,
     )
