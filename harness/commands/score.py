@@ -67,7 +67,7 @@ class _OneInstance(Method):
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
-    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
         if self.policy is not ReferencePolicy.drawn_class:
             return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
@@ -89,8 +89,8 @@ def score_pool(
         for category in np.unique(categories):
             places = np.flatnonzero(categories == category)
             data.method.row = int(rows[places[0]])
-            references = [data[position].reference for position in range(options.references)]
-            scorer = _CategoryScorer(engine, [view for view in references if view is not None], options)
+            references = Batch([data[position] for position in range(options.references)]).reference
+            scorer = _CategoryScorer(engine, references, options)
             for place in places:
                 data.method.row = int(rows[place])
                 hosts = [data[position] for position in range(options.hosts)]

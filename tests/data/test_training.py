@@ -168,12 +168,13 @@ def test_what_a_sample_promises(small, method: Method) -> None:
 def test_reference_images_hold_what_was_asked_for(small) -> None:
     data = data_of(small, Pasting())
     samples = [data[position] for position in range(30)]
-    assert sum(sample.reference is not None for sample in samples) > 20
+    assert sum(len(sample.references) for sample in samples) > 20
     for sample in samples:
-        if sample.reference is not None:
-            assert len(sample.reference.targets)
-            assert not sample.reference.targets.pasted.any()
-    assert all(data_of(small, Plain())[p].reference is None for p in range(5))
+        for view in sample.references:
+            assert view is not None
+            assert len(view.targets)
+            assert not view.targets.pasted.any()
+    assert all(data_of(small, Plain())[p].references == () for p in range(5))
 
 
 @dataclass
@@ -187,7 +188,7 @@ class KeepsEmptied(Pasting):
 def test_emptied_reference_images_stay_for_a_method_that_keeps_them(small) -> None:
     near = {"scale_min": 5.0, "scale_max": 6.0}  # crops that miss instances
     usual, keeping = data_of(small, Pasting(), **near), data_of(small, KeepsEmptied(), **near)
-    pairs = [(usual[position].reference, keeping[position].reference) for position in range(100)]
+    pairs = [(usual[position].references[0], keeping[position].references[0]) for position in range(100)]
     emptied = [kept for left_out, kept in pairs if left_out is None]
     assert emptied
     assert all(kept is not None and len(kept.targets) == 0 for kept in emptied)
