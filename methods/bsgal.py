@@ -138,7 +138,9 @@ CACHE_DTYPES = {
     CachePrecision.fp64: torch.float64,
 }
 PUBLISHED_TAU = -0.05
-FIRST_REFERENCES = 4  # reference images that an image's first ones make up; more take a second one of each, as published
+FIRST_REFERENCES = (
+    4  # reference images that an image's first ones make up; more take a second one of each, as published
+)
 
 
 @register("bsgal")

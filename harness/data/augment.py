@@ -60,7 +60,8 @@ def draw_jitter(
 
     Always takes the same number of draws from `rng`.
     """
-    factor = rng.uniform(*scale_range) * min(target[0] / source[0], target[1] / source[1])
+    drawn = rng.uniform(*scale_range)
+    factor = min(drawn * target[0] / source[0], drawn * target[1] / source[1])
     scaled = max(1, int(source[0] * factor)), max(1, int(source[1] * factor))
     place_x, place_y, mirror = rng.random(3)
     offset = int(max(0, scaled[1] - target[1]) * place_x), int(max(0, scaled[0] - target[0]) * place_y)

@@ -16,7 +16,6 @@ from harness.data.lvis.annotations import Annotations, rasterise
 from harness.data.sample import Masks, Outlines, Targets
 from harness.errors import UserError
 
-
 Box = tuple[float, float, float, float]
 SMALLEST_BOX = 1e-5  # pixels; an annotation whose box shows no more of itself is no instance, as in detectron2
 
@@ -82,7 +81,9 @@ def outlined_targets(annotations: Annotations, image: int, jitter: Jitter) -> Ta
     for index in _trained_on(annotations, image):
         box = jitter.box(annotations.boxes[index])
         if _has_area(box):
-            found.append((box, int(annotations.annotation_categories[index]), _moved_outline(annotations, index, jitter)))
+            found.append(
+                (box, int(annotations.annotation_categories[index]), _moved_outline(annotations, index, jitter))
+            )
     count = len(found)
     return Targets(
         boxes=torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(count, 4),

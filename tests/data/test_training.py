@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.commands.data_show import show_method
-from harness.config import RunConfig
+from harness.config import MaskTargets, RunConfig
 from harness.data.dataset import Dataset
 from harness.data.facts import TrainingFacts
 from harness.data.pool.pool import InstancePool
-from harness.data.sample import Batch, Sample, Targets, View
+from harness.data.sample import Batch, Outlines, Sample, Targets, View
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.data.transport import pack, unpack
@@ -126,6 +126,29 @@ def test_ranks_make_the_batch_of_one_process(small) -> None:
     ranks = [batches(small, method, config, rank=rank, world=2) for rank in range(2)]
     for step, batch in enumerate(alone):
         assert equal(batch, Batch(ranks[0][step].samples + ranks[1][step].samples))
+
+
+def test_batches_of_one_shape(small) -> None:
+    known = small.annotations
+    config = small.config(Pasting(), aspect_grouping=True, iterations=8)
+    alone = batches(small, Pasting(), config)
+    for batch in alone:
+        shapes = {bool(known.widths[s.image_index] > known.heights[s.image_index]) for s in batch.samples}
+        assert len(shapes) == 1
+    workers = batches(small, Pasting(), small.config(Pasting(), aspect_grouping=True, iterations=8, workers=2))
+    assert all(equal(a, b) for a, b in zip(alone, workers, strict=True))
+    assert equal(batches(small, Pasting(), config, start_iteration=5)[0], alone[5])
+
+
+def test_views_with_polygons_travel_and_train(small) -> None:
+    config = small.config(Plain(), mask_targets=MaskTargets.polygon, workers=1)
+    (first, *_) = batches(small, Plain(), config)
+    usual = batches(small, Plain(), small.config(Plain()))[0]
+    for sample, other in zip(first.samples, usual.samples, strict=True):
+        outlines = sample.original.targets.masks
+        assert isinstance(outlines, Outlines)
+        assert torch.equal(sample.original.image, other.original.image)
+        assert outlines.full().sum() == other.original.targets.masks.full().sum()
 
 
 def test_pasting_never_changes_the_original_view(small) -> None:

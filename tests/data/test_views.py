@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from harness.data.augment import Jitter, draw_jitter, evaluation_size, resize
+from harness.data.augment import draw_jitter, evaluation_size, resize
 from harness.data.sample import Masks
 from harness.data.targets import visible_instances
 
@@ -22,7 +22,8 @@ def test_a_jitter_fits_its_target(height: int, width: int, scale: float, seed: i
     assert jitter.size[1] <= 96
     assert 0 <= jitter.offset[0] <= jitter.scaled[1] - jitter.size[1]
     assert 0 <= jitter.offset[1] <= jitter.scaled[0] - jitter.size[0]
-    factor = scale * min(64 / height, 96 / width)
+    factor = min(scale * 64 / height, scale * 96 / width)
+    assert jitter.factor == factor
     assert jitter.scaled == (max(1, int(height * factor)), max(1, int(width * factor)))
     view = jitter.image(np.zeros((height, width, 3), np.uint8))
     assert view.shape == (*jitter.size, 3)

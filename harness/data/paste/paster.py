@@ -110,9 +110,7 @@ class Paster:
         """A training image's view by itself, and the instances of it that are pasted; None when there is none."""
         known, side = self.images.annotations, self.config.size
         size = int(known.heights[home]), int(known.widths[home])
-        jitter = draw_jitter(
-            size, (side, side), (self.config.scale_min, self.config.scale_max), self.config.flip, rng
-        )
+        jitter = draw_jitter(size, (side, side), (self.config.scale_min, self.config.scale_max), self.config.flip, rng)
         seen = []
         for place in places:
             row = int(draw.rows[place])
