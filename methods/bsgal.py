@@ -118,14 +118,6 @@ class EmptyReference(Enum):
     sampled = "sampled"
 
 
-class GradientScope(Enum):
-    """heads and last skip the backbone's backward pass."""
-
-    all = "all"
-    heads = "heads"
-    last = "last"
-
-
 KINDS = {
     ReferenceLoss.classification: (LossKind.CLASSIFICATION,),
     ReferenceLoss.box: (LossKind.BOX,),
@@ -169,7 +161,7 @@ class BSGAL(PoolPasting):
     momentum: float = 0.1
     cache_precision: CachePrecision = CachePrecision.fp32
     normalise: bool = True
-    scope: GradientScope = GradientScope.all
+    scope: Scope = Scope.all
     reference_loss: ReferenceLoss = ReferenceLoss.classification
     reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
     reference_proposals: ReferenceProposals = ReferenceProposals.as_published
@@ -282,7 +274,7 @@ class BSGAL(PoolPasting):
     def _between_views(self, step: Step, cache: GradientCache) -> Selection:
         buffer = self._buffers(step)[1]
         # The accepted view's gradient is the training gradient, where it is of the pass that is trained on.
-        reusable = self.scope is GradientScope.all and self.shared_pass and not self.sync
+        reusable = self.scope is Scope.all and self.shared_pass and not self.sync
         if self._of_original is None:
             self._of_original = torch.zeros_like(buffer) if reusable else buffer
         held = self._of_original
@@ -307,7 +299,7 @@ class BSGAL(PoolPasting):
         present = step.num_references > 0
         if present:
             loss = self._reference_total(self._reference_losses(step, grad=True))
-            step.gradient(loss, self._scope, out=buffer, keep_graph=False)
+            step.gradient(loss, self.scope, out=buffer, keep_graph=False)
         if self.sync:
             # Every rank takes part in every average; those without reference images weigh nothing.
             share = step.average(torch.full((), float(present), device=buffer.device))
@@ -328,7 +320,7 @@ class BSGAL(PoolPasting):
         The gradient is left in `out`, or in the step's buffer.
         """
         buffer = self._buffers(step)[1] if out is None else out
-        step.gradient(loss, self._scope, out=buffer)
+        step.gradient(loss, self.scope, out=buffer)
         if self.sync:
             buffer.copy_(step.average(buffer))
         norm = torch.linalg.vector_norm(buffer)
@@ -392,10 +384,6 @@ class BSGAL(PoolPasting):
     # ------------------------------------------------------------------------------------------------------------ state
 
     @property
-    def _scope(self) -> Scope:
-        return Scope[self.scope.name.upper()]
-
-    @property
     def _tau(self) -> float:
         if self.tau is not None:
             return self.tau
@@ -404,7 +392,7 @@ class BSGAL(PoolPasting):
     def _buffers(self, step: Step) -> tuple[GradientCache, Tensor]:
         """The cache and the flat buffer that a step's gradients are written to one by one, made at the first step."""
         if self._gradients is None:
-            self._gradients = self._new_cache(step.num_parameters(self._scope))
+            self._gradients = self._new_cache(step.num_parameters(self.scope))
         if self._buffer is None:
             self._buffer = torch.zeros_like(self._gradients.mean, dtype=step.dtype)
         return self._gradients, self._buffer

@@ -39,11 +39,14 @@ class LossKind(Enum):
 
 
 class Scope(Enum):
-    """Which parameters a gradient is taken over."""
+    """Which parameters a gradient is taken over; heads and last skip the backbone's backward pass.
 
-    ALL = "all"
-    HEADS = "heads"
-    LAST = "last"
+    In lower case, since methods have it as an option and Hydra takes members by name: `method.scope=heads`.
+    """
+
+    all = "all"
+    heads = "heads"
+    last = "last"
 
 
 class Need(Enum):
@@ -270,14 +273,14 @@ class Step(Protocol):
         """
 
     def gradient(
-        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+        self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
         """Flat gradient (P,) of a scalar over a scope, in the detector's precision; written to `out` where given.
 
         keep_graph=False frees the graph: for losses that are not trained on, the reference batch's.
         """
 
-    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+    def num_parameters(self, scope: Scope = Scope.all) -> int:
         """Length P of that gradient."""
 
     def losses_after_step(

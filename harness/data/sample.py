@@ -174,9 +174,8 @@ class Sample:
     """One training position.
 
     augmented is None where nothing was drawn or nothing of it survived. references are those that the method asked for,
-    None in place of one that its crop left without instances where the method keeps no such image. drawn_rows (k,) and
-    drawn_categories (k,) int64 are what the method drew.
-    skipped counts pool images that could not be read, by fault.
+    None in place of one that its crop left without instances where the method keeps no such image. drawn_rows (k,)
+    int64 are the pool rows that the method drew. skipped counts pool images that could not be read, by fault.
     """
 
     position: int
@@ -185,7 +184,6 @@ class Sample:
     augmented: View | None = None
     references: tuple[View | None, ...] = ()
     drawn_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    drawn_categories: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     skipped: dict[str, int] = field(default_factory=dict)
 
 

@@ -72,7 +72,6 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
             augmented,
             self._references(draw, position),
             torch.from_numpy(draw.rows),
-            torch.from_numpy(draw.categories),
             dict(skipped),
         )
 

@@ -36,7 +36,7 @@ FIRST_CANDIDATES = 6000  # torchvision suppresses so many class by class, withou
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one image, best first, in pixels of the image as it was fed.
+    """Detections of one image, best first, in pixels of the detector's input.
 
     boxes (k, 4); scores (k,); labels (k,) int64; masks (k, s, s) probabilities over each box.
     """

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from backbones import level_of
 from harness.config import RoiAlign
 from harness.detector.boxes import area
 
-CANONICAL_STRIDE_LOG2 = 4  # boxes of the canonical size are pooled from stride 16 (FPN, 1612.03144, equation 1)
+CANONICAL_LEVEL = level_of(16)  # where boxes of the canonical size are pooled (FPN, 1612.03144, equation 1)
 
 
 def pool(
@@ -28,8 +29,8 @@ def pool(
 
     Empty boxes cost next to nothing with the exact kind and give zeros.
     """
-    finest = strides[0].bit_length() - 1
-    level = torch.floor(CANONICAL_STRIDE_LOG2 + torch.log2(area(boxes).sqrt() / canonical_size + 1e-8))
+    finest = level_of(strides[0])
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(area(boxes).sqrt() / canonical_size + 1e-8))
     level = level.clamp(finest, finest + len(strides) - 1).long() - finest
     if kind is RoiAlign.grid:
         return _bilinear(features, strides, boxes, image, level, resolution)

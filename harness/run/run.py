@@ -35,7 +35,7 @@ from harness.run.signals import StopFlag
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
-from harness.weights.classes import grown
+from harness.weights.classes import extend_classifier
 from methods.contract import Start
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class _Run:
                 raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
-            log.info("%s", engine.load(Path(self.config.weights)))
+            log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(
@@ -201,7 +201,7 @@ class _Run:
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
         """Loads a parent's weights. Raises UserError when it is another detector's."""
-        state, sentence = grown(parent, engine.module.state_dict())
+        state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
             raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
         try:

@@ -60,7 +60,7 @@ class Trainer:
     def __post_init__(self) -> None:
         schedule = self.config.schedule
         self.schedule: ScheduleConfig = schedule
-        parameters = self.engine.parameters(Scope.ALL)
+        parameters = self.engine.parameters(Scope.all)
         self.device = parameters[0].device
         self.flat = FlatGradient(parameters)
         self.flat.attach()

@@ -110,7 +110,7 @@ class TrainingStep:
         return table
 
     def gradient(
-        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+        self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
         if out is None:
             out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
@@ -123,7 +123,7 @@ class TrainingStep:
         self.overflowed |= ~finite
         return out.mul_(finite / self._scale(torch.ones_like(loss))).nan_to_num_(0.0, 0.0, 0.0)
 
-    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+    def num_parameters(self, scope: Scope = Scope.all) -> int:
         return sum(parameter.numel() for parameter in self.engine.parameters(scope))
 
     def losses_after_step(
@@ -136,7 +136,7 @@ class TrainingStep:
         images: int | None = None,
         draws: int = 0,
     ) -> LossTable:
-        parameters = self.engine.parameters(Scope.ALL)
+        parameters = self.engine.parameters(Scope.all)
         gradient = self.gradient(self.losses(view).total() if loss is None else loss)
         held = [parameter.detach().clone() for parameter in parameters]
         moved = FlatGradient(parameters, gradient).views

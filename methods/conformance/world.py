@@ -103,7 +103,7 @@ def train(method: Method, step: TrainingStep) -> Selection:
     """One step as the training loop takes it, with plain SGD."""
     selection = method.select(step)
     losses = step.batch_losses(step.trained_table(selection))
-    parameters = step.engine.parameters(Scope.ALL)
+    parameters = step.engine.parameters(Scope.all)
     if selection.gradient is not None and step.ranks.world == 1:
         gradient = selection.gradient.clone()
     else:

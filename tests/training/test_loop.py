@@ -98,7 +98,7 @@ def test_a_scaled_gradient_is_the_gradient(tmp_path: Path) -> None:
         found.append(step.gradient(step.losses(ViewKind.ORIGINAL).total(), keep_graph=False))
         assert not step.overflowed
     assert torch.equal(*found)
-    own = FlatGradient(run.engine.parameters(Scope.ALL))
+    own = FlatGradient(run.engine.parameters(Scope.all))
     assert len(found[0]) == own.length
 
 

@@ -10,10 +10,11 @@ from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
+from backbones import level_of
 from harness.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
-NAMES = tuple(f"res{stride.bit_length() - 1}" for stride in STRIDES)  # res2 to res5
+NAMES = tuple(f"res{level_of(stride)}" for stride in STRIDES)  # res2 to res5
 # What classifiers' weights take, in RGB (ImageNet's mean and deviation in 0..255).
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
