@@ -94,8 +94,8 @@ class NativeEngine:
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return str(load_published(self.module, weights, new_classes=self.train))
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return str(load_published(self.module, weights, new_classes=self.train, averaged=averaged))
 
     def _features(self, images: Sequence[Tensor], mixed: bool) -> list[Tensor]:
         batch = self.module.batch(images)

@@ -197,7 +197,7 @@ class _Run:
                 raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
-            log.info("%s", engine.load(Path(self.config.weights)))
+            log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(

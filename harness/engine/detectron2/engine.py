@@ -123,8 +123,8 @@ class Detectron2Engine:
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return load_detector(self.module, weights, new_classes=self.train)
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return load_detector(self.module, weights, new_classes=self.train, averaged=averaged)
 
     def _channels(self, image: Tensor) -> Tensor:
         image = image.to(self.device, non_blocking=True)
@@ -226,6 +226,7 @@ class SharedMasks(BitMasks):
 def instances_of(view: View) -> Instances:
     """Ground truth in detectron2's form. It carries `gt_pasted` on to the regions that are matched to an instance."""
     targets: Targets = view.targets
+    assert isinstance(targets.masks, Masks)  # polygons are the native engine's
     return Instances(
         view.size,
         gt_boxes=Boxes(targets.boxes),

@@ -25,12 +25,12 @@ RES5 = "roi_heads.res5."  # where detectors without a pyramid keep a ResNet's la
 HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
-def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
-    """Loads a detector's .pth or .pkl, EMA preferred; returns what matched, was missing and was left over.
+def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
+    """Loads a detector's .pth or .pkl, of both its EMA where `averaged`; returns what matched, was missing and was left over.
 
     With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):
         raise refusal(path, layout_of(weights.tensors), "detectron2")
     return str(load_by_name(module, weights, _place_of, may_lack=_is_derived, new_classes=new_classes))

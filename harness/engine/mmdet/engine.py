@@ -141,8 +141,8 @@ class MmdetEngine:
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return load_weights(self.module, weights)
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return load_weights(self.module, weights, averaged=averaged)
 
     def _features(self, packed: Packed, training: bool) -> tuple[list[Tensor], list[Any]]:
         data = self.module.data_preprocessor(packed, training)
