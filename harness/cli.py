@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+_USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 # ---------------------------------------------------------------------- runs and sweeps
@@ -68,7 +70,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How runs stand: progress, loss, what pends or failed and why. Exit code 1 when one failed."""
+    """How runs stand: progress, loss, what pends or failed and why.
+
+    Exit codes: 1 a run failed, 69 the scheduler gives no answer, 75 a run stopped, 3 one is not under way.
+    """
     from harness.launch.status import status as show_status
 
     raise typer.Exit(show_status(runs, which or [], watch, as_json))
@@ -363,6 +368,10 @@ def main() -> None:
         app()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _USERS_TO_MEND or error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; mend that, or use another folder (--runs, runs_dir=)")
 
 
 if __name__ == "__main__":

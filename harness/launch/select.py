@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError, nearest
+from harness.launch.queue import Look
 from harness.launch.state import RunState, State, collect
 from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
 from harness.record.record import read_record
 
 
-def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
-    """The runs that all filters fit, of the named sweeps or all of them; each run once.
+def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> list[RunState]:
+    """The runs that all filters fit, of the named sweeps or all of them; each run once. look: as in `collect`.
 
     Raises UserError for words that name nothing.
     """
@@ -34,7 +35,7 @@ def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
                     f"neither a sweep nor a run in {runs_dir} is called '{word}'; {nearest(word, [*names, *ids])}"
                 )
         manifests = [_only(manifest, tuple(wanted)) for manifest in manifests]
-    rows = list({row.run.run_id: row for row in reversed(collect(runs_dir, manifests))}.values())[::-1]
+    rows = list({row.run.run_id: row for row in reversed(collect(runs_dir, manifests, look))}.values())[::-1]
     _check(filters, rows)
     return [row for row in rows if all(value_of(row, key) in value.split(",") for key, value in filters.items())]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,15 +12,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.errors import UserError
-from harness.launch import slurm, sweepfile
+from harness.launch import queue, slurm, sweepfile
 from harness.launch import tables as show
 from harness.launch.dryrun import show_plan
+from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
 from harness.launch.expand import expand
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
+from harness.launch.queue import Look
 from harness.launch.state import ACTIVE, RunState, State, collect
-from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names, write_manifest
-from harness.run import claim, scheduler
+from harness.record.files import share_with_group
+from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
+from harness.run import claim
 
 
 def launch_sweep(name: str, overrides: Sequence[str], dry_run: bool = False) -> int:
@@ -52,6 +56,7 @@ def submit_runs(
 
     `update` turns the manifest on disk into the one to go on with. One submitter works on a sweep at a time.
     """
+    share_with_group(runs_dir)
     folder = runs_dir / "sweeps" / sweep
     held = claim.take(folder)
     if held is None:
@@ -71,14 +76,18 @@ def submit_runs(
         raise UserError(f"one launcher for all runs: local or slurm, not {', '.join(sorted(launchers))}")
 
 
-def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun]) -> dict[str, RunState]:
-    """How these runs stand, submissions by other sweeps that share them included."""
+def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Look | None = None) -> dict[str, RunState]:
+    """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
-    found: dict[str, RunState] = {}
+    listed: list[Manifest] = []
     for name in sorted({*sweep_names(runs_dir), sweep}, key=lambda name: name != sweep):
         manifest = read_manifest(runs_dir, name) or Manifest(name, "", None, [])
-        listed = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
-        for row in collect(runs_dir, [dataclasses.replace(manifest, runs=listed)]) if listed else []:
+        own = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
+        listed += [dataclasses.replace(manifest, runs=own)] if own else []
+    look = look or queue.look(submission for manifest in listed for submission in manifest.submissions)
+    found: dict[str, RunState] = {}
+    for manifest in listed:
+        for row in collect(runs_dir, [manifest], look):
             known = found.get(row.run.run_id)
             if known is None or (known.state not in ACTIVE and row.state in ACTIVE):
                 found[row.run.run_id] = row
@@ -100,19 +109,35 @@ def _setting(run: ExpectedRun, key: str) -> str | None:
 
 
 def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
+    """One look decides what is open; a scheduler that gives no answer is an error, since nothing is known then."""
     out = show.console()
-    for line in slurm.reconcile(runs_dir, manifest):
+    look = queue.look(_all_submissions(runs_dir, manifest)).required()
+    for line in slurm.reconcile(runs_dir, manifest, look):
         out.print(line, highlight=False)
-    states = states_of(runs_dir, manifest.sweep, runs)
+    states = states_of(runs_dir, manifest.sweep, runs, look)
+    unknown = [row for row in states.values() if row.state is State.unknown]
+    if unknown:
+        raise UserError(f"{unknown[0].run.run_id} may be on its way, so nothing is submitted: {unknown[0].reason}")
     open_runs = _to_submit(runs_dir, runs, states)
-    if open_runs and scheduler.queued([manifest.sweep]) is None:
-        raise UserError("squeue gives no answer; is this a machine of the cluster, and is its controller up?")
     active = {run_id: row.job for run_id, row in states.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
-    jobs = slurm.submit(runs_dir, manifest, open_runs, active, lambda line: out.print(line, highlight=False))
-    out.print(_submitted_table(runs, states, jobs, resumed))
+    done = slurm.submit(runs_dir, manifest, open_runs, active, lambda line: out.print(line, highlight=False))
+    out.print(_submitted_table(runs, states, done.jobs, resumed))
+    if done.limit:
+        counted = f"{len(done.jobs)} of {len(open_runs)} runs submitted, {len(open_runs) - len(done.jobs)} not"
+        out.print(f"{counted}: {done.limit}", highlight=False)
+        out.print(f"`harness sweep {manifest.sweep}` goes on when some have ended", highlight=False)
+        return NOT_UNDER_WAY
     out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
     return 0
+
+
+def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
+    """Those of every sweep, since sweeps share runs."""
+    others = [read_manifest(runs_dir, name) for name in sweep_names(runs_dir) if name != manifest.sweep]
+    found = [submission for other in others if other for submission in other.submissions]
+    me = Submission("", "", "slurm", [], user=getpass.getuser())  # whoever submits is to hear from SLURM first
+    return [me, *manifest.submissions, *found]
 
 
 def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, RunState]) -> list[ExpectedRun]:
@@ -141,6 +166,7 @@ def _submitted_table(
             what = f"skipped: {row.state.value}"
         else:
             what = "resumed" if run.run_id in resumed else "submitted"
+            what = what if run.run_id in jobs else "not submitted"
         pending = [p for p in run.parents if p in jobs or (p in states and states[p].state in ACTIVE)]
         after = [jobs.get(parent) or states[parent].job or parent for parent in pending] if run.run_id in jobs else []
         what = f"{what}, waiting" if after else what
@@ -174,7 +200,7 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     out.print(show.states(rows) if not out.is_terminal else show.counts(rows))
     if not finished:
         out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
-    return 1 if not finished or any(row.state is not State.complete for row in rows) else 0
+    return exit_code(rows) if finished else STOPPED
 
 
 class _PlainLines:

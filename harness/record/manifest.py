@@ -27,7 +27,10 @@ class ExpectedRun:
 
 @dataclass
 class Submission:
-    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order."""
+    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order.
+
+    user: who handed it over. host: the machine of a local launcher, whose job ids are numbers of processes there.
+    """
 
     job_name: str
     folder: str
@@ -35,6 +38,8 @@ class Submission:
     run_ids: list[str]
     job_ids: list[str] = field(default_factory=list)  # empty until the scheduler has answered
     created: float = 0.0
+    user: str = ""
+    host: str = ""
 
 
 @dataclass

@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from harness.run.scheduler import own_job
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
 RESULT_SOURCES = (
     "backbones",
@@ -33,7 +35,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
 

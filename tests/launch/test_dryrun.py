@@ -9,7 +9,7 @@ import pytest
 from harness.config import LauncherConfig
 from harness.errors import UserError
 from harness.launch.dryrun import estimated_hours
-from harness.launch.slurm import sbatch_parameters
+from harness.launch.resources import sbatch_parameters
 from harness.record.manifest import ExpectedRun
 from harness.record.record import Record, Status
 
