@@ -53,14 +53,20 @@ def sweep(
     name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; submit nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="On SLURM too, stay until the sweep has ended.")] = False,
+    notify: Annotated[
+        str | None, typer.Option("--notify", help="With --wait: a shell command that gets one line at the end.")
+    ] = None,
 ) -> None:
     """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
 
-    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended.
+    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
     """
     from harness.launch.submit import launch_sweep
 
-    raise typer.Exit(launch_sweep(name, overrides or [], dry_run))
+    if notify and not wait:
+        raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
+    raise typer.Exit(launch_sweep(name, overrides or [], dry_run, wait, notify))
 
 
 @app.command()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
-import yaml
 
-from harness.errors import UserError, nearest
+from harness.errors import UserError
 from harness.launch import queue
 from harness.launch import tables as show
+from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
 from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path
 from harness.launch.queue import Look
@@ -55,10 +54,11 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
     """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
 
     Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
-    `harness retry mini status=failed launcher.memory_gb=64`. Raises UserError.
+    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
+    are avoided. Raises UserError.
     """
-    changes = dict(word.split("=", 1) for word in words if word.startswith("launcher.") and "=" in word)
-    rows = select(runs_dir, [word for word in words if not word.startswith("launcher.")])
+    changes, words = read_changes(words)
+    rows = select(runs_dir, words)
     for row in rows:
         if row.state is State.unknown:
             raise UserError(f"{row.run.run_id} may be on its way, so nothing is submitted: {row.reason}")
@@ -72,14 +72,22 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
             raise UserError("a run that belongs to no sweep is started again by `harness run` with its overrides")
         wanted = {row.run.run_id for row in chosen if row.sweep == sweep}
         manifest = read_manifest(runs_dir, sweep)
+        failed = {row.run.run_id: row for row in chosen if row.sweep == sweep}
         wanted |= _descendants(manifest.runs if manifest else [], wanted)
 
-        def updated(earlier: Manifest | None, wanted: set[str] = wanted, sweep: str = sweep) -> Manifest:
+        def updated(
+            earlier: Manifest | None,
+            wanted: set[str] = wanted,
+            failed: dict[str, RunState] = failed,
+            sweep: str = sweep,
+        ) -> Manifest:
             if earlier is None:
                 raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it anew")
             for run in earlier.runs:
                 if run.run_id in wanted:
-                    _change(run, changes)
+                    apply_changes(run, changes)
+                if run.run_id in failed:
+                    avoid_bad_node(run, failed[run.run_id])
             return earlier
 
         code = max(code, submit_runs(runs_dir, sweep, updated, wanted))
@@ -134,17 +142,3 @@ def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:
         if found.intersection(run.parents):
             found.add(run.run_id)
     return found - roots
-
-
-def _change(run: ExpectedRun, changes: dict[str, str]) -> None:
-    """Puts other launcher settings into a run."""
-    for key, text in changes.items():
-        name = key.removeprefix("launcher.")
-        if name not in run.resources or name in ("name", "ranks"):
-            raise UserError(f"{key}={text}: no such launcher setting; {nearest(name, list(run.resources))}")
-        value: Any = yaml.safe_load(text)
-        old = run.resources[name]
-        if isinstance(old, int | float) and not isinstance(value, int | float):
-            raise UserError(f"{key}={text}: a number is expected")
-        run.resources[name] = value
-        run.overrides = [o for o in run.overrides if o.partition("=")[0] != key] + [f"{key}={text}"]

@@ -35,6 +35,8 @@ def check_resources(resources: Mapping[str, Any]) -> None:
     for key, least in _AT_LEAST.items():
         if resources[key] < least:
             raise UserError(f"launcher.{key}={resources[key]}: at least {least}")
+    if (jobs := resources.get("jobs")) is not None and jobs < 1:
+        raise UserError(f"launcher.jobs={jobs}: at least 1")
     if resources["memory_gb"] <= 0:
         raise UserError(f"launcher.memory_gb={resources['memory_gb']}: more than 0")
     if resources["name"] == "slurm" and resources["signal_seconds"] >= 60 * resources["minutes"]:

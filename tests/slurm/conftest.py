@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import PACKAGES, Cluster, missing_programs, running_cluster
+from tests.slurm.project import Project
 
 
 @contextmanager
@@ -42,3 +43,12 @@ def unaccounted() -> Iterator[Cluster]:
     """Without: sacct fails, and what has ended is gone after some minutes."""
     with _cluster(accounting=False) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def project(accounted: Cluster, tmp_path: Path, mini_root: Path) -> Iterator[Project]:
+    """An empty folder of a user of the cluster; its jobs end with the test."""
+    project = Project(tmp_path, accounted)
+    yield project
+    for name in project.job_names():
+        accounted.command("scancel", f"--name={name}", check=False)
