@@ -38,7 +38,7 @@ _LAST_WORDS = {
     "*** JOB": "CANCELLED",
 }
 # A line of SLURM's own in a job's output.
-SCHEDULER_LINE = re.compile(r"^(slurmstepd|slurmd|srun|sbatch|scontrol)[:\[]")
+SCHEDULER_LINE = re.compile(r"^(slurmstepd|slurmd|srun|sbatch|scontrol)[\w.-]*: ")
 _TAIL_BYTES = 8000
 
 

@@ -37,14 +37,18 @@ def start(run: ExpectedRun, runs: str) -> None:
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
         _describe_ranks(environment)
-        from harness.run.run import execute
+        from harness.console import run_log
+        from harness.run.run import EXIT_CODES, execute
 
         outcome = execute(run.overrides)
+        if outcome.status is Status.waiting:
+            sys.exit(EXIT_CODES[Status.waiting])  # what waits for this run's success is not to start
         # Where rank 0 is the one that was lost, any other queues the job again.
         if outcome.status is Status.interrupted and job and (is_main or outcome.peer_lost):
-            if is_cancelled(Path(runs), run.run_id, job):
-                log.info("cancelled; not queued again")
-            else:
+            with run_log(folder / "log.txt", is_main):
+                if is_cancelled(Path(runs), run.run_id, job):
+                    log.info("cancelled; not queued again")
+                    return
                 log.info("%s", scheduler.requeue_self())
 
 

@@ -7,7 +7,7 @@ import getpass
 import io
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,39 @@ class _LimitReached(Exception):
 
 @dataclass
 class Array:
-    """Runs that are submitted together: equal resources, equal parents. after: parents in earlier arrays or jobs."""
+    """Runs that are submitted together, with equal resources.
+
+    after_jobs: jobs under way that all of them wait for. after_arrays: arrays submitted before, of which each run waits
+    for the element of its own place alone. after_runs: runs submitted before that all of them wait for.
+    """
 
     submission: Submission
-    runs: list[ExpectedRun]
+    runs: list[ExpectedRun] = field(default_factory=list)
     after_jobs: list[str] = field(default_factory=list)
+    after_arrays: list[Array] = field(default_factory=list)
     after_runs: list[str] = field(default_factory=list)
+
+    def dependency(self, jobs: Mapping[str, str]) -> str | None:
+        """sbatch's words for it, once `jobs` holds those of the runs that were submitted before.
+
+        `aftercorr` waits for success, since SLURM has no other way to wait for one element each; where the parents
+        were split, or are no array, all of them are waited for.
+        """
+        words = []
+        parents = sorted(self.after_runs)
+        if all(_are_elements(array, jobs) for array in self.after_arrays) and len(self.runs) > 1:
+            words = [f"aftercorr:{jobs[a.runs[0].run_id].partition('_')[0]}" for a in self.after_arrays]
+        else:
+            mine = {parent for run in self.runs for parent in run.parents}
+            parents += [run.run_id for array in self.after_arrays for run in array.runs if run.run_id in mine]
+        after = [*self.after_jobs, *(jobs[run_id] for run_id in parents)]
+        return ",".join([*([f"afterany:{':'.join(after)}"] if after else []), *words]) or None
+
+
+def _are_elements(array: Array, jobs: Mapping[str, str]) -> bool:
+    """Whether SLURM has an array's runs as one array, in their order."""
+    own = [jobs[run.run_id].partition("_") for run in array.runs]
+    return len({job for job, _, _ in own}) == 1 and [place for _, _, place in own] == [str(i) for i in range(len(own))]
 
 
 @dataclass
@@ -98,19 +125,49 @@ def submit(
 
 
 def plan(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], active: Mapping[str, str]) -> list[Array]:
-    """The arrays that `runs` (parents first) make."""
-    submitted = {run.run_id for run in runs}
-    groups: dict[tuple[Any, ...], Array] = {}
+    """The arrays that `runs` (parents first) make: few, since every one is an sbatch.
+
+    Runs whose parents are in the same places of the same arrays make arrays of their own beside them, in which each
+    waits for its own parent; others are grouped by the parents that all of them wait for.
+    """
+    largest = queue.largest_array()
+    places: dict[str, tuple[int, int]] = {}  # run -> (its array, its place there)
+    arrays: list[Array] = []
+    keys: list[tuple[Any, ...]] = []
     for run in runs:
         sbatch_parameters(run.resources)  # all of them are checked before the first one is submitted
-        after_runs = sorted(parent for parent in run.parents if parent in submitted)
+        resources = repr(sorted(run.resources.items()))
+        after_runs = sorted(parent for parent in run.parents if parent in places)
         after_jobs = sorted(active[parent] for parent in run.parents if parent in active)
-        key = (repr(sorted(run.resources.items())), *after_runs, *after_jobs)
-        if key not in groups:
-            groups[key] = Array(_new_submission(runs_dir, sweep), [], after_jobs, after_runs)
-        groups[key].runs.append(run)
-    limit = queue.largest_array()
-    return [part for array in groups.values() for part in _parts(array, limit, runs_dir, sweep)]
+        found = {places[parent] for parent in after_runs}
+        beside = sorted({array for array, _ in found})
+        spots = {spot for _, spot in found}
+        number = None
+        if len(spots) == 1 and not after_jobs:
+            key = (resources, "beside", *beside)
+            (spot,) = spots
+            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) == spot), None)
+            if number is None and spot == 0:
+                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                arrays[number].after_arrays = [arrays[i] for i in beside]
+        if number is None:
+            key = (resources, "after", *after_runs, *after_jobs)
+            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) < largest), None)
+            if number is None:
+                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                arrays[number].after_jobs, arrays[number].after_runs = after_jobs, after_runs
+        places[run.run_id] = (number, len(arrays[number].runs))
+        arrays[number].runs.append(run)
+        arrays[number].submission.run_ids.append(run.run_id)
+    return arrays
+
+
+def _new_array(
+    arrays: list[Array], keys: list[tuple[Any, ...]], key: tuple[Any, ...], runs_dir: Path, sweep: str
+) -> int:
+    arrays.append(Array(_new_submission(runs_dir, sweep)))
+    keys.append(key)
+    return len(arrays) - 1
 
 
 def reconcile(runs_dir: Path, manifest: Manifest, look: Look) -> list[str]:
@@ -144,11 +201,10 @@ def found_jobs(submission: Submission, look: Look) -> list[str]:
 
 def _sbatch(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:
     executor = submitit.SlurmExecutor(folder=array.submission.folder, python=python_command())
-    after = [*array.after_jobs, *(jobs[run_id] for run_id in array.after_runs)]
     resources = array.runs[0].resources
     parameters = sbatch_parameters(resources) | script_parameters(resources) | {"job_name": array.submission.job_name}
-    if after:
-        parameters["dependency"] = f"afterany:{':'.join(after)}"
+    if dependency := array.dependency(jobs):
+        parameters["dependency"] = dependency
     executor.update_parameters(**parameters)
     try:
         # submitit prints sbatch's words, which the error holds as well.
@@ -195,18 +251,16 @@ def _new_submission(runs_dir: Path, sweep: str) -> Submission:
     return Submission(name, str(folder), "slurm", [], created=time.time(), user=getpass.getuser())
 
 
-def _parts(array: Array, size: int, runs_dir: Path, sweep: str) -> Iterator[Array]:
-    for start in range(0, len(array.runs), size):
-        part = array.runs[start : start + size]
-        submission = array.submission if start == 0 else _new_submission(runs_dir, sweep)
-        submission.run_ids = [run.run_id for run in part]
-        yield Array(submission, part, array.after_jobs, array.after_runs)
-
-
 def _split(array: Array, size: int, runs_dir: Path, manifest: Manifest) -> list[Array]:
-    """An array that SLURM refused whole, in parts of other names."""
-    renamed = Array(_new_submission(runs_dir, manifest.sweep), array.runs, array.after_jobs, array.after_runs)
-    parts = list(_parts(renamed, size, runs_dir, manifest.sweep))
+    """An array that SLURM refused whole, in parts of other names, each of which waits for all parents of its runs."""
+    within = {run.run_id for parent in array.after_arrays for run in parent.runs}
+    parts = []
+    for start in range(0, len(array.runs), size):
+        runs = array.runs[start : start + size]
+        parents = sorted({*array.after_runs, *(p for run in runs for p in run.parents if p in within)})
+        part = Array(_new_submission(runs_dir, manifest.sweep), runs, array.after_jobs, after_runs=parents)
+        part.submission.run_ids = [run.run_id for run in runs]
+        parts.append(part)
     place = next(i for i, s in enumerate(manifest.submissions) if s is array.submission)
     manifest.submissions[place : place + 1] = [part.submission for part in parts]
     return parts

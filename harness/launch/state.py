@@ -30,6 +30,7 @@ from harness.run import claim
 
 # A heartbeat is written every few seconds; over a network file system it may look a minute old.
 SILENT_SECONDS = 120.0
+CANCELLED_HERE = "by `harness cancel`"
 
 
 class State(str, Enum):
@@ -163,7 +164,7 @@ def _state(
     elif jobs and local_process(*jobs[-1]) is not None:
         row.state, row.reason = State.running, "starting"
     elif is_cancelled(runs, run.run_id, row.job):
-        row.state, row.failure_kind = State.cancelled, FailureKind.cancelled.value
+        row.state, row.reason, row.failure_kind = State.cancelled, CANCELLED_HERE, FailureKind.cancelled.value
     else:
         _explain_stopped(row, runs, record, jobs, known)
         _explain_unsettled(row, runs, manifest, known.look)
@@ -213,7 +214,8 @@ def _explain_queued(row: RunState, job: Job) -> None:
     elif job.state != "PENDING":
         row.state, row.reason = State.running, f"starting on {job.reason}"
     elif job.reason.startswith("Dependency"):
-        row.state = State.pending
+        # Where a parent did not end well, a job that waits for its success stays in the queue for ever.
+        row.state = State.pending if job.reason == "Dependency" else State.waiting
         row.reason = "after its parents" if job.reason == "Dependency" else "its dependency can never be met"
     else:
         row.state, row.reason = State.pending, job.reason
@@ -308,11 +310,20 @@ def _say_what_is_waited_for(rows: Iterable[RunState]) -> None:
         open_parents = [by_id[p] for p in row.run.parents if p in by_id and by_id[p].state is not State.complete]
         if row.state is State.pending and open_parents and row.reason == "after its parents":
             row.reason = "after " + ", ".join(str(parent.job or parent.run.run_id) for parent in open_parents)
-        elif row.state in (State.missing, State.waiting) and open_parents:
+        elif open_parents and (row.state in (State.missing, State.waiting) or _was_given_up(row, open_parents)):
             row.state = State.waiting
+            row.failure_kind = None
             row.reason = "for " + ", ".join(f"{parent.run.run_id} ({parent.state.value})" for parent in open_parents)
         elif row.state is State.waiting:
             row.reason = "its parents are complete by now: `harness sweep` or `harness retry` starts it"
+
+
+def _was_given_up(row: RunState, open_parents: Sequence[RunState]) -> bool:
+    """Whether SLURM cancelled a run's job, which had never started, since what it waited for cannot come any more."""
+    badly = (State.failed, State.cancelled, State.interrupted, State.waiting)
+    is_ours = row.reason == CANCELLED_HERE
+    never_began = row.iteration is None and row.node in ("", "None assigned")
+    return row.state is State.cancelled and not is_ours and never_began and any(p.state in badly for p in open_parents)
 
 
 def _add_progress(row: RunState, runs: Path) -> None:

@@ -135,6 +135,9 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     active = {run_id: row.job for run_id, row in everything.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
     allowed = open_runs[: _room(open_runs, len(active))]
+    stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job]
+    if stuck:  # jobs that can never start; two for one run would confuse whoever looks at the queue
+        queue.cancel(stuck, look)
     done = slurm.submit(runs_dir, manifest, allowed, active, lambda line: out.print(line, highlight=False))
     if show_table:
         out.print(_submitted_table(runs, states, done.jobs, resumed))

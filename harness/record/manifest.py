@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.record.files import write_json
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass
@@ -69,13 +70,15 @@ def read_manifest(runs: Path, sweep: str) -> Manifest | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
-    return Manifest(
-        **{
-            **content,
-            "runs": [ExpectedRun(**run) for run in content["runs"]],
-            "submissions": [Submission(**submission) for submission in content["submissions"]],
-        }
-    )
+    expected = [_known(ExpectedRun, run) for run in content["runs"]]
+    submissions = [_known(Submission, submission) for submission in content["submissions"]]
+    return _known(Manifest, {**content, "runs": expected, "submissions": submissions})
+
+
+def _known(kind: type[T], content: dict[str, Any]) -> T:
+    """An object of the fields that this version knows."""
+    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in content.items() if key in names})
 
 
 def sweep_names(runs: Path) -> list[str]:

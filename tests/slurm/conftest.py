@@ -24,6 +24,7 @@ def _cluster(accounting: bool) -> Iterator[Cluster]:
     parent = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     # Short, since sockets' paths may not be longer than 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=parent))
+    folder.chmod(0o755)  # other users of the cluster read its configuration
     try:
         with running_cluster(folder, accounting) as cluster:
             yield cluster

@@ -82,8 +82,8 @@ class Project:
             raise AssertionError(f"harness {' '.join(words)} ended with {process.returncode}:\n{printed}")
         return printed
 
-    def sweep(self, name: str, *overrides: str) -> str:
-        return self.harness("sweep", name, *RESOURCES, *overrides)
+    def sweep(self, name: str, *overrides: str, code: int | None = 0) -> str:
+        return self.harness("sweep", name, *RESOURCES, *overrides, code=code)
 
     def states(self, *words: str) -> dict[str, dict[str, Any]]:
         """`harness status --json` by run_id."""

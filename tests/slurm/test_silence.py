@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.slurm.project import Project
+from tests.slurm.project import RESOURCES, Project
 
 HELD = "+launcher.sbatch.hold=true"
 FOUR = "grid: {method: baseline, schedule.iterations: 4, seed: [0, 1, 2, 3]}\n"
@@ -112,21 +113,19 @@ def test_sbatch_without_an_answer_and_squeue_neither(project: Project) -> None:
     late = FAILS.replace("slurm_load_jobs", "sbatch:")
     project.shim("sbatch", f'real "$@" > /dev/null; touch {project.folder}/sent; {late}')
     project.shim("squeue", f'if [ -e {project.folder}/sent ]; then {FAILS}; fi; real "$@"')
-    printed = project.harness("sweep", "four", "launcher=slurm", "launcher.gpus=0", HELD, code=1)
+    printed = project.sweep("four", HELD, code=1)
     assert "is unknown" in printed
     rows = json.loads(project.harness("status", "four", "--json", code=69))
     assert {row["state"] for row in rows} == {"unknown"}
     project.unshim()
     assert {row["state"] for row in project.states("four").values()} == {"pending"}, "never missing meanwhile"
-    assert "found four-" in project.harness("sweep", "four", "launcher=slurm", "launcher.gpus=0", HELD)
+    assert "found four-" in project.sweep("four", HELD)
     assert len(project.job_names()) == 4
 
 
 def test_refused_submission_is_counted_and_said_once(project: Project) -> None:
     project.write_sweep("four", FOUR)
-    printed = project.harness(
-        "sweep", "four", "launcher=slurm", "launcher.gpus=0", "launcher.partition=nowhere", code=1
-    )
+    printed = project.sweep("four", "launcher.partition=nowhere", code=1)
     assert printed.count("invalid partition specified") == 1
     assert "0 of 4 runs submitted, 4 not" in printed
     assert {row["state"] for row in project.states("four").values()} == {"missing"}
@@ -135,7 +134,7 @@ def test_refused_submission_is_counted_and_said_once(project: Project) -> None:
 def test_an_allocation_around_the_submitter_is_not_handed_on(project: Project) -> None:
     project.write_sweep("four", FOUR)
     inside = {"SLURM_MEM_PER_CPU": "100", "SLURM_JOB_ID": "1", "SLURM_NTASKS": "3", "SLURM_CPUS_PER_TASK": "1"}
-    command = [sys.executable, "-m", "harness.cli", "sweep", "four", "launcher=slurm", "launcher.gpus=0", "seed=0"]
+    command = [sys.executable, "-m", "harness.cli", "sweep", "four", *RESOURCES, "seed=0"]
     done = subprocess.run(
         command, cwd=project.folder, env=project.environment | inside, capture_output=True, text=True, timeout=120
     )
@@ -145,8 +144,6 @@ def test_an_allocation_around_the_submitter_is_not_handed_on(project: Project) -
 
 
 def _scancel(project: Project) -> str:
-    import shutil
-
     found = shutil.which("scancel", path=project.cluster.environment["PATH"])
     assert found is not None
     return found
