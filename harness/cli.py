@@ -29,7 +29,8 @@ app.add_typer(weights, name="weights")
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides in Hydra's grammar, such as seed=1.")]
 Which = Annotated[
-    list[str] | None, typer.Argument(help="Sweeps, runs (or their beginning), filters: method=bsgal status=failed.")
+    list[str] | None,
+    typer.Argument(help="Sweeps, runs (or their beginning), jobs' ids, filters: method=bsgal status=failed."),
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
@@ -111,6 +112,14 @@ def retry(which: Which = None, runs: Runs = RUNS) -> None:
     from harness.launch.control import retry as retry_runs
 
     raise typer.Exit(retry_runs(runs, which or []))
+
+
+@app.command()
+def change(which: Which = None, runs: Runs = RUNS) -> None:
+    """Give runs that wait in SLURM's queue other settings: `harness change mini launcher.minutes=600`."""
+    from harness.launch.pending import change as change_runs
+
+    raise typer.Exit(change_runs(runs, which or []))
 
 
 @app.command()

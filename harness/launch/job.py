@@ -36,6 +36,8 @@ def start(run: ExpectedRun, runs: str) -> None:
         is_main = environment.global_rank == 0
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
+        if job and is_main and run.resources.get("comment") is None:
+            scheduler.name_self(run.run_id)
         _describe_ranks(environment)
         from harness.console import run_log
         from harness.run.run import EXIT_CODES, execute

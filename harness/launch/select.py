@@ -1,4 +1,4 @@
-"""Naming runs on the command line: a sweep, a run_id or its beginning, filters such as method=bsgal status=failed."""
+"""Naming runs on the command line: a sweep, a run_id or its beginning, a job's id, filters such as status=failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import UserError, nearest
 from harness.launch.queue import Look
-from harness.launch.state import RunState, State, collect
+from harness.launch.state import RunState, State, collect, jobs_of
 from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
 from harness.record.record import read_record
 
@@ -28,6 +28,7 @@ def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> li
         manifests.append(_single_runs(runs_dir, manifests))
     wanted = [word for word in plain if word not in names]
     if wanted:
+        wanted = [run_id for word in wanted for run_id in _runs_of_job(manifests, word) or [word]]
         ids = [run.run_id for manifest in manifests for run in manifest.runs]
         for word in wanted:
             if not any(run_id.startswith(word) for run_id in ids):
@@ -38,6 +39,14 @@ def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> li
     rows = list({row.run.run_id: row for row in reversed(collect(runs_dir, manifests, look))}.values())[::-1]
     _check(filters, rows)
     return [row for row in rows if all(value_of(row, key) in value.split(",") for key, value in filters.items())]
+
+
+def _runs_of_job(manifests: Sequence[Manifest], word: str) -> list[str]:
+    """The runs that a job of SLURM's was for: `123_4` one element's, `123` all of an array's."""
+    if not word.replace("_", "").isdecimal():
+        return []
+    jobs = {run_id: [job for _, job in own] for manifest in manifests for run_id, own in jobs_of(manifest).items()}
+    return [run_id for run_id, own in jobs.items() if any(word in (job, job.partition("_")[0]) for job in own)]
 
 
 def value_of(row: RunState, key: str) -> str | None:

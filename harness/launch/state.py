@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from harness.launch import queue
-from harness.launch.endings import ending, exit_code
+from harness.launch.endings import ending, exit_code, last_lines
 from harness.launch.job import is_cancelled
 from harness.launch.queue import Job, Look
 from harness.launch.slurm import found_jobs
@@ -88,7 +88,17 @@ class _Known:
     ended: dict[str, Job] | None
 
     def end_of(self, job: str | None) -> Job | None:
-        return (self.ended or {}).get(job or "") or self.look.gone.get(job or "")
+        """Accounting lags by seconds behind the controller, and knows longer."""
+        accounted = (self.ended or {}).get(job or "")
+        if accounted is not None and accounted.state not in queue.ACTIVE:
+            return accounted
+        return self.look.gone.get(job or "")
+
+    def was_taken_out(self, job: str | None) -> bool:
+        """Whether a job was cancelled as a waiting element of an array: SLURM then knows the others alone."""
+        array, is_element, _ = (job or "").partition("_")
+        others = {*self.look.jobs, *self.look.gone, *(self.ended or {})}
+        return bool(is_element) and any(other.startswith(f"{array}_") for other in others - {job})
 
 
 def collect(runs: Path, manifests: Sequence[Manifest], look: Look | None = None) -> list[RunState]:
@@ -250,7 +260,7 @@ def _explain_stopped(
         row.state = State.cancelled if kind is FailureKind.cancelled else State.failed
         row.failure_kind = kind.value
     else:
-        _explain_end(row, runs, failure.get("message", "") if speaks else "", end, known)
+        _explain_end(row, runs, failure.get("message", "") if speaks else "", last, known)
 
 
 def _explain_unsettled(row: RunState, runs: Path, manifest: Manifest, look: Look) -> None:
@@ -264,11 +274,17 @@ def _explain_unsettled(row: RunState, runs: Path, manifest: Manifest, look: Look
         row.state, row.reason = State.unknown, look.silence
 
 
-def _explain_end(row: RunState, runs: Path, message: str, end: Job | None, known: _Known) -> None:
+def _explain_end(row: RunState, runs: Path, message: str, last: Submission | None, known: _Known) -> None:
     """The state of a run that stopped, and SLURM has no word for why. message: that of a record of its last job."""
+    end = known.end_of(row.job)
     owner, code = claim.owner(runs / row.run.run_id), exit_code(end)
     why = f" ({end.state}, {end.reason})" if end else " (sacct gives no answer)" if known.ended is None else ""
-    if owner is None or (row.job and owner.job not in (None, row.job)):
+    began = owner is not None and (row.job is None or owner.job in (None, row.job))
+    wrote = last is not None and row.job is not None and any(last_lines(last, row.job))
+    if not (began or wrote or end) and known.was_taken_out(row.job):
+        row.state, row.failure_kind = State.cancelled, FailureKind.cancelled.value
+        row.reason = "cancelled by scancel"
+    elif not began:
         row.reason = f"its job ended before the run began{why}; see `harness logs`"
         row.state = State.failed if row.iteration is None else State.interrupted
         row.failure_kind = FailureKind.never_started.value if row.iteration is None else None

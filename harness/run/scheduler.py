@@ -78,6 +78,13 @@ def requeue_self() -> str:
     return f"not queued again: {answer.silence}" if answer.silence else f"job {job} is queued again"
 
 
+def name_self(text: str) -> None:
+    """Puts a run's name into the comment of the own job, which an array's elements cannot have before they start."""
+    job = own_job()
+    if job is not None:
+        ask("scontrol", "update", f"jobid={job}", f"comment={text}")
+
+
 @contextmanager
 def outside_of_allocations() -> Iterator[None]:
     """Hides the allocation that this process runs in, so that what is started from here has one of its own or none.
