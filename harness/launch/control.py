@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 
 from harness.errors import UserError
-from harness.launch import queue
-from harness.launch import tables as show
+from harness.launch import queue, tables
 from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
 from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path
@@ -43,7 +42,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     cancelled = [row for row in rows if row.run.run_id not in kept]
     for row in cancelled:
         _mark(runs_dir, row)
-    out = show.console()
+    out = tables.console()
     out.print(f"cancelled {len(cancelled)} runs", highlight=False)
     for run_id, why in kept.items():
         out.print(f"not cancelled: {run_id}: {why}", highlight=False, markup=False)
@@ -64,7 +63,7 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
             raise UserError(f"{row.run.run_id} may be on its way, so nothing is submitted: {row.reason}")
     chosen = [row for row in rows if row.state not in (State.complete, *ACTIVE)]
     if not chosen:
-        show.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
+        tables.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
         return 0
     code = 0
     for sweep in dict.fromkeys(row.sweep for row in chosen):
@@ -107,7 +106,7 @@ def _mark(runs_dir: Path, row: RunState) -> None:
         with write_atomically(marker) as temporary:
             temporary.write_text(row.job or "")
     except OSError as error:
-        show.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
+        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
 
 
 def _stop_process(runs_dir: Path, row: RunState, manifests: Sequence[Manifest]) -> str:

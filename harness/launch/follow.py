@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.endings import SCHEDULER_LINE
 from harness.launch.select import select
 from harness.launch.state import RunState, jobs_of
@@ -83,7 +83,7 @@ class _Tail:
 
 def _tails(runs_dir: Path, row: RunState, several: bool) -> Iterator[_Tail]:
     """The run's own log and SLURM's words about its last job; all that the job said where the run wrote no log."""
-    prefix = f"{show.axes(row.run.name, row.run.axes)}: " if several else ""
+    prefix = f"{tables.axes(row.run.name, row.run.axes)}: " if several else ""
     own = runs_dir / row.run.run_id / "log.txt"
     if own.is_file():
         yield _Tail(own, prefix)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import UserError, nearest
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.changes import apply_changes, read_changes
 from harness.launch.exit_codes import FAILED
 from harness.launch.select import select
@@ -41,7 +41,7 @@ def change(runs_dir: Path, words: Sequence[str]) -> int:
     changed = [row for row in rows if row.run.run_id not in refused]
     for sweep in dict.fromkeys(row.sweep for row in changed):
         _note(runs_dir, sweep, [row for row in changed if row.sweep == sweep], changes)
-    out = show.console()
+    out = tables.console()
     out.print(f"changed {len(changed)} waiting jobs", highlight=False)
     for run_id, why in refused.items():
         out.print(f"not changed: {run_id}: {why}", highlight=False, markup=False)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from harness.launch.slurm import found_jobs
 from harness.record.manifest import ExpectedRun, Manifest, Submission
 from harness.record.record import FailureKind, Record, Status, read_record
 from harness.run import claim
+from harness.run.provenance import code_fingerprint
 
 # A heartbeat is written every few seconds; over a network file system it may look a minute old.
 SILENT_SECONDS = 120.0
@@ -56,7 +58,8 @@ class RunState:
     """job: the last job of the run, None where none is known. eta: seconds of training that are left, as far as known.
 
     metrics: those of the record, per IoU type. failure_kind: one of `FailureKind` for failed and cancelled runs.
-    node: where its last job ran, as far as accounting tells.
+    node: where its last job ran, as far as accounting tells. stale: the run is complete, and other code or other
+    defaults would make it today.
     """
 
     sweep: str
@@ -70,6 +73,7 @@ class RunState:
     loss: float | None = None
     eta: float | None = None
     metrics: dict[str, dict[str, float | None]] | None = None
+    stale: bool = False
 
     def as_json(self) -> dict[str, Any]:
         content = asdict(self)
@@ -82,10 +86,14 @@ class RunState:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the scheduler knows of a sweep's jobs; ended is None where accounting gave no answer."""
+    """What the scheduler knows of a sweep's jobs; ended is None where accounting gave no answer.
+
+    code: the fingerprint of the code installed.
+    """
 
     look: Look
     ended: dict[str, Job] | None
+    code: str
 
     def end_of(self, job: str | None) -> Job | None:
         """Accounting lags by seconds behind the controller, and knows longer."""
@@ -108,18 +116,21 @@ def collect(runs: Path, manifests: Sequence[Manifest], look: Look | None = None)
     found: list[RunState] = []
     with ThreadPoolExecutor(16) as pool:
         for manifest in manifests:
-            jobs = jobs_of(manifest, look)
-            open_jobs = {run.run_id: jobs.get(run.run_id, []) for run in manifest.runs}
-            records = dict(zip(open_jobs, pool.map(lambda run_id: read_record(runs, run_id), open_jobs), strict=True))
-            known = _Known(look, _ended_jobs(manifest, open_jobs, records, look))
-            found += pool.map(
-                lambda run, m=manifest, r=records, k=known, j=open_jobs: _state(
-                    runs, m, run, r[run.run_id], j[run.run_id], k
-                ),
-                manifest.runs,
-            )
+            found += _sweep_states(runs, manifest, look, pool)
     _say_what_is_waited_for(found)
     return found
+
+
+def _sweep_states(runs: Path, manifest: Manifest, look: Look, pool: ThreadPoolExecutor) -> Iterable[RunState]:
+    all_jobs = jobs_of(manifest, look)
+    jobs = {run.run_id: all_jobs.get(run.run_id, []) for run in manifest.runs}
+    records = dict(zip(jobs, pool.map(partial(read_record, runs), jobs), strict=True))
+    known = _Known(look, _ended_jobs(manifest, jobs, records, look), code_fingerprint())
+
+    def state(run: ExpectedRun) -> RunState:
+        return _state(runs, manifest, run, records[run.run_id], jobs[run.run_id], known)
+
+    return pool.map(state, manifest.runs)
 
 
 def jobs_of(manifest: Manifest, look: Look = queue.NOTHING_ASKED) -> dict[str, list[tuple[Submission, str]]]:
@@ -162,6 +173,8 @@ def _state(
     row = RunState(manifest.sweep, run, State.missing, job=jobs[-1][1] if jobs else None)
     if record is not None and record.status is Status.complete:
         row.state, row.metrics, row.iteration = State.complete, record.metrics, run.iterations
+        if record.provenance.get("code", known.code) != known.code:
+            row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
         return row
     _add_progress(row, runs)
     active = next((known.look.jobs[job] for _, job in reversed(jobs) if job in known.look.jobs), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.exit_codes import exit_code
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
@@ -24,7 +24,7 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
     `watch` repeats it until nothing runs or waits in a queue any more, as far as is known.
     """
     rows = select(runs_dir, words)
-    out = show.console()
+    out = tables.console()
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     elif not rows:
@@ -32,19 +32,19 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
     elif watch:
         rows = _watch(runs_dir, words, rows)
     else:
-        out.print(show.states(rows, out.width))
+        out.print(tables.states(rows, out.width))
     return exit_code(rows)
 
 
 def _watch(runs_dir: Path, words: Sequence[str], rows: list[RunState]) -> list[RunState]:
-    out = show.console()
+    out = tables.console()
     pace = Pace()
-    with Live(show.states(rows, out.width), console=out, auto_refresh=False) as live:
+    with Live(tables.states(rows, out.width), console=out, auto_refresh=False) as live:
         try:
             while under_way(rows):
                 time.sleep(pace.seconds(rows))
                 rows = select(runs_dir, words)
-                live.update(show.states(rows, out.width), refresh=True)
+                live.update(tables.states(rows, out.width), refresh=True)
         except KeyboardInterrupt:
             pass
     return rows

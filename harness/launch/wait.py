@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.changes import apply_changes, avoid_bad_node, cure
 from harness.launch.exit_codes import exit_code
 from harness.launch.state import ACTIVE, RunState, State
@@ -24,7 +24,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None 
     another node may cure are tried again, `launcher.retries` times each. `notify` is a shell command that then gets
     the count of states on stdin, once. Raises UserError where SLURM refuses the last runs that are left.
     """
-    pace, out = Pace(), show.console()
+    pace, out = Pace(), tables.console()
     refused_with: int | None = None  # so many were under way when SLURM took no more
     while True:
         rows = _rows(runs_dir, sweep, run_ids)
@@ -42,7 +42,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None 
         if not under_way(rows):
             break
         time.sleep(pace.seconds(rows))
-    summary = f"{sweep}: {show.counts(rows)}"
+    summary = f"{sweep}: {tables.counts(rows)}"
     out.print(summary, highlight=False)
     if notify:
         subprocess.run(notify, shell=True, input=summary + "\n", text=True, check=False)

@@ -17,7 +17,8 @@ T = TypeVar("T")
 class ExpectedRun:
     """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings.
 
-    retried: how often it was tried again by itself, with other resources.
+    choices: the option of every configuration group, given by the overrides or not. retried: how often it was tried
+    again by itself, with other resources.
     """
 
     run_id: str
@@ -27,6 +28,7 @@ class ExpectedRun:
     parents: list[str] = field(default_factory=list)  # run_ids that must be complete before it starts
     resources: dict[str, Any] = field(default_factory=dict)
     iterations: int = 0
+    choices: dict[str, str | None] = field(default_factory=dict)
     retried: int = 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from harness.errors import first_line
 from harness.record.files import write_atomically
 from harness.training.distributed import Ranks
 
@@ -49,7 +50,7 @@ def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[
         try:
             state = (_read(candidate / "shared.pt", device), _read(candidate / f"rank{ranks.rank}.pt", device))
         except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, _first_line(error))
+            log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, first_line(error))
         if not ranks.any(state is None, device):
             return state
     return None
@@ -83,7 +84,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.weights.runner_logs import readable_logs
 
@@ -44,9 +44,9 @@ def read_weights(path: Path) -> Weights:
     try:
         content = READERS.get(path.suffix, _read_torch)(path)
     except (pickle.UnpicklingError, AttributeError, ImportError) as error:
-        raise UserError(f"{path} holds more than weights, or none, and is not read: {_first_line(error)}") from error
+        raise UserError(f"{path} holds more than weights, or none, and is not read: {first_line(error)}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
+        raise UserError(f"{path} is damaged or no file of weights: {first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
     found = content[parts[0]] if parts else content
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
@@ -73,10 +73,6 @@ def _tensors(found: Mapping[Any, Any]) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             tensors[str(name).removeprefix("module.")] = value
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 # ------------------------------------------------------------------------------------------------ restricted reading

@@ -17,7 +17,7 @@ from harness.config import Precision, RunConfig
 from harness.data.sample import View
 from harness.engine.contract import Prediction
 from harness.engine.mmdet.operations import provide_operations
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.weights.loading import load_backbone
 from methods.contract import LossTable, Need, Proposals, Scope
 
@@ -33,7 +33,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 
 from harness.engine.mmdet.loading import load_weights  # noqa: E402
 from harness.engine.mmdet.losses import counters_kept, ground_truth_losses, last_layers, proposal_losses, region_losses  # noqa: E402
-from harness.engine.mmdet.model_config import first_line, parts, read_config, set_num_classes  # noqa: E402
+from harness.engine.mmdet.model_config import parts, read_config, set_num_classes  # noqa: E402
 from harness.engine.mmdet.samples import Packed, prediction, test_data, training_data  # noqa: E402
 
 log = logging.getLogger(__name__)
