@@ -76,6 +76,7 @@ def status(
     runs: Runs = RUNS,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Add the hours used, lost starts included.")] = False,
 ) -> None:
     """How runs stand: progress, loss, what pends or failed and why.
 
@@ -83,7 +84,7 @@ def status(
     """
     from harness.launch.status import status as show_status
 
-    raise typer.Exit(show_status(runs, which or [], watch, as_json))
+    raise typer.Exit(show_status(runs, which or [], watch, as_json, cost))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.live import Live
 
 from harness.launch import tables
+from harness.launch.cost import used
 from harness.launch.exit_codes import exit_code
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
@@ -18,10 +19,10 @@ from harness.launch.state import ACTIVE, RunState, State
 WATCH_SECONDS, MOST_WATCH_SECONDS = 5.0, 60.0
 
 
-def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: bool = False) -> int:
+def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: bool = False, cost: bool = False) -> int:
     """Prints how runs stand (`words` as in `select`); the exit code is that of the worst.
 
-    `watch` repeats it until nothing runs or waits in a queue any more, as far as is known.
+    `watch` repeats it until nothing runs or waits in a queue any more, as far as is known; `cost` adds what was used.
     """
     rows = select(runs_dir, words)
     out = tables.console()
@@ -33,6 +34,9 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
         rows = _watch(runs_dir, words, rows)
     else:
         out.print(tables.states(rows, out.width))
+    for sweep in dict.fromkeys(row.sweep for row in rows) if cost and not as_json else ():
+        own = [row for row in rows if row.sweep == sweep]
+        out.print(f"{sweep or 'single runs'}: {used(runs_dir, own)}", highlight=False)
     return exit_code(rows)
 
 
