@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.compose import Composed  # imports torch, which `harness status` does without
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
-_NEVER_SHARED = ("name", "method", "schedule")
+_NEVER_SHARED = ("name", "method", "schedule", "recipe")
 _SHARED_IF_POSSIBLE = ("method.", "schedule.", "data.pool")
 
 
@@ -297,6 +297,7 @@ def _overrides(settings: Mapping[str, str]) -> list[str]:
 
 def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _Composer) -> ExpectedRun:
     from harness.run.identity import identify
+    from harness.run.unmeant import refuse_unmeant
 
     parents: dict[str, Any] = {}
     if row.init_from:
@@ -306,6 +307,7 @@ def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _
     settings = row.settings | {key: text_of(value) for key, value in parents.items()}
     with _errors_of(sweep, row):
         composed = composer.compose(settings, **parents)
+        refuse_unmeant(composed)
         config = composed.config
         run_id = identify(config)
     return ExpectedRun(
