@@ -45,9 +45,9 @@ _TAIL_BYTES = 8000
 def ending(submission: Submission | None, job: str | None, accounted: Job | None) -> tuple[FailureKind, str] | None:
     """The kind and the words for a job that did not end by its run's own doing; None where that is not known."""
     lines = list(last_lines(submission, job)) if submission is not None and job is not None else []
-    said = [word for text, word in _LAST_WORDS.items() if any(text in line for line in lines)]
+    spoken = [word for text, word in _LAST_WORDS.items() if any(text in line for line in lines)]
     # A job that is killed for memory may count as failed or cancelled: what SLURM wrote is nearer to the cause.
-    words = [*(word for word in said if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *said]
+    words = [*(word for word in spoken if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *spoken]
     return next((_ENDS[word] for word in words if word in _ENDS), None)
 
 
