@@ -27,6 +27,7 @@ from harness.run.run import execute
 from methods.bsgal import Estimator, ReferencePolicy
 from methods.clip_filter import ClipFilter
 from methods.contract import Scope
+from tests.small_training import Trained
 
 FEW = ScoreOptions(per_category=1, hosts=1, references=2)
 
@@ -166,8 +167,6 @@ def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(finished: Finish
     assert by_kind(np.array([2.0, 1.0]), np.array(["clean", "broken_mask"])) == {"rest": 1.0, "broken_mask": 1.0}
 
 
-def test_a_run_without_decisions_says_so(mini_root: Path, tmp_path: Path) -> None:
-    options = ["schedule.iterations=1", "evaluation.limit=1", "data.workers=0", f"runs_dir={tmp_path}"]
-    execute(["method=baseline", *options])
+def test_a_run_without_decisions_says_so(trained_baseline: Trained) -> None:
     with pytest.raises(UserError, match=r"kept everything|pastes nothing"):
-        read_decisions(finished_run(tmp_path, "baseline").folder)
+        read_decisions(finished_run(trained_baseline.runs, "baseline").folder)

@@ -1,7 +1,8 @@
-"""One small trained run, then what is done with its weights: evaluated as a file, gone on from, drawn, converted."""
+"""What is done with a trained run's weights: evaluated as a file, gone on from, drawn, converted."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,19 @@ from harness.errors import UserError
 from harness.record.record import Record, Status, read_record
 from harness.run.run import execute
 from harness.training import checkpoint
-from tests.small_training import TINY
+from tests.small_training import TINY, Trained
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, mini_root: Path) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory, trained_baseline: Trained) -> Path:
+    return shutil.copytree(trained_baseline.runs, tmp_path_factory.mktemp("runs"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
-def trained(runs: Path) -> Record:
-    return _run(runs, "schedule.iterations=12", "schedule.ema=0.9", "schedule.tensorboard=true", "schedule.lr=0.002")
+def trained(trained_baseline: Trained) -> Record:
+    return trained_baseline.record
 
 
 def _run(runs: Path, *overrides: str) -> Record:
