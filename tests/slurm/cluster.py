@@ -13,10 +13,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "mungekey", "slurmdbd", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
@@ -239,7 +242,9 @@ def running_cluster(folder: Path, accounting: bool) -> Iterator[Cluster]:
     """A cluster below `folder`, which is best in memory: everything is written and read many times."""
     cluster = Cluster(folder, accounting)
     try:
-        cluster.start()
+        # Ports are free until the daemons take them: another session's cluster must not choose the same ones.
+        with FileLock(Path(tempfile.gettempdir()) / f"bsgal-bench-slurm-{getpass.getuser()}.lock"):
+            cluster.start()
         yield cluster
     finally:
         cluster.stop()
