@@ -18,19 +18,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.commands.hidden_truth import rocs_by_kind
 from harness.data.dataset import Dataset
-from harness.data.mini.truth import CLEAN
 from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, View
 from harness.data.seeding import generator
 from harness.data.training import TrainingData
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.decisions import auroc
+from harness.record.decisions import Roc
 from harness.record.files import write_atomically
 from harness.run.finished_run import finished_run
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
+from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, ReferencePolicy
 from methods.contract import DatasetFacts, Draw, ImageFacts, LossKind, Method, Pool, Proposals, Scope, ViewKind
 
@@ -48,7 +49,7 @@ class ScoreOptions:
     """
 
     estimator: Estimator = Estimator.gradient
-    scope: Scope = Scope.ALL
+    scope: Scope = Scope.all
     hosts: int = 2
     references: int = 8
     reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
@@ -67,7 +68,7 @@ class _OneInstance(Method):
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
-    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
         if self.policy is not ReferencePolicy.drawn_class:
             return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
@@ -89,8 +90,8 @@ def score_pool(
         for category in np.unique(categories):
             places = np.flatnonzero(categories == category)
             data.method.row = int(rows[places[0]])
-            references = [data[position].reference for position in range(options.references)]
-            scorer = _CategoryScorer(engine, [view for view in references if view is not None], options)
+            references = Batch([data[position] for position in range(options.references)]).reference
+            scorer = _CategoryScorer(engine, references, options)
             for place in places:
                 data.method.row = int(rows[place])
                 hosts = [data[position] for position in range(options.hosts)]
@@ -108,7 +109,7 @@ class _CategoryScorer:
         self.references = [view.to(self.device) for view in references]
         if not self.references:
             return
-        step = self._step([Sample(0, 0, view, None, view) for view in self.references])
+        step = self._step([Sample(0, 0, view, None, (view,)) for view in self.references])
         by_gradient = options.estimator is Estimator.gradient
         loss = step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=by_gradient).total(
             CLASSIFICATION
@@ -125,8 +126,8 @@ class _CategoryScorer:
 
     def _score(self, host: Sample) -> Tensor:
         # The host stands first; the other samples only bring their reference images along.
-        others = [Sample(0, 0, view, None, view) for view in self.references[1:]]
-        first = dataclasses.replace(Batch([host]).to(self.device).samples[0], reference=self.references[0])
+        others = [Sample(0, 0, view, None, (view,)) for view in self.references[1:]]
+        first = dataclasses.replace(Batch([host]).to(self.device).samples[0], references=(self.references[0],))
         step = self._step([first, *others])
         loss = step.losses(ViewKind.AUGMENTED, backbone_in_eval=True, images=1).pasted_total(CLASSIFICATION)
         if self.options.estimator is Estimator.gradient:
@@ -161,34 +162,25 @@ def score_command(
     instances = dataset.pool
     if "path" not in instances.columns:
         raise UserError("the pool has no column `path`, so its ranking could not be read again")
-    torch.set_num_threads(config.threads)
+    prepare_torch(config)
     engine = finished.engine(torch.device("cuda" if gpu else "cpu"))
     rows = _chosen(instances, options)
     scores = score_pool(engine, scoring_data(dataset, instances, options), instances, rows, options)
     kinds = dataset.kinds(instances)
     _write_ranking(out, instances, rows, scores, kinds)
     lines = [f"{len(rows)} instances scored, {int(np.isnan(scores).sum())} without a score: {out}"]
-    areas = by_kind(scores, kinds[rows]) if kinds is not None else {}
-    if kinds is not None and areas:
-        within = by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
+    curves = rocs_by_kind(scores, kinds[rows]) if kinds is not None else {}
+    if kinds is not None and curves:
+        within = rocs_by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
         lines += [
-            f"AUROC of clean against {name}: {value:.3f}, within categories {within[name]:.3f}"
-            for name, value in areas.items()
+            f"AUROC of clean against {name}: {curve.auroc:.3f}, within categories {within[name].auroc:.3f}"
+            for name, curve in curves.items()
         ]
-        _draw_curve(out.with_suffix(".png"), scores, kinds[rows])
+        _draw_curves(out.with_suffix(".png"), curves)
         lines.append(f"curve: {out.with_suffix('.png')}")
     elif kinds is not None:
         lines.append("the instances with a score are all clean or all faulty, so there is no AUROC")
     return "\n".join(lines)
-
-
-def by_kind(scores: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
-    """AUROC of clean instances against all others (`rest`) and against each kind of fault."""
-    found = {"rest": auroc(scores, kinds == CLEAN)}
-    for kind in sorted(set(kinds.tolist()) - {CLEAN}):
-        among = (kinds == CLEAN) | (kinds == kind)
-        found[kind] = auroc(scores[among], (kinds == CLEAN)[among])
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def within_categories(scores: np.ndarray, categories: np.ndarray) -> np.ndarray:
@@ -220,18 +212,14 @@ def _write_ranking(
             writer.writerow([rank, int(pool.categories[row]), paths[row], shown, *truth])
 
 
-def _draw_curve(path: Path, scores: np.ndarray, kinds: np.ndarray) -> None:
+def _draw_curves(path: Path, curves: dict[str, Roc]) -> None:
     """The ROC of clean instances against each kind of fault."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for kind, value in by_kind(scores, kinds).items():
-        among = np.isfinite(scores) & ((kinds == CLEAN) | (kinds == kind) | (kind == "rest"))
-        good = (kinds == CLEAN)[among][np.argsort(-scores[among], kind="stable")]
-        axes.plot(
-            np.cumsum(~good) / max((~good).sum(), 1), np.cumsum(good) / max(good.sum(), 1), label=f"{kind} {value:.2f}"
-        )
+    for kind, curve in curves.items():
+        axes.plot(curve.bad, curve.good, label=f"{kind} {curve.auroc:.2f}")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.set(xlabel="share of the faulty kept", ylabel="share of the clean kept", xlim=(0, 1), ylim=(0, 1))
     axes.legend(title="clean against (AUROC)", frameon=False)
