@@ -197,7 +197,9 @@ class LauncherConfig:
     """Where runs are executed and with what; no part of a run's identity."""
 
     name: str = "local"  # local or slurm
-    parallel: int = 1  # runs at a time (local) or array_parallelism (slurm)
+    parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
+    jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
+    retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task

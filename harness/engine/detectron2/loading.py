@@ -26,9 +26,10 @@ HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
 def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
-    """Loads a detector's .pth or .pkl, of both its EMA where `averaged`; returns what matched, was missing and was left over.
+    """Loads a detector's .pth or .pkl; returns what matched, was missing and was left over.
 
-    With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
+    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may
+    have more classes than the file. Raises UserError when the file lacks a part.
     """
     weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):
