@@ -1,4 +1,4 @@
-"""What tests share: one embedded dataset, a small one, a trained baseline; and how workers share the tests."""
+"""What tests share: one embedded dataset, a small one, a trained baseline; and which tests begin."""
 
 import hashlib
 import os
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from filelock import FileLock
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from harness.config import DataConfig, RunConfig, ScheduleConfig
 from harness.data import seeding
@@ -25,7 +23,7 @@ from methods.contract import Method
 if TYPE_CHECKING:
     from tests.small_training import Trained
 
-# What takes longest begins, so that no worker is left alone with it at the end. The first waits more than it computes.
+# What takes longest begins, so that no worker is left alone with it at the end.
 LONGEST = (
     "tests/slurm/",
     "tests/golden/test_bsgal.py",
@@ -53,19 +51,6 @@ def _mini_sources() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
-
-
-class _ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A worker takes a whole file, since its tests share what its fixtures make; SLURM's files share the clusters."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "tests/slurm" if file.startswith("tests/slurm/") else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
-    config.option.loadscopereorder = False  # it would put the files with most tests first
-    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -183,8 +184,8 @@ class Cluster:
             "user": getpass.getuser(),
             "controller_port": ports[0],
             "database_port": ports[1],
-            # Job ids of an earlier cluster must not come again: submitit would take its files for the new job's.
-            "first_job": int(time.time()) % 60_000_000 + 1,
+            # Job ids of another cluster must not come again: submitit would take its files for the new job's.
+            "first_job": secrets.randbelow(60_000_000) + 1,
             "nodes": "\n".join(
                 f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
                 f"RealMemory=16000 Gres=gpu:{GPUS} State=UNKNOWN"
