@@ -81,6 +81,8 @@ def execute_composed(composed: Composed) -> Outcome:
     try:
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
+            if ranks.is_main:
+                _tidy(runs / run_id)  # where a life was killed between its record and this
             return Outcome(run_id, Status.complete, "complete already")
         claim = take(runs / run_id) if ranks.is_main else None
         if not ranks.broadcast(claim is not None):
@@ -135,9 +137,7 @@ class _Run:
         if self.ranks.is_main:
             self._write(record)
             if record.status is Status.complete:
-                checkpoint.drop_intermediate(self.folder / "checkpoint")
-                drop_logs(self.folder)
-                drop_shards(self.folder)
+                _tidy(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
@@ -323,6 +323,13 @@ class _Run:
             self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
         except (OSError, ClaimLost) as second:
             log.error("no record could be written: %s", second)
+
+
+def _tidy(folder: Path) -> None:
+    """Deletes what only a run that goes on would need."""
+    checkpoint.drop_intermediate(folder / "checkpoint")
+    drop_logs(folder)
+    drop_shards(folder)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
