@@ -27,7 +27,7 @@ from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
-from harness.record.files import write_atomically
+from harness.record.files import drop_unfinished, write_atomically
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run.claim import Claim, ClaimLost, take
 from harness.run.evaluation import Evaluating, in_percent
@@ -330,6 +330,7 @@ def _tidy(folder: Path) -> None:
     checkpoint.drop_intermediate(folder / "checkpoint")
     drop_logs(folder)
     drop_shards(folder)
+    drop_unfinished(folder)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

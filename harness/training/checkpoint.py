@@ -73,7 +73,7 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 def drop_intermediate(folder: Path) -> None:
     """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
-    for old in [*_folders(folder), *folder.glob(".*.part")]:
+    for old in [*_folders(folder), *(part for part in folder.glob(".*.part") if part.is_dir())]:
         shutil.rmtree(old, ignore_errors=True)
 
 
