@@ -56,6 +56,14 @@ class Blending(Enum):
     gaussian = "gaussian"
 
 
+class MaskTargets(Enum):
+    """bitmask: the mask's pixels in the view, cropped. polygon: its polygons drawn in each region's grid; for methods
+    that paste nothing, as in the published baselines."""
+
+    bitmask = "bitmask"
+    polygon = "polygon"
+
+
 @dataclass
 class PasteConfig:
     """Compositing (design 5.1). Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
@@ -75,7 +83,9 @@ class DataConfig:
     val_annotations: str = "lvis/lvis_v1_val.json"
     images: str = "coco"
     pool: str | None = None  # a path, or the name of a pool below root/pools
-    area_statistics: str | None = None  # JSON of mean and standard deviation; computed from the annotations without
+    # How large pasted instances are, by category: `lvis_v1` for the published figures, or the path of a JSON like them;
+    # measured from the annotations without.
+    area_statistics: str | None = None
     num_classes: int | None = None  # 1453 with DiverGen's extra categories; the dataset's own number without
     # Training view: scale jitter, then a crop to size² (padded where the image is smaller), then a flip.
     size: int = 640
@@ -86,6 +96,8 @@ class DataConfig:
     test_short: int = 800
     test_long: int = 1333
     repeat_threshold: float = 0.001  # repeat factor sampling; 0 switches it off
+    aspect_grouping: bool = False  # a batch of a rank holds images wider than high, or such as are not
+    mask_targets: MaskTargets = MaskTargets.bitmask
     paste: PasteConfig = field(default_factory=PasteConfig)
     workers: int = 2  # per rank; no part of a run's identity
     cache: str | None = None  # folder of memory-mapped annotations; beside the annotations without
@@ -185,7 +197,9 @@ class LauncherConfig:
     """Where runs are executed and with what; no part of a run's identity."""
 
     name: str = "local"  # local or slurm
-    parallel: int = 1  # runs at a time (local) or array_parallelism (slurm)
+    parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
+    jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
+    retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task
@@ -212,7 +226,7 @@ class RunConfig:
     determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
-    weights: str | None = None  # a checkpoint to start from
+    weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average
     init_from: str | None = None  # the run_id whose final weights (not EMA) this run goes on from
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods

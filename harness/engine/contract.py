@@ -62,8 +62,11 @@ class Engine(Protocol):
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         """The trained parameters of a scope, always in the same order."""
 
-    def load(self, weights: Path) -> str:
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
         """Loads a checkpoint by name without executing code; returns what matched, was missing and was left over.
+
+        Of a file with both, `averaged` takes the moving average, which is evaluated, and else the raw weights, which
+        are trained on.
 
         Raises UserError when a required part is missing.
         """

@@ -16,6 +16,7 @@ from harness.compose import plain
 from harness.config import RunConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
+from harness.data.paste.area_statistics import statistics_file
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
@@ -43,7 +44,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
         "pool": dataset.pool_file if config.method.pastes else None,
-        "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
+        "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
+import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -27,11 +27,12 @@ from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
-from harness.record.files import drop_unfinished, write_atomically
-from harness.record.record import FailureKind, Record, Status, read_record, write_record
-from harness.run.claim import Claim, ClaimLost, take
+from harness.record.files import drop_unfinished, share_with_group, write_atomically
+from harness.record.record import Record, Status, read_record, write_record
+from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
+from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
 from harness.run.identity import fingerprints, identify
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
@@ -47,11 +48,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """status is None where another process holds the run."""
+    """status is None where another process holds the run. peer_lost: it was stopped by the loss of another rank."""
 
     run_id: str
     status: Status | None
     message: str = ""
+    peer_lost: bool = False
 
 
 # Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
@@ -79,20 +81,22 @@ def execute_composed(composed: Composed) -> Outcome:
     expected = config.schedule.ranks if trains else None
     ranks = join(expected, config.launcher.gpus > 0, config.launcher.rank_patience_minutes)
     try:
+        share_with_group(runs)
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
             if ranks.is_main:
                 _tidy(runs / run_id)  # where a life was killed between its record and this
             return Outcome(run_id, Status.complete, "complete already")
         claim = take(runs / run_id) if ranks.is_main else None
-        if not ranks.broadcast(claim is not None):
+        generation = ranks.broadcast(claim.generation if claim is not None else None)
+        if generation is None:
             return Outcome(run_id, None, "another process is at it")
         with ExitStack() as stack:
             if claim is not None:
                 stack.enter_context(claim)
             stack.enter_context(run_log(runs / run_id / "log.txt", ranks.is_main))
             stop = stack.enter_context(StopFlag())
-            return _Run(composed, run_id, ranks, claim, stop).execute()
+            return _Run(composed, run_id, ranks, claim, generation, stop).execute()
     finally:
         leave()
 
@@ -103,6 +107,7 @@ class _Run:
     run_id: str
     ranks: Ranks
     claim: Claim | None
+    generation: int  # of the claim that rank 0 holds
     stop: StopFlag
     started: float = field(default_factory=time.time)
 
@@ -132,8 +137,11 @@ class _Run:
         except ClaimLost as lost:
             return Outcome(self.run_id, None, str(lost))
         except Exception as error:
-            self._record_failure(error)
-            raise _as_user_error(error, self.folder) from error
+            other = of_another_rank(error, self.folder, self.generation, self.ranks.rank)
+            if isinstance(other, PeerLost):
+                return self._stopped_by_a_peer(other)
+            self._record_failure(other or error)
+            raise as_user_error(other or error, self.folder) from error
         if self.ranks.is_main:
             self._write(record)
             if record.status is Status.complete:
@@ -197,7 +205,7 @@ class _Run:
                 raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
-            log.info("%s", engine.load(Path(self.config.weights)))
+            log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(
@@ -291,7 +299,7 @@ class _Run:
             ended=now,
             **content,
         )
-        record.cost["wall_seconds"] = now - self.started
+        record.cost |= spent(self.folder, now - self.started)
         record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
         return record
 
@@ -308,19 +316,24 @@ class _Run:
             self.claim.check()
         write_record(self.runs, record)
 
-    def _record_failure(self, error: Exception) -> None:
-        """Leaves a record where the disk and the claim still allow it."""
+    def _stopped_by_a_peer(self, lost: PeerLost) -> Outcome:
+        log.error("rank %d: %s; the run goes on from its last checkpoint", self.ranks.rank, lost)
+        if self.ranks.is_main:
+            self._write(self._ended(Status.interrupted, failure={"kind": "peer lost", "message": str(lost)}))
+        return Outcome(self.run_id, Status.interrupted, str(lost), peer_lost=True)
+
+    def _record_failure(self, error: BaseException) -> None:
+        """Leaves a record where the disk and the claim still allow it; other ranks tell rank 0."""
         text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
-        if not self.ranks.is_main:
-            return
-        kind = FailureKind.out_of_memory if _is_out_of_memory(error) else FailureKind.python_error
-        lines = "".join(traceback.format_exception(error)).splitlines()
-        message = str(error) if isinstance(error, UserError) else "\n".join(lines[-6:])
-        if self.ranks.world > 1:
-            message += "\n(what went wrong on other ranks is in log.txt)"
+        failure = {"kind": kind_of(error).value, "message": message_of(error, self.folder)}
         try:
-            self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
+            if not self.ranks.is_main:
+                leave_words(self.folder, self.generation, self.ranks.rank, failure["message"])
+                return
+            for half_written in (self.folder / "checkpoint").glob(".*.part"):
+                shutil.rmtree(half_written, ignore_errors=True)  # on a full disk the record takes its place
+            self._write(self._ended(Status.failed, failure=failure))
         except (OSError, ClaimLost) as second:
             log.error("no record could be written: %s", second)
 
@@ -331,16 +344,6 @@ def _tidy(folder: Path) -> None:
     drop_logs(folder)
     drop_shards(folder)
     drop_unfinished(folder)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _as_user_error(error: Exception, folder: Path) -> Exception:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left for {folder}: free some and start again, the run resumes from its checkpoint")
-    return error
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

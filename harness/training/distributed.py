@@ -157,7 +157,8 @@ def _torchrun() -> Ranks | None:
 
 
 def _slurm() -> Ranks | None:
-    if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_PROCID" not in os.environ:
+    # A batch script has SLURM_PROCID too; its commands are ranks only where srun starts them, as a step.
+    if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_STEP_ID" not in os.environ:
         return None
     # Not submitit.JobEnvironment, which knows submitit's own jobs alone: a user's `srun harness run` is as good.
     from submitit.slurm.slurm import SlurmJobEnvironment
