@@ -40,7 +40,8 @@ def main() -> None:
         begun, before = time.process_time(), resident_mib()
         write_decisions(folder, 1, np.random.default_rng(0).random(1_200_000) < 0.5)
         print(
-            f"decisions.parquet: {time.process_time() - begun:.1f} s of CPU time, +{peak_mib() - before:.0f} MiB at most"
+            f"decisions.parquet: {time.process_time() - begun:.1f} s of CPU time, "
+            f"+{peak_mib() - before:.0f} MiB at most"
         )
 
 
