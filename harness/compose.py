@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
-from harness.config import MaskTargets, RunConfig
+from harness.config import MaskTargets, RunConfig, profile_steps
 from harness.errors import UserError, first_line, nearest
 
 
@@ -151,6 +151,11 @@ def _validate(config: RunConfig) -> None:
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
             f"schedule.batch_per_rank={schedule.batch_per_rank}: the number of ranks is one divided by the other"
         )
+    if schedule.profile is not None:
+        try:
+            profile_steps(schedule.profile)
+        except ValueError as error:
+            raise UserError(f"schedule.profile: {error}") from error
     if config.weights and config.init_from:
         raise UserError("weights and init_from both say where to start from; give one of them")
     if not config.train and not (config.weights or config.init_from):

@@ -24,6 +24,8 @@ from harness.record.files import write_atomically
 from harness.training import checkpoint
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
+from harness.training.pace import Pace
+from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
 from harness.training.step import StepPosition, TrainingStep
@@ -67,6 +69,9 @@ class Trainer:
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
         self.agreement = Agreement(self.ranks)
+        self.pace = Pace()
+        keep = schedule.keep_checkpoints
+        self.saver = checkpoint.Saver(self.folder / "checkpoint", self.ranks, keep, lambda: self.before_write())
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
@@ -80,6 +85,13 @@ class Trainer:
 
     def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
+        with traced(self.schedule.profile, self.folder / "profile" / f"rank{self.ranks.rank}.json") as stepped:
+            self._run(self.pace.batches(batches), progress, stepped)
+        self.agreement.finish()
+        self.saver.finish()
+        return self.iteration == self.schedule.iterations
+
+    def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
         last_saved = started = time.monotonic()
         for batch in batches:
             losses, logged = self._step(batch)
@@ -97,13 +109,14 @@ class Trainer:
                 last_saved = time.monotonic()
                 if stop:
                     break
-        self.agreement.finish()
-        return self.iteration == self.schedule.iterations
+            stepped()
 
     def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
         """Whether to save now, and to end after it; agreed among ranks, since their clocks and signals differ."""
         late = self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes
-        late, stop = self.agreement.exchange(late, self.stop_asked())
+        late, stop, unwritten = self.agreement.exchange(late, self.stop_asked(), not self.saver.written)
+        if not unwritten:
+            self.saver.conclude(known_at=self.iteration - 1)
         return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -165,6 +178,7 @@ class Trainer:
             "lr": learning_rate(self.schedule, self.iteration - 1),
             "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
+            **self.pace.read(self.schedule.iterations - self.iteration),
             "time": time.time(),
         }
         self.before_write()
@@ -175,7 +189,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- saved and restored
 
     def save(self) -> None:
-        """Writes a checkpoint; every rank calls it at the same step."""
+        """Begins to write a checkpoint; every rank calls it at the same step."""
         self.before_write()
         shared = {
             "model": self.engine.module.state_dict(),
@@ -190,8 +204,7 @@ class Trainer:
             "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
         }
-        path = self.folder / "checkpoint"
-        checkpoint.save(path, self.iteration, shared, own, self.ranks, self.schedule.keep_checkpoints)
+        self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
         """Restores the newest checkpoint; False without one."""
