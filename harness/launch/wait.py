@@ -25,15 +25,12 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None 
     the count of states on stdin, once. Raises UserError where SLURM refuses the last runs that are left.
     """
     pace, out = Pace(), tables.console()
-    refused_with: int | None = None  # so many were under way when SLURM took no more
     while True:
         rows = _rows(runs_dir, sweep, run_ids)
-        number = sum(row.state in ACTIVE for row in rows)
         again, ready = _curable(rows), _startable(rows)
-        if again or (ready and (refused_with is None or number < refused_with)):
+        if again or ready:
             try:
-                code = submit_runs(runs_dir, sweep, _Update(again), [row.run.run_id for row in [*ready, *again]], False)
-                refused_with = number if code else None
+                submit_runs(runs_dir, sweep, _Update(again), [row.run.run_id for row in [*ready, *again]], False)
                 rows = _rows(runs_dir, sweep, run_ids)
             except UserError as error:
                 if not under_way(rows):
