@@ -51,11 +51,12 @@ def launch_sweep(
 
     ids = [run.run_id for run in runs]
     code = submit_runs(runs_dir, sweep.name, updated, ids)
-    if not stay or runs[0].resources["name"] == "local":
+    if not stay:
         return code
-    from harness.launch.wait import wait
+    from harness.launch.wait import end, wait
 
-    return wait(runs_dir, sweep.name, ids, notify)
+    last = end if runs[0].resources["name"] == "local" else wait
+    return last(runs_dir, sweep.name, ids, notify)
 
 
 def submit_runs(

@@ -151,7 +151,7 @@ def test_local_sweep_takes_no_notice_of_the_job_around_it(project: Project) -> N
     script = project.folder / "script.sh"
     command = f"{sys.executable} -m harness.cli sweep four"
     script.write_text(f"#!/bin/bash\ncd {project.folder}\n{command}\necho ended with $?\nsleep 30\n")
-    words = ["--parsable", "--ntasks=3", "--cpus-per-task=1", "--requeue", f"--output={project.folder}/out"]
+    words = ["--parsable", "--ntasks=3", "--cpus-per-task=1", "--mem=3G", "--requeue", f"--output={project.folder}/out"]
     exported = f"--export=ALL,PYTHONPATH={ROOT},OMP_NUM_THREADS=1,BSGAL_BENCH_CACHE={os.environ['BSGAL_BENCH_CACHE']}"
     job = project.cluster.command("sbatch", *words, exported, str(script)).strip()
     project.cluster.wait_for(lambda: list(project.runs.glob("*/checkpoint/0*")), 120)
