@@ -338,6 +338,17 @@ def data_index_pool(
     typer.echo(index_pool(pool, out, workers))
 
 
+@data.command("export")
+def data_export(
+    pool: Annotated[Path, typer.Argument(help="The pool: published JSON, an Arrow index or Parquet.")],
+    out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
+) -> None:
+    """Write a pool with all its columns as Parquet, which other tools read and `data.pool=` takes."""
+    from harness.commands.data_export import export_pool
+
+    typer.echo(export_pool(pool, out))
+
+
 @data.command("pool-stats")
 def data_pool_stats(
     overrides: Annotated[list[str], typer.Argument(help="Which pool of which dataset: data=mini data.pool=clean.")],

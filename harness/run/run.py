@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,22 @@ from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.decisions import decision_statistics, write_decisions
+from harness.record.decision_log import drop_logs, write_decisions
+from harness.record.decisions import decision_statistics
 from harness.record.files import share_with_group, write_atomically
 from harness.record.record import Record, Status, read_record, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
-from harness.run.evaluation import evaluate_detector
+from harness.run.evaluation import Evaluating, in_percent
+from harness.run.evaluation_shards import drop_shards
 from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
 from harness.run.identity import fingerprints, identify
 from harness.run.provenance import provenance
-from harness.run.signals import StopFlag
+from harness.run.signals import Interrupted, StopFlag
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
-from harness.weights.classes import grown
+from harness.training.torch_settings import prepare_torch
+from harness.weights.classes import extend_classifier
 from methods.contract import Start
 
 log = logging.getLogger(__name__)
@@ -70,12 +74,13 @@ def execute(overrides: Sequence[str]) -> Outcome:
 
 def execute_composed(composed: Composed) -> Outcome:
     config = composed.config
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    ranks = join(config.schedule.ranks, config.launcher.gpus > 0)
+    prepare_torch(config)
+    run_id, runs = identify(config), Path(config.runs_dir)
+    # Any number of ranks evaluates: what is trained already is the same for all.
+    trains = config.train and not checkpoint.has_final(runs / run_id / "checkpoint")
+    expected = config.schedule.ranks if trains else None
+    ranks = join(expected, config.launcher.gpus > 0, config.launcher.rank_patience_minutes)
     try:
-        run_id = identify(config)
-        runs = Path(config.runs_dir)
         share_with_group(runs)
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
@@ -123,6 +128,10 @@ class _Run:
             record = self._train_and_evaluate()
         except Waiting as waiting:
             record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
+        except Interrupted as interrupted:
+            reason = self.stop.reason or "a signal to another rank"
+            log.info("%s: %s", reason, interrupted)
+            record = self._ended(Status.interrupted, failure={"kind": "stopped", "message": reason})
         except ClaimLost as lost:
             return Outcome(self.run_id, None, str(lost))
         except Exception as error:
@@ -135,11 +144,14 @@ class _Run:
             self._write(record)
             if record.status is Status.complete:
                 checkpoint.drop_intermediate(self.folder / "checkpoint")
+                drop_logs(self.folder)
+                drop_shards(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
     def _train_and_evaluate(self) -> Record:
         self._write_config()
+        self.ranks.first_on_each_node(lambda: (self.dataset.train, self.dataset.val))
         parents = self._parents()
         engine = self._engine()
         trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
@@ -147,14 +159,7 @@ class _Run:
         statistics: dict[str, Any] = {}
         if self.config.train:
             if trained is None:
-                outcome = self._train(engine, parents)
-                if outcome is None:
-                    log.info("stopped by %s, saved", self.stop.reason or "a signal to another rank")
-                    return self._ended(
-                        Status.interrupted,
-                        failure={"kind": "stopped", "message": self.stop.reason or "a signal to another rank"},
-                    )
-                trained = outcome
+                trained = self._train(engine, parents)
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
@@ -200,7 +205,7 @@ class _Run:
                 raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
-            log.info("%s", engine.load(Path(self.config.weights)))
+            log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(
@@ -210,7 +215,7 @@ class _Run:
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
         """Loads a parent's weights. Raises UserError when it is another detector's."""
-        state, sentence = grown(parent, engine.module.state_dict())
+        state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
             raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
         try:
@@ -221,8 +226,8 @@ class _Run:
         if sentence:
             log.info("%s: %s", self.config.init_from, sentence)
 
-    def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any] | None:
-        """The final weights and what goes with them; None when training was asked to stop."""
+    def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any]:
+        """The final weights and what goes with them. Raises Interrupted."""
         config, method = self.config, self.config.method
         pool = self.dataset.prepared_pool(method, config.seed)
         data = TrainingData(self.dataset, config.seed, method, pool)
@@ -246,34 +251,34 @@ class _Run:
         total = config.schedule.iterations
         with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
             if not trainer.run(batches, progress):
-                return None
-        decisions = self.ranks.gather(trainer.decisions)
+                raise Interrupted(f"training stopped at step {trainer.iteration}")
+        trainer.decisions.save()
         content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
+        self.ranks.barrier()
         if self.ranks.is_main:
             check()
-            write_decisions(self.folder, [row for part in decisions for row in part], self.dataset.clean_rows(pool))
+            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(pool))
             checkpoint.save_final(self.folder / "checkpoint", content)
         self.ranks.barrier()
         return content
 
     def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
-        limit = self.config.evaluation.limit
-        indices = evaluation_indices(self.dataset, limit, self.ranks.rank, self.ranks.world)
-        images = evaluation_images(self.dataset, indices)
+        config = self.config.evaluation
+        indices = evaluation_indices(self.dataset, config.limit, self.ranks.rank, self.ranks.world)
+        check = self.claim.check if self.claim else lambda: None
         with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
-            found = evaluate_detector(
-                self.config.evaluation, engine, images, indices, self.dataset.val, self.ranks, self.folder, bar.update
-            )
+            evaluating = Evaluating(config, self.dataset.val, self.ranks, self.stop.is_set, check, bar.update)
+            images = partial(evaluation_images, self.dataset)
+            found = evaluating.run(engine, images, indices, self.folder / "evaluation")
         if found is None:
             return {}
-        if self.claim:
-            self.claim.check()
-        found.write(self.folder)
-        return {
-            kind: {name: None if value is None else 100 * value for name, value in figures.items()}
-            for kind, figures in found.metrics.items()
-        }
+        check()
+        evaluation, detections = found
+        evaluation.write(self.folder)
+        if detections is not None:
+            detections.write_parquet(self.folder / "detections.parquet")
+        return in_percent(evaluation.metrics)
 
     # ------------------------------------------------------------------------------------------------ what is left
 

@@ -10,6 +10,10 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
+class Interrupted(Exception):
+    """A run was asked to stop, on this rank or another, and has saved what it goes on from."""
+
+
 class StopFlag:
     """Set by SIGUSR2, SIGTERM or the first Ctrl-C; a second Ctrl-C interrupts at once.
 

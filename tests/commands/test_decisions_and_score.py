@@ -163,7 +163,7 @@ def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(finished: Finish
 
     by_gradient = scores()
     np.testing.assert_array_equal(by_gradient, scores())
-    assert np.abs(scores(scope=Scope.HEADS) - by_gradient).max() > 0
+    assert np.abs(scores(scope=Scope.heads) - by_gradient).max() > 0
     by_random = scores(reference_policy=ReferencePolicy.random_image)
     assert np.abs(by_random - by_gradient).max() > 0
     np.testing.assert_array_equal(by_random, scores(reference_policy=ReferencePolicy.random_image))
