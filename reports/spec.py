@@ -84,9 +84,6 @@ COLUMNS: dict[str, Column] = {
             unit="%",
             about="batches with pasted instances that the method kept",
         ),
-        Column(
-            "decisions_auroc", "decision AUROC", decimals=2, about="0.5 is chance, 1 separates good from bad instances"
-        ),
         Column("time_ratio", "time ×", decimals=2, about="seconds a training step over the first baseline row's"),
         Column("train_minutes", "training", decimals=1, unit="min"),
         Column("peak_gpu_gb", "GPU memory", decimals=1, unit="GB"),

@@ -1,0 +1,1 @@
+"""Annotations, images, instance pools, pasting, batches."""

@@ -1,0 +1,1 @@
+"""CenterNet2, the papers' detector."""

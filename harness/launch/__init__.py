@@ -1,0 +1,1 @@
+"""Sweeps: expanding, submitting, following and resuming them."""
