@@ -17,7 +17,8 @@ from reports.spec import COLUMNS, FREQUENCIES, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import Summary, summarise
 from reports.style import INK, MUTED, Picture, colour, marker
-from reports.table import Table, baseline_row, time_ratio
+from reports.differences import baseline_row
+from reports.table import Table, time_ratio
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ from reports.spec import Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
 from reports.table import MARKS, Cell, Line, Table
-from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, spread_text
+from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, signs, spread_text, test_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
@@ -32,7 +32,9 @@ class Shown:
     spread: str = ""
     difference: str = ""
     interval: str = ""
-    star: bool = False
+    dashed: bool = False
+    signs: str = ""
+    test: str = ""
     published: str = ""
     marks: tuple[str, ...] = ()
     link: str = ""
@@ -138,7 +140,9 @@ def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
         spread=spread_text(cell.summary, decimals),
         difference=number(first.mean, decimals, signed=True) if first else "",
         interval=interval_text(first, decimals) if first else "",
-        star=cell.star,
+        dashed=first is not None and first.n == 2,
+        signs=signs(cell),
+        test=test_text(first, cell.verdict) if first else "",
         published=published,
         marks=cell.marks if cell.summary.n else (),
         link=f"#runs-{line.row.key}",
@@ -170,7 +174,9 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
             difference = cell.differences.get(key)
             mean = difference.mean if difference else None
             interval = interval_text(difference, spec.decimals) if difference else ""
-            shown.append(Shown(number(mean, spec.decimals, signed=True), sortable(mean), interval=interval))
+            text, test = number(mean, spec.decimals, signed=True), test_text(difference, None) if difference else ""
+            dashed = difference is not None and difference.n == 2
+            shown.append(Shown(text, sortable(mean), interval=interval, dashed=dashed, test=test))
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")

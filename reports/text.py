@@ -6,11 +6,12 @@ The notes below a table say what its marks, intervals and stars mean; every form
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from reports.spec import Column, Spec
-from reports.statistics import LEAST_PAIRS, RATE, Difference, Summary
+from reports.spec import COLUMNS, Column, Spec
+from reports.statistics import EQUIVALENT, LEAST_PAIRS, RATE, Difference, Summary
+from reports.differences import Verdict
 from reports.table import MARKS, Cell, Line, Table, published_sources
 
 NOTHING = "–"
@@ -40,6 +41,20 @@ def interval_text(difference: Difference, decimals: int) -> str:
     return f"[{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"
 
 
+def test_text(difference: Difference, verdict: Verdict | None) -> str:
+    """What a difference was tested by: p = 0.012 over 3 seeds and images; adjusted 0.048."""
+    if math.isnan(difference.p):
+        return ""
+    over = f"{difference.n} seeds" + (" and images" if difference.over_images else "")
+    adjusted = "" if verdict is None or math.isnan(verdict.p) else f"; adjusted over rows {verdict.p:.2g}"
+    return f"p = {difference.p:.2g} over {over}{adjusted}"
+
+
+def signs(cell: Cell) -> str:
+    """What the tests say of the difference to the first baseline."""
+    return ("★" if cell.star else "") + ("≈" if cell.equal else "")
+
+
 def counted_text(line: Line) -> str:
     """2 of 3."""
     return f"{line.complete} of {line.expected}" if line.expected else "no runs"
@@ -66,15 +81,8 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
     written = ["AP in percent: mean ± sample standard deviation over seeds."]
     if spec.baselines:
         first = spec.label_of(spec.baselines[0])
-        written.append(
-            f"Differences are paired by seed; in brackets the {spec.intervals.level:.0%} {_interval_words(spec)}."
-        )
-        stars = any(cell.star for line in lines for cell in line.cells)
-        written.append(
-            f"★ marks a difference to {first} that stands in a paired two-sided t-test over seeds at a false discovery "
-            f"rate of {RATE:.0%} (Benjamini–Hochberg over the rows of a column; {LEAST_PAIRS} seeds or more)"
-            + ("." if stars else "; none does.")
-        )
+        written.append(_interval_note(spec, lines))
+        written += _verdict_notes(spec, first, lines)
     marks = [mark for mark in MARKS if any(mark in line.marks for line in lines)]
     if marks:
         meanings = ", ".join(f"{MARKS[mark].letter} {MARKS[mark].meaning}" for mark in marks)
@@ -82,23 +90,51 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
     if any(line.source for line in lines):
         sources = "; ".join(published_sources(tables))
         written.append(f"Published figures: {sources}. Their difference is ours minus theirs.")
+        written += variant_notes(spec, lines)
     for column in spec.columns:
         if column.about:
             written.append(f"{column.plain}: {column.about}.")
     return written
 
 
-def _interval_words(spec: Spec) -> str:
-    if spec.intervals.over == "images":
-        return (
-            f"percentile bootstrap interval over the validation images ({spec.intervals.resamples} resamples, the same "
-            "images for both sides), which says nothing of the spread between seeds; a difference without one lacks "
-            "matches.parquet"
-        )
-    return (
-        f"percentile bootstrap interval over seeds ({spec.intervals.resamples} resamples), which with so few seeds "
-        "is narrower than the truth"
+def variant_notes(spec: Spec, lines: Iterable[Line]) -> list[str]:
+    """What the papers' figures are of, where their sources have several variants; and what other sources say."""
+    named = {f"{spec.label_in_group(line.row.label, line.row.group)}: {line.variant}" for line in lines if line.variant}
+    other = []
+    for line in lines:
+        for row in line.elsewhere:
+            key = next(each.key for each in spec.columns if each.metric and not math.isnan(row.get(each.key, math.nan)))
+            variant = f", {row['variant']}" if isinstance(row["variant"], str) else ""
+            label = spec.label_in_group(line.row.label, line.row.group)
+            value = f"{COLUMNS[key].plain} {number(row[key], spec.decimals)}"
+            other.append(f"Another source has {label} at {value} ({row['source']}{variant}).")
+    return [*([f"Published variants: {'; '.join(sorted(named))}."] if named else []), *other]
+
+
+def _interval_note(spec: Spec, lines: Iterable[Line]) -> str:
+    found = [each for line in lines for cell in line.cells for each in cell.differences.values()]
+    of_seeds = "other seeds alone, since their matches.parquet is missing"
+    kinds = {each.over_images for each in found}
+    where = "other seeds and other validation images" if kinds == {True} else of_seeds
+    if len(kinds) > 1:
+        where = "other seeds and other validation images (other seeds alone where matches.parquet is missing)"
+    note = f"Differences are paired by seed; in brackets the {spec.level:.0%} interval of what they would be with {where}."
+    if any(each.n == 2 for each in found):
+        note += " Dashed: from two seeds, which tell their spread badly."
+    return note
+
+
+def _verdict_notes(spec: Spec, first: str, lines: Sequence[Line]) -> list[str]:
+    if spec.primary is None:
+        return []
+    cells = [cell for line in lines for cell in line.cells if cell.verdict is not None]
+    star = (
+        f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, that noise shows in at "
+        f"most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all rows by Holm's "
+        f"method; {LEAST_PAIRS} seeds or more)" + ("." if any(cell.star for cell in cells) else "; none does.")
     )
+    equal = f"≈ marks one that lies within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
+    return [star, *([equal] if any(cell.equal for cell in cells) else [])]
 
 
 # ------------------------------------------------------------------------------------------------------ the formats
@@ -142,7 +178,7 @@ def grids(spec: Spec, tables: list[Table], head: Callable[[Column], str], mark: 
             if found is None:
                 return NOTHING
             mean = number(found.mean, spec.decimals, signed=True)
-            return _together(" ", mean, interval_text(found, spec.decimals)) + ("★" if star and cell.star else "")
+            return _together(" ", mean, interval_text(found, spec.decimals)) + (signs(cell) if star else "")
 
         result.append(grid(f"Difference to {spec.label_of(key)}", metrics, difference))
     if any(line.source or line.unpublished for table in tables for line in table.lines):

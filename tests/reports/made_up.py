@@ -16,7 +16,7 @@ from harness.record.manifest import ExpectedRun, Manifest, write_manifest
 from harness.record.matches import read_matches
 from harness.record.matches import write_matches as write_match_files
 from harness.record.record import Record, Status, write_record
-from reports.images import resampled_ap
+from tests.reports.resampling import resampled_ap
 
 METRICS = {
     "AP": 0.0,
