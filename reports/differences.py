@@ -52,7 +52,8 @@ def compared(collection: Collection, spec: Spec) -> Iterable[tuple[TableRow, str
 
 
 def find_differences(spec: Spec, collection: Collection) -> Differences:
-    """Of every row to every baseline in every metric. Seeds are paired where both runs saw the same validation images."""
+    """Of every row to every baseline in every metric. Seeds are paired where both runs saw the same validation
+    images."""
     images = ImageParts(collection.folder)
     metrics = [column for column in spec.columns if column.metric]
     names = [column.key for column in metrics]
@@ -88,4 +89,3 @@ def find_verdicts(spec: Spec, found: Differences) -> dict[str, Verdict]:
 
 def is_primary(spec: Spec, column: Column) -> bool:
     return spec.primary is not None and column.key == spec.primary.key
-

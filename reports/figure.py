@@ -11,13 +11,13 @@ import numpy as np
 
 from reports import style
 from reports.collect import Collection, TableRow
+from reports.differences import baseline_row
 from reports.figure_curve import draw_curve
 from reports.figure_decisions import draw_roc, draw_training
 from reports.spec import COLUMNS, FREQUENCIES, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import Summary, summarise
 from reports.style import INK, MUTED, Picture, colour, marker
-from reports.differences import baseline_row
 from reports.table import Table, time_ratio
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
 """How much each validation image moves AP: what intervals say about other validation images.
 
 A bootstrap over images asks how AP varies when each image counts 0, 1, 2, ... times. Its variance over infinitely many
-resamples is, to first order, the sum of squares of AP's derivatives by the images' weights (the infinitesimal jackknife:
-Efron 1982, The jackknife, the bootstrap and other resampling plans). One pass over the matches gives them: no detection
-is matched again, no draw is made, and it takes a hundredth of the time of a thousand resamples, with which tests compare
-it. Derivatives of two runs subtract image by image, so that what makes an image hard for both cancels out.
+resamples is, to first order, the sum of squares of AP's derivatives by the images' weights (the infinitesimal
+jackknife: Efron 1982, The jackknife, the bootstrap and other resampling plans). One pass over the matches gives them:
+no detection is matched again, no draw is made, and it takes a hundredth of the time of a thousand resamples, with which
+tests compare it. Derivatives of two runs subtract image by image, so that what makes an image hard for both cancels
+out.
 
 Where few images hold a category, resampling understates how its AP varies: a mean of m images by (m - 1) / m, and a
 category in a single image hardly varies at all. So derivatives are stretched by sqrt(m / (m - 1)), and a category in a
@@ -45,8 +46,8 @@ class ImageParts:
     _of_runs: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
 
     def of(self, ours: pd.Series, baseline: pd.Series, column: Column) -> ImagePart | None:
-        """ours, baseline: run_ids by seed. Of the mean difference, in percent, over the seeds that both have; None where
-        a run has left no matches, or the column is none of `FIGURES`."""
+        """ours, baseline: run_ids by seed. Of the mean difference, in percent, over the seeds that both have; None
+        where a run has left no matches, or the column is none of `FIGURES`."""
         seeds = ours.index.intersection(baseline.index)
         if column.subscript not in FIGURES or seeds.empty:
             return None
@@ -68,8 +69,9 @@ class ImageParts:
 
 
 def image_influence(matches: RankedMatches) -> tuple[np.ndarray, np.ndarray]:
-    """(6,) and (6, images) float64, by `FIGURES`, as fractions, NaN where undefined: AP with precision taken at every hit
-    rather than at 101 recalls, and its derivatives: with weights w it is, to first order, AP + (w - 1) @ derivatives."""
+    """(6,) and (6, images) float64, by `FIGURES`, as fractions, NaN where undefined: AP with precision taken at every
+    hit rather than at 101 recalls, and its derivatives: with weights w it is, to first order, AP + (w - 1) @
+    derivatives."""
     categories = len(matches.frequency)
     instances = np.bincount(matches.truth_category, matches.instances, categories)
     holding = np.bincount(matches.truth_category, minlength=categories)

@@ -16,8 +16,22 @@ from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
+from reports.summary import Standings
 from reports.table import MARKS, Cell, Line, Table
-from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, signs, spread_text, test_text
+from reports.text import (
+    STANDING,
+    counted_text,
+    decimals_of,
+    estimate_text,
+    interval_text,
+    marks_text,
+    notes,
+    number,
+    signs,
+    spread_text,
+    standing_notes,
+    test_text,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
@@ -72,6 +86,7 @@ def render(
     pictures: list[Picture],
     left_out: list[str],
     agreement: Mapping[TableRow, Mapping[str, Summary]],
+    standings: Standings | None,
     folder: Path,
 ) -> str:
     """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
@@ -79,6 +94,8 @@ def render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
         further=[_differences(spec, tables, key) for key in spec.baselines[1:]],
+        standings=_standings(spec, standings) if standings else None,
+        standing_notes=standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else [],
         notes=notes(spec, tables),
         pictures=pictures,
         left_out=left_out,
@@ -180,6 +197,17 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
+
+
+def _standings(spec: Spec, standings: Standings) -> Sheet:
+    rows = []
+    for row in sorted(standings.rows, key=lambda row: row.rank):
+        shown = [Shown(row.label, row.label), Shown(number(row.rank, 1), sortable(row.rank))]
+        for estimate, scale, decimals, signed in ((row.better, 100, 0, False), (row.gain, 1, spec.decimals, True)):
+            value, interval = estimate_text(estimate, scale, decimals, signed)
+            shown.append(Shown(value, sortable(estimate.value if estimate else None), interval=interval))
+        rows.append(shown)
+    return Sheet("standings", "", [Heading(""), *map(Heading, STANDING)], rows)
 
 
 def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) -> Sheet:

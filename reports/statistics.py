@@ -54,8 +54,8 @@ class Difference:
     """Mean paired difference, its interval, n pairs; NaN where there is none.
 
     p: two-sided, of no difference. equivalent: p of a difference of `EQUIVALENT` or more (two one-sided tests).
-    seeds, images: variance between single seeds, and of the mean by the validation images. over_images: whether these
-    are in the interval.
+    seeds, images: variance between single seeds, and of the mean by the validation images (below 0 by chance).
+    over_images: whether these are in the interval.
     """
 
     mean: float
@@ -127,13 +127,14 @@ def _of_equal_length(table: np.ndarray, parts: list[ImagePart], level: float) ->
         equivalent = t.sf((EQUIVALENT - np.abs(mean)) / error, freedom)
     untested = (error == 0) | (n < LEAST_PAIRS)
     p, equivalent = np.where(untested, np.nan, p), np.where(untested, np.nan, equivalent)
-    return mean, mean - half, mean + half, p, equivalent, seeds, np.maximum(of_images - interaction / n, 0)
+    return mean, mean - half, mean + half, p, equivalent, seeds, of_images - interaction / n
 
 
 def standard_error(
     seeds: np.ndarray, n: int, images: np.ndarray, interaction: np.ndarray, freedom: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of a mean over n seeds, with its degrees of freedom, from the variance between seeds and an `ImagePart`'s figures.
+    """Of a mean over n seeds, with its degrees of freedom, from the variance between seeds and an `ImagePart`'s
+    figures.
 
     Seeds differ by training and by what they find hard; images are common to all seeds but for the latter. So
     seeds / n + images counts interaction / n twice. Degrees of freedom: 1 / freedom is the mean of the parts' own,

@@ -75,7 +75,8 @@ class Cell:
 @dataclass(frozen=True)
 class Line:
     """complete of expected runs; marks: how many runs each is about. source: where the published figures stand, and
-    variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for published figures, and no source at hand has them."""
+    variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for
+    published figures, and no source at hand has them."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -96,8 +97,8 @@ class Table:
 
 
 def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) -> list[Table]:
-    """One table for each group that the spec names (a single one without). Raises ValueError for a table whose published
-    figures come from several sources."""
+    """One table for each group that the spec names (a single one without). Raises ValueError for a table whose
+    published figures come from several sources."""
     found = find_differences(spec, collection)
     verdicts = find_verdicts(spec, found)
     tables = []

@@ -9,12 +9,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from reports.differences import Verdict
+from reports.power import first_of, noise_of, sentence
 from reports.spec import COLUMNS, Column, Spec
 from reports.statistics import EQUIVALENT, LEAST_PAIRS, RATE, Difference, Summary
-from reports.differences import Verdict
+from reports.summary import Estimate, Standings
 from reports.table import MARKS, Cell, Line, Table, published_sources
 
 NOTHING = "–"
+STANDING = ("mean rank", "better, %", "gain")  # columns of the summary over settings
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -83,6 +86,9 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
         first = spec.label_of(spec.baselines[0])
         written.append(_interval_note(spec, lines))
         written += _verdict_notes(spec, first, lines)
+        noise = spec.primary and noise_of(spec.primary, _first_differences(spec, lines))
+        if noise:
+            written.append(sentence(noise))
     marks = [mark for mark in MARKS if any(mark in line.marks for line in lines)]
     if marks:
         meanings = ", ".join(f"{MARKS[mark].letter} {MARKS[mark].meaning}" for mark in marks)
@@ -95,6 +101,13 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
         if column.about:
             written.append(f"{column.plain}: {column.about}.")
     return written
+
+
+def _first_differences(spec: Spec, lines: Iterable[Line]) -> list[Difference]:
+    """To the first baseline, in the primary column."""
+    baseline, primary = first_of(spec)
+    cells = [cell for line in lines for cell in line.cells if cell.column.key == primary]
+    return [cell.differences[baseline] for cell in cells if baseline in cell.differences]
 
 
 def variant_notes(spec: Spec, lines: Iterable[Line]) -> list[str]:
@@ -118,7 +131,9 @@ def _interval_note(spec: Spec, lines: Iterable[Line]) -> str:
     where = "other seeds and other validation images" if kinds == {True} else of_seeds
     if len(kinds) > 1:
         where = "other seeds and other validation images (other seeds alone where matches.parquet is missing)"
-    note = f"Differences are paired by seed; in brackets the {spec.level:.0%} interval of what they would be with {where}."
+    note = (
+        f"Differences are paired by seed; in brackets the {spec.level:.0%} interval of what they would be with {where}."
+    )
     if any(each.n == 2 for each in found):
         note += " Dashed: from two seeds, which tell their spread badly."
     return note
@@ -129,12 +144,34 @@ def _verdict_notes(spec: Spec, first: str, lines: Sequence[Line]) -> list[str]:
         return []
     cells = [cell for line in lines for cell in line.cells if cell.verdict is not None]
     star = (
-        f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, that noise shows in at "
-        f"most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all rows by Holm's "
-        f"method; {LEAST_PAIRS} seeds or more)" + ("." if any(cell.star for cell in cells) else "; none does.")
+        f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, such as noise alone "
+        f"shows in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all rows "
+        f"by Holm's method; {LEAST_PAIRS} seeds or more)"
+        + ("." if any(cell.star for cell in cells) else "; none does.")
     )
     equal = f"≈ marks one that lies within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
     return [star, *([equal] if any(cell.equal for cell in cells) else [])]
+
+
+def standing_notes(standings: Standings, baseline: str) -> list[str]:
+    """How to read the summary."""
+    alike = "" if math.isnan(standings.p) else f" All rows alike: p = {standings.p:.2g} (Friedman)."
+    return [
+        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ where they lie "
+        f"more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
+        f"better: the probability that a run beats one of {baseline} in the same setting. gain: the mean of the middle "
+        "half of paired differences to it. In brackets intervals by a bootstrap over the seeds of each setting, "
+        "stretched for few seeds.",
+    ]
+
+
+def estimate_text(estimate: Estimate | None, scale: float, decimals: int, signed: bool = False) -> tuple[str, str]:
+    """The value, and its interval where there is one."""
+    if estimate is None:
+        return number(None, decimals), ""
+    low, high = (number(scale * bound, decimals, signed) for bound in (estimate.low, estimate.high))
+    interval = "" if math.isnan(estimate.low) else f"[{low}, {high}]"
+    return number(scale * estimate.value, decimals, signed), interval
 
 
 # ------------------------------------------------------------------------------------------------------ the formats
@@ -194,21 +231,35 @@ def _published(line: Line, cell: Cell, spec: Spec) -> str:
     return number(cell.published, spec.decimals) + beside
 
 
-def markdown(spec: Spec, tables: list[Table], figures: Iterable[tuple[str, str, str]]) -> str:
+def standings_grid(spec: Spec, standings: Standings) -> Grid:
+    """The rows over all settings, by their mean rank."""
+    rows = []
+    for row in sorted(standings.rows, key=lambda row: row.rank):
+        better = _together(" ", *estimate_text(row.better, 100, 0))
+        gain = _together(" ", *estimate_text(row.gain, 1, spec.decimals, signed=True))
+        rows.append([row.label, number(row.rank, 1), better, gain])
+    return Grid("Over all settings", [spec.heading, *STANDING], [("", rows)])
+
+
+def markdown(
+    spec: Spec, tables: list[Table], figures: Iterable[tuple[str, str, str]], standings: Standings | None
+) -> str:
     """figures: file name, title and caption of each."""
     parts = [f"# {spec.title}", spec.description] if spec.description else [f"# {spec.title}"]
 
     def mark(text: str) -> str:
         return f" <sup>{text}</sup>"
 
-    for grid in grids(spec, tables, lambda column: _html_heading(column), mark):
+    overall = [standings_grid(spec, standings)] if standings else []
+    for grid in [*grids(spec, tables, _html_heading, mark), *overall]:
         parts.append(f"## {grid.caption}")
         for heading, rows in grid.groups:
             if heading:
                 parts.append(f"### {heading}")
             rule = [":--", *("--:" for _ in grid.heading[1:])]
             parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *rows]))
-    parts.append("\n".join(f"- {note}" for note in notes(spec, tables)))
+    overall_notes = standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else []
+    parts.append("\n".join(f"- {note}" for note in [*notes(spec, tables), *overall_notes]))
     parts += [f"![{title}]({file})\n\n{caption}" for file, title, caption in figures]
     return "\n\n".join(parts) + "\n"
 

@@ -33,9 +33,9 @@ class RankedMatches:
     """What AP follows from, one IoU type.
 
     images: how many were evaluated. image (D,), starts (C + 1,): detections by category and falling score. hit, counted
-    (10, D) bool by IoU threshold: true positives, and those that are not ignored. truth_image, truth_category, instances
-    (G,): how many instances of a category an image holds, where it holds any. frequency (C,) r, c, f, empty for a
-    category without ground truth.
+    (10, D) bool by IoU threshold: true positives, and those that are not ignored. truth_image, truth_category,
+    instances (G,): how many instances of a category an image holds, where it holds any. frequency (C,) r, c, f, empty
+    for a category without ground truth.
     """
 
     images: int

@@ -4,9 +4,9 @@ Every table draws 200 validation images and up to ten seeds of two made-up detec
 each category, in which images they find hard, and from seed to seed. Dense: each of 24 categories is in a sixth of the
 images, as on the embedded dataset. Sparse: the images are drawn from the 100 real ones of LVIS v1 val, so that most
 categories are in one to four; the rare third are those that fewest images hold. The truth is the mean difference over
-all tables: what other seeds and other images give. Nothing is evaluated here; a detection's IoU is drawn, and AP and its
-derivatives come from `reports.images` as in a report. `percentile` is the same without the corrections: resampling seeds
-and images, and taking quantiles.
+all tables: what other seeds and other images give. Nothing is evaluated here; a detection's IoU is drawn, and AP and
+its derivatives come from `reports.images` as in a report. `percentile` is the same without the corrections: resampling
+seeds and images, and taking quantiles.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def simulate(name: str, layout: Layout, tables: int, seed: int) -> None:
     truth = made[-1, :, :, 0].mean(axis=1)
     for i, n in enumerate(SEEDS):
         for j, subscript in enumerate(SHOWN):
-            mean, low, high, least, most = made[i, j].T
+            low, high, least, most = made[i, j, :, 1:].T
             held, held_plainly = ((a <= truth[j]) & (truth[j] <= b) for a, b in ((low, high), (least, most)))
             words = [f"{held.mean():.1%}", f"{held_plainly.mean():.1%}", f"{np.median(high - low):.1f}"]
             print(ROW.format(name, n, f"AP{subscript}", *words), flush=True)
