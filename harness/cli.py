@@ -134,11 +134,14 @@ def evaluate(
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],
     iou: Annotated[str, typer.Option("--iou", help="bbox, segm or both.")] = "both",
     json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out categories that the annotations lack.")
+    ] = False,
 ) -> None:
     """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
     from harness.commands.evaluate import evaluate_command
 
-    evaluate_command(detections, annotations, iou, json_out)
+    evaluate_command(detections, annotations, iou, json_out, ignore_unknown)
 
 
 @app.command()

@@ -149,6 +149,7 @@ class _Run:
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
+                **_step_cost(trained, self.device),
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
                 "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
@@ -239,7 +240,8 @@ class _Run:
             if not trainer.run(batches, progress):
                 return None
         decisions = self.ranks.gather(trainer.decisions)
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        seconds = {"train_seconds": trainer.train_seconds, "step_seconds": trainer.step_seconds}
+        content = trainer.final_weights() | seconds
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
         if self.ranks.is_main:
             check()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.lvis.annotations import FREQUENCIES, Annotations
+from harness.data.lvis.rle import FARTHEST, MOST_PIXELS, first_fault, list_fault, size_fault
 from harness.errors import UserError
 
 
@@ -109,10 +110,14 @@ class _Reader:
             raise self._fail("has no images")
         order = np.argsort(self._ids(entries, "image"))
         entries = [entries[i] for i in order]
+        heights, widths = (self._numbers(entries, key, "image", int) for key in ("height", "width"))
+        absurd = (heights < 1) | (widths < 1) | (heights > MOST_PIXELS // np.maximum(widths, 1))
+        for place in np.flatnonzero(absurd)[:1]:
+            raise self._fail(f"image {entries[place]['id']}: {size_fault(heights[place], widths[place])}")
         columns = {
             "image_ids": self._numbers(entries, "id", "image", int),
-            "heights": self._numbers(entries, "height", "image", int).astype(np.int32),
-            "widths": self._numbers(entries, "width", "image", int).astype(np.int32),
+            "heights": heights.astype(np.int32),
+            "widths": widths.astype(np.int32),
             "file_names": np.array([self._file_name(entry) for entry in entries]),
         }
         for name, key in (("negative", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
@@ -177,26 +182,42 @@ class _Reader:
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64, lengths.sum())
         except (TypeError, ValueError) as error:
             raise self._fail(f"a polygon holds something other than numbers ({error})") from error
+        for place in np.flatnonzero(~(np.abs(flat) <= FARTHEST))[:1]:
+            polygon = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+            entry = entries[int(np.searchsorted(polygon_offsets, polygon, side="right")) - 1]
+            raise self._fail(f"annotation {entry['id']}: a polygon has the coordinate {flat[place]}")
+        rle_offsets, counts = _offsets(map(len, rles), len(rles)), np.frombuffer(b"".join(rles), np.uint8)
+        self._check_rles(entries, rle_offsets, counts, heights.astype(np.int64) * widths)
         return {
             "polygon_offsets": polygon_offsets,
             "point_offsets": _offsets(lengths, len(lengths)),
             "coordinates": flat,
-            "rle_offsets": _offsets(map(len, rles), len(rles)),
-            "rle_counts": np.frombuffer(b"".join(rles), np.uint8),
+            "rle_offsets": rle_offsets,
+            "rle_counts": counts,
         }
 
     def _rle_counts(self, entry: dict, height: int, width: int) -> bytes:
         from pycocotools import mask as mask_utils
 
         rle = entry["segmentation"]
-        if list(rle.get("size", ())) != [height, width] or "counts" not in rle:
+        if rle.get("size") != [height, width] or "counts" not in rle:
             raise self._fail(
                 f"annotation {entry['id']}: the run-length mask has size {rle.get('size')}, the image {[height, width]}"
             )
         counts = rle["counts"]
         if isinstance(counts, list):
+            if fault := list_fault(counts, height * width):
+                raise self._fail(f"annotation {entry['id']}: the mask has {fault}")
             return mask_utils.frPyObjects(rle, height, width)["counts"]
-        return counts.encode() if isinstance(counts, str) else counts
+        if not counts or not (isinstance(counts, str) and counts.isascii()):
+            raise self._fail(f"annotation {entry['id']}: the mask has no run lengths")
+        return counts.encode()
+
+    def _check_rles(self, entries: list, offsets: np.ndarray, counts: np.ndarray, pixels: np.ndarray) -> None:
+        masks = np.flatnonzero(np.diff(offsets))
+        fault = first_fault(counts, np.append(offsets[masks], offsets[-1]), pixels[masks])
+        if fault is not None:
+            raise self._fail(f"annotation {entries[masks[fault[0]]]['id']}: the mask has {fault[1]}")
 
 
 def _lookup(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int | None]:
