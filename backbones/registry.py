@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# What images are normalised by before any backbone: ImageNet's mean and deviation, RGB in 0..255.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Backbone(Protocol):
@@ -47,17 +49,14 @@ def register(name: str) -> Callable[[B], B]:
 
 def names() -> list[str]:
     """Names of all backbones, sorted."""
-    importlib.import_module("backbones.members")
     return sorted(_classes)
 
 
 def find(name: str) -> type:
-    """The class of a backbone. Raises LookupError that names the nearest valid names."""
-    if name in names():
-        return _classes[name]
-    near = difflib.get_close_matches(name, _classes, n=3)
-    valid = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
-    raise LookupError(f"no backbone is called {name!r}: {valid}")
+    """The class of a backbone. Raises LookupError that names those there are."""
+    if name not in _classes:
+        raise LookupError(f"no backbone is called {name!r}: there are {', '.join(names())}")
+    return _classes[name]
 
 
 def name_of(backbone: type | object) -> str:

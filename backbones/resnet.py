@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from backbones.strides import level_of
+
 
 class FrozenNorm(FrozenBatchNorm2d):
     """Batch norm with constant statistics and affine parameters, in the input's dtype.
@@ -45,7 +47,8 @@ class ResNetTrunk(ResNet):
         stochastic_depth: float,
         activation_checkpointing: bool,
     ) -> None:
-        stages = max(strides).bit_length() - 2  # stride 4 is the first stage
+        stage_of = {stride: level_of(stride) - 2 for stride in strides}  # the first stage has stride 4
+        stages = max(stage_of.values()) + 1
         if min(strides) < 4 or stages > len(depths):
             raise ValueError(f"a ResNet has features of stride 4, 8, 16 and 32, not {list(strides)}")
         slim = widths[0] < 64
@@ -64,7 +67,7 @@ class ResNetTrunk(ResNet):
         self.checkpointing = activation_checkpointing
         self.stages = stages
         expansion = 4 if bottleneck else 1
-        self.channels = {stride: widths[stride.bit_length() - 3] * expansion for stride in strides}
+        self.channels = {stride: widths[stage] * expansion for stride, stage in stage_of.items()}
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:  # type: ignore[override]
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import PatchMerging
 
+from backbones.strides import level_of
+
 SEPARATED = -100.0  # added to the attention between regions that only the cyclic shift made neighbours
 
 
@@ -35,10 +37,10 @@ class SwinTrunk(nn.Module):
         activation_checkpointing: bool,
     ) -> None:
         super().__init__()
-        stages = max(strides).bit_length() - 2
+        self.outputs = {level_of(stride) - 2: stride for stride in strides}  # the first stage has stride 4
+        stages = max(self.outputs) + 1
         if min(strides) < 4 or stages > len(depths):
             raise ValueError(f"this Swin has {len(depths)} stages from stride 4 on, not strides {list(strides)}")
-        self.outputs = {stride.bit_length() - 3: stride for stride in strides}
         self.channels = {stride: embed << stage for stage, stride in self.outputs.items()}
         rates = [stochastic_depth * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = PatchEmbedding(embed)

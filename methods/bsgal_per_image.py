@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.bsgal import BSGAL, Estimator, GradientScope, Mode
-from methods.contract import LossKind, Selection, Step
+from methods.bsgal import BSGAL, Estimator, Mode
+from methods.contract import LossKind, Scope, Selection, Step
 from methods.registry import register
 
 
@@ -22,7 +22,7 @@ class BSGALPerImage(BSGAL):
 
     paper = "BSGAL, arXiv 2406.02435, decided per image instead of per batch"
 
-    scope: GradientScope = GradientScope.heads
+    scope: Scope = Scope.heads
 
     def validate(self) -> None:
         super().validate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -61,13 +60,10 @@ def register(name: str) -> Callable[[M], M]:
 
 
 def find(name: str) -> type[Method]:
-    """The class of a method. Raises LookupError that names the nearest valid names."""
-    _load_all()
-    if name in _classes:
-        return _classes[name]
-    near = difflib.get_close_matches(name, _classes, n=3)
-    valid = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
-    raise LookupError(f"no method is called {name!r}: {valid}")
+    """The class of a method. Raises LookupError that names those there are."""
+    if name not in names():
+        raise LookupError(f"no method is called {name!r}: there are {', '.join(names())}")
+    return _classes[name]
 
 
 def names() -> list[str]:

@@ -145,8 +145,8 @@ def _verdict_notes(spec: Spec, first: str, lines: Sequence[Line]) -> list[str]:
     cells = [cell for line in lines for cell in line.cells if cell.verdict is not None]
     star = (
         f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, such as noise alone "
-        f"shows in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all rows "
-        f"by Holm's method; {LEAST_PAIRS} seeds or more)"
+        f"shows in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all "
+        f"rows by Holm's method; {LEAST_PAIRS} seeds or more)"
         + ("." if any(cell.star for cell in cells) else "; none does.")
     )
     equal = f"≈ marks one that lies within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
@@ -157,8 +157,8 @@ def standing_notes(standings: Standings, baseline: str) -> list[str]:
     """How to read the summary."""
     alike = "" if math.isnan(standings.p) else f" All rows alike: p = {standings.p:.2g} (Friedman)."
     return [
-        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ where they lie "
-        f"more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
+        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ where "
+        f"they lie more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
         f"better: the probability that a run beats one of {baseline} in the same setting. gain: the mean of the middle "
         "half of paired differences to it. In brackets intervals by a bootstrap over the seeds of each setting, "
         "stretched for few seeds.",

@@ -25,6 +25,7 @@ from harness.run.finished_run import FinishedRun, finished_run
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
 LISTED = 40  # categories that are listed in full
 THUMBNAIL = 96  # pixels
+CEILING = "the auroc of a judge that knows the truth, but decides on as many instances at once"
 RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
 
 
@@ -112,7 +113,7 @@ def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: in
     if kinds is not None:
         _print(console, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))
         if (best := ceiling(decisions)) is not None:
-            console.print(f"ceiling {best:.3f}: the auroc of a judge that knew the truth, deciding on as much at once")
+            console.print(f"ceiling {best:.3f}: {CEILING}")
     often = instances[instances["seen"] >= LEAST_SEEN]
     if sheet is not None and len(often):
         _write_sheet(finished, often, kinds, sheet, count)

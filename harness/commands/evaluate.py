@@ -29,7 +29,8 @@ def evaluate_command(
     """Prints the figures of a results file (JSON or Parquet), in percent.
 
     `json_out` is written as {"bbox": {"AP": fraction, ..., "per_category": {category id: fraction}}, "segm": ...},
-    unrounded, null where undefined. `ignore_unknown` leaves out categories that the annotations lack. Raises UserError for an unreadable file or an unknown image or category.
+    unrounded, null where undefined. `ignore_unknown` leaves out categories that the annotations lack. Raises UserError
+    for an unreadable file or an unknown image or category.
     """
     if iou not in IOU_TYPES:
         raise UserError(f"--iou {iou}: one of {', '.join(IOU_TYPES)} is wanted")

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 import methods
-from harness.errors import UserError
-from methods.contract import Method
+from harness.errors import UserError, nearest
 from methods.listing import MethodRow, methods_table
 from methods.template import new_method
 
@@ -24,7 +23,7 @@ def list_command(name: str | None = None, plugins: list[Path] | None = None) -> 
     rows = {row.name: row for row in methods_table()}
     console = Console()
     if name is not None:
-        _found(name)
+        _check_known(name)
         _print_one(console, rows[name])
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
@@ -68,7 +67,8 @@ def check_command(which: str) -> int:
     failed = 0
     console = Console(highlight=False)
     for name in names:
-        report = run_checks(_found(name))
+        _check_known(name)
+        report = run_checks(name)
         console.print(f"{name} ({report.method})")
         for result in report.results:
             mark = "[red]failed[/]" if result.fault else "[green]ok[/]"
@@ -97,8 +97,6 @@ def _load(path: Path) -> list[str]:
         raise UserError(str(error)) from error
 
 
-def _found(name: str) -> type[Method]:
-    try:
-        return methods.find(name)
-    except LookupError as error:
-        raise UserError(str(error)) from error
+def _check_known(name: str) -> None:
+    if name not in methods.names():
+        raise UserError(f"{name}: no such method; {nearest(name, methods.names())}")

@@ -7,35 +7,38 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones import level_of
+
 
 class FPN(nn.Module):
-    """Backbone features by stride to pyramid levels of equal width, finest first; `strides` are all levels'."""
+    """Backbone features by stride to pyramid levels of equal width, finest first; `strides` are all levels'.
+
+    torchvision's FeaturePyramidNetwork with LastLevelP6P7 computes the same, bit for bit. It is not taken because it
+    draws its initial weights in another order, so that every figure of a run from a seed would change, and because its
+    extra levels are two and no other number. Names are those of published files, where P3 has stride 8.
+    """
 
     def __init__(self, channels: Mapping[int, int], strides: Sequence[int], width: int, extra_levels: int) -> None:
         super().__init__()
         self.inputs = sorted(strides)
         if any(b != 2 * a for a, b in zip(self.inputs, self.inputs[1:], strict=False)):
             raise ValueError(f"detector.strides must double from one to the next, not {list(strides)}")
-        # Levels are numbered by the logarithm of their stride, P3 having stride 8.
-        self.names = [stride.bit_length() - 1 for stride in self.inputs]
-        for stride, name in zip(self.inputs, self.names, strict=True):
-            self.add_module(f"fpn_lateral{name}", _convolution(channels[stride], width, 1))
-            self.add_module(f"fpn_output{name}", _convolution(width, width, 3, padding=1))
+        extra = [self.inputs[-1] << i for i in range(1, extra_levels + 1)]
+        self.strides = [*self.inputs, *extra]
+        for stride in self.inputs:
+            self.add_module(f"fpn_lateral{level_of(stride)}", _convolution(channels[stride], width, 1))
+            self.add_module(f"fpn_output{level_of(stride)}", _convolution(width, width, 3, padding=1))
         self.top_block = nn.ModuleDict(
-            {
-                f"p{self.names[-1] + 1 + i}": _convolution(width, width, 3, stride=2, padding=1)
-                for i in range(extra_levels)
-            }
+            {f"p{level_of(stride)}": _convolution(width, width, 3, stride=2, padding=1) for stride in extra}
         )
-        self.strides = self.inputs + [self.inputs[-1] << (i + 1) for i in range(extra_levels)]
 
     def forward(self, features: Mapping[int, Tensor]) -> list[Tensor]:
         levels: list[Tensor] = []
         merged: Tensor | None = None
-        for stride, name in reversed(list(zip(self.inputs, self.names, strict=True))):
-            lateral = getattr(self, f"fpn_lateral{name}")(features[stride])
+        for stride in reversed(self.inputs):
+            lateral = getattr(self, f"fpn_lateral{level_of(stride)}")(features[stride])
             merged = lateral if merged is None else lateral + F.interpolate(merged, scale_factor=2.0, mode="nearest")
-            levels.insert(0, getattr(self, f"fpn_output{name}")(merged))
+            levels.insert(0, getattr(self, f"fpn_output{level_of(stride)}")(merged))
         for index, convolution in enumerate(self.top_block.values()):
             levels.append(convolution(F.relu(levels[-1]) if index else levels[-1]))
         return levels

@@ -1,4 +1,10 @@
-"""Which files an engine's configuration reads: its bases, and weights that it names. None is executed."""
+"""Which files an engine's configuration reads: its bases, and weights that it names. None is executed.
+
+They are read here and not by the framework, although detectron2 and mmengine can dump a configuration with its bases
+merged into it. A run's name follows from these files, and a sweep is often submitted where no framework is installed,
+on a login node for one: the name must be the same there and where the run starts. Besides, both frameworks execute a
+configuration in Python to read it, and their dumps change with their versions.
+"""
 
 from __future__ import annotations
 

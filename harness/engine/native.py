@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -18,12 +17,12 @@ from harness.detector import boxes as box
 from harness.detector.centernet2 import CenterNet2, Detections
 from harness.detector.mask_encoding import encode_masks
 from harness.engine.contract import Prediction
+from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError
 from harness.weights.loading import load_backbone, load_published
 from methods.contract import LossTable, Need, Proposals, Scope
 
 CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
-AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> NativeEngine:
@@ -69,11 +68,9 @@ class NativeEngine:
         self.module.train()
         if backbone_in_eval:
             self.module.backbone.eval()
-        # Stochastic depth draws from the process's generator, which has to follow the pass's own.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng):
             features = self._features([view.image for view in views], mixed=True)
-        with self._autocast(self.module.config.autocast_heads):
+        with autocast(self.device, self.precision, self.module.config.autocast_heads):
             return self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng
             )
@@ -83,48 +80,44 @@ class NativeEngine:
         self.module.eval()
         mixed = self.module.config.autocast_heads
         features = self._features([image.to(self.device, non_blocking=True) for image in images], mixed)
-        fed = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        with self._autocast(mixed):
-            found = self.module.detect(features, fed)
-        return [_prediction(*each) for each in zip(found, fed, sizes, strict=True)]
+        input_sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        with autocast(self.device, self.precision, mixed):
+            found = self.module.detect(features, input_sizes)
+        return [_prediction(*each) for each in zip(found, input_sizes, sizes, strict=True)]
 
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         module = self.module
         parts: dict[Scope, list[nn.Module]] = {
-            Scope.ALL: [module],
-            Scope.HEADS: [module.proposal_network, module.cascade, module.mask_head],
-            Scope.LAST: [predictor.cls_score for predictor in module.cascade.box_predictor],  # type: ignore[misc]
+            Scope.all: [module],
+            Scope.heads: [module.proposal_network, module.cascade, module.mask_head],
+            Scope.last: [predictor.cls_score for predictor in module.cascade.box_predictor],  # type: ignore[misc]
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return str(load_published(self.module, weights, new_classes=self.train))
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return str(load_published(self.module, weights, new_classes=self.train, averaged=averaged))
 
     def _features(self, images: Sequence[Tensor], mixed: bool) -> list[Tensor]:
         batch = self.module.batch(images)
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        with self._autocast(mixed):
+        with autocast(self.device, self.precision, mixed):
             features = self.module.features(batch)
         if self.module.config.autocast_heads:
             return features
         return [box.full_precision(feature) for feature in features]
 
-    def _autocast(self, wanted: bool) -> AbstractContextManager[object]:
-        dtype = AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=wanted and dtype is not None)
 
-
-def _prediction(found: Detections, fed: tuple[int, int], size: tuple[int, int]) -> Prediction:
-    """Detections in the image as it was fed, brought to the image as it lies on disk."""
+def _prediction(found: Detections, input_size: tuple[int, int], size: tuple[int, int]) -> Prediction:
+    """Detections in the detector's input, brought to the image as it lies on disk. Sizes are (height, width)."""
     height, width = size
-    scale = found.boxes.new_tensor([width / fed[1], height / fed[0]]).repeat(2)
+    scale = found.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
     boxes = box.clip(found.boxes * scale, found.boxes.new_tensor([height, width]))
     keep = box.nonempty(boxes)
-    boxes = boxes[keep]
+    boxes, masks = boxes[keep].cpu(), found.masks[keep].cpu()
     return Prediction(
         boxes=boxes.float(),
-        scores=found.scores[keep].float(),
-        labels=found.labels[keep],
-        rles=encode_masks(found.masks[keep], boxes, height, width),
+        scores=found.scores[keep].float().cpu(),
+        labels=found.labels[keep].cpu(),
+        encode=lambda: encode_masks(masks, boxes, height, width),
     )

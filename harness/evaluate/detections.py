@@ -49,8 +49,8 @@ class Detections:
     """N detections, in the order in which equal scores are ranked.
 
     image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
-    width, height in pixels, None where only masks are known; masks None where only boxes are. source: what messages call
-    them.
+    width, height in pixels, None where only masks are known; masks None where only boxes are. source: what messages
+    call them.
     """
 
     image_ids: np.ndarray

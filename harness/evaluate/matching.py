@@ -82,8 +82,9 @@ def match(
     A detection's size is that of its box, in mask evaluation too, as the `lvis` package takes it from results that
     hold both; where there are no boxes it is that of its mask. `mask_area` makes it that in mask evaluation always
     (detectron2's way: it removes the boxes first). `ignore_unknown`: detections of categories that the annotations lack
-    take their places among the best of an image and count for nothing, as the package has it. Raises UserError naming the entry of an unknown image or category,
-    of a number that is not finite, of a mask of another size than its image; and when masks are wanted and absent.
+    take their places among the best of an image and count for nothing, as the package has it. Raises UserError naming
+    the entry of an unknown image or category, of a number that is not finite, of a mask of another size than its image;
+    and when masks are wanted and absent.
     """
     if iou_type == "segm" and detections.masks is None:
         raise UserError("the detections have no masks; evaluate boxes only (--iou bbox)")

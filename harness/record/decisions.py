@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.record.files import write_atomically
+from harness.record.files import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +53,7 @@ def write_decisions(folder: Path, rows: Sequence[dict[str, Any]], clean: np.ndar
     table = pa.Table.from_pylist(
         [{**row, "clean_share": share} for row, share in zip(rows, shares, strict=True)], SCHEMA
     )
-    with write_atomically(folder / "decisions.parquet") as temporary:
-        pq.write_table(table, temporary)
+    write_table(table, folder / "decisions.parquet")
 
 
 def _share(clean: np.ndarray | None, rows: Sequence[int]) -> float | None:

@@ -10,10 +10,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from harness.run.scheduler import own_job
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
+# What a result depends on. The schema and conf/ belong to it since a run_id leaves out what equals a default: a
+# default that changes renames no run, but makes what it gave stale.
 RESULT_SOURCES = (
     "backbones",
     "methods",
+    "harness/config.py",
+    "harness/conf",
     "harness/data",
     "harness/detector",
     "harness/engine",
@@ -22,6 +28,7 @@ RESULT_SOURCES = (
     "harness/weights",
     "harness/run/evaluation.py",
 )
+NO_RESULT = "harness/conf/launcher"  # where and with what a run is executed
 ENGINE_PACKAGES = ("detectron2", "mmdet", "mmcv", "mmcv-lite", "mmengine")
 
 
@@ -33,19 +40,25 @@ def provenance() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
 
 
 def code_fingerprint() -> str:
-    """SHA-256 over the Python sources that a result depends on."""
+    """SHA-256 over the sources that a result depends on, with the configuration's schema and files."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for place in RESULT_SOURCES:
-        for path in sorted((root / place).rglob("*.py")) or [root / place]:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        for path in _sources(root / place):
+            if not path.is_relative_to(root / NO_RESULT):
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(place: Path) -> list[Path]:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sorted(path for path in files if path.suffix in (".py", ".yaml"))
 
 
 def _git() -> dict[str, str | None]:

@@ -82,8 +82,10 @@ class TrainingStep:
         key = (view, proposals, backbone_in_eval, len(views))
         if key in self._tables:
             return self._tables[key]
+        # A pass that is not trained on draws for itself, as published.
+        apart = "/apart" if backbone_in_eval and view is not ViewKind.REFERENCE else ""
         with torch.set_grad_enabled(grad):
-            table = self._pass(view, views, proposals, backbone_in_eval)
+            table = self._pass(view, views, proposals, backbone_in_eval, apart)
         if grad:
             self._tables[key] = table
         return table
@@ -94,9 +96,12 @@ class TrainingStep:
             raise ValueError("the step has no reference image; ask `num_references` first")
         return views
 
-    def _pass(self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool) -> LossTable:
+    def _pass(
+        self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool, draws: str = ""
+    ) -> LossTable:
+        """`draws` keys the proposals and federated classes that are drawn, beside view, rank and iteration."""
         rng = torch.Generator(self.device)
-        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}/rank{self.ranks.rank}", self.iteration))
+        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}{draws}/rank{self.ranks.rank}", self.iteration))
         before = [b.clone() for b in self._statistics]
         table = self.engine.losses(views, proposals, rng, backbone_in_eval=backbone_in_eval)
         if not backbone_in_eval:
@@ -105,7 +110,7 @@ class TrainingStep:
         return table
 
     def gradient(
-        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+        self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
         if out is None:
             out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
@@ -118,7 +123,7 @@ class TrainingStep:
         self.overflowed |= ~finite
         return out.mul_(finite / self._scale(torch.ones_like(loss))).nan_to_num_(0.0, 0.0, 0.0)
 
-    def num_parameters(self, scope: Scope = Scope.ALL) -> int:
+    def num_parameters(self, scope: Scope = Scope.all) -> int:
         return sum(parameter.numel() for parameter in self.engine.parameters(scope))
 
     def losses_after_step(
@@ -129,8 +134,9 @@ class TrainingStep:
         *,
         loss: Tensor | None = None,
         images: int | None = None,
+        draws: int = 0,
     ) -> LossTable:
-        parameters = self.engine.parameters(Scope.ALL)
+        parameters = self.engine.parameters(Scope.all)
         gradient = self.gradient(self.losses(view).total() if loss is None else loss)
         held = [parameter.detach().clone() for parameter in parameters]
         moved = FlatGradient(parameters, gradient).views
@@ -139,7 +145,8 @@ class TrainingStep:
         try:
             views = self._views(ViewKind.REFERENCE)[:images]
             with torch.no_grad():
-                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True)
+                key = f"/{draws}" if draws else ""
+                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True, draws=key)
         finally:
             _overwrite(parameters, held)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 CLASSIFIER = "cls_score"  # the layers with a row per class, and a last one for the background
 
 
-def grown(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def extend_classifier(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """`tensors` with the classifiers of a detector whose weights are `own`, and a sentence on what was done.
 
     Rows of known classes and of the background are taken over, those of new classes keep their initialisation. The

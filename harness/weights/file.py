@@ -17,25 +17,32 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.weights.runner_logs import readable_logs
 
-# Where a checkpoint keeps its model, the better one first.
-MODEL_KEYS = ("model_ema", "model", "state_dict")
+# Where a checkpoint keeps its model: the moving average, and the raw weights.
+AVERAGED, RAW = "model_ema", ("model", "state_dict")
+MODEL_KEYS = (AVERAGED, *RAW)
 
 
 @dataclass(frozen=True)
 class Weights:
     """Tensors by their names in the file; `part` is the entry that they were taken from, "" for the file itself."""
 
+    path: Path
     tensors: dict[str, Tensor]
     part: str
     parts: tuple[str, ...]
 
+    @property
+    def source(self) -> str:
+        """The file's name, and the entry in brackets."""
+        return f"{self.path.name}{f' ({self.part})' if self.part else ''}"
 
-def read_weights(path: Path) -> Weights:
-    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of EMA and raw weights the EMA.
+
+def read_weights(path: Path, *, averaged: bool = True) -> Weights:
+    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of both the EMA where `averaged`, else the raw.
 
     Nothing in the file is executed: a pickle that asks for more than arrays is refused. Raises UserError.
     """
@@ -44,15 +51,16 @@ def read_weights(path: Path) -> Weights:
     try:
         content = READERS.get(path.suffix, _read_torch)(path)
     except (pickle.UnpicklingError, AttributeError, ImportError) as error:
-        raise UserError(f"{path} holds more than weights, or none, and is not read: {_first_line(error)}") from error
+        raise UserError(f"{path} holds more than weights, or none, and is not read: {first_line(error)}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
+        raise UserError(f"{path} is damaged or no file of weights: {first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
-    found = content[parts[0]] if parts else content
+    chosen = next((key for key in parts if averaged or key != AVERAGED), parts[0] if parts else "")
+    found = content[chosen] if chosen else content
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
     if not tensors:
         raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
-    return Weights(tensors, parts[0] if parts else "", parts)
+    return Weights(path, tensors, chosen, parts)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -73,10 +81,6 @@ def _tensors(found: Mapping[Any, Any]) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             tensors[str(name).removeprefix("module.")] = value
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 # ------------------------------------------------------------------------------------------------ restricted reading

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.weights import published_names
-from harness.weights.classes import grown
+from harness.weights.classes import extend_classifier
 from harness.weights.file import Weights, read_weights, write_weights
 from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_trunk
 
@@ -57,7 +57,7 @@ def layout_of(names: Mapping[str, object]) -> Layout:
 
 
 def refusal(path: Path, layout: Layout, engine: str) -> UserError:
-    """What is said about a file with a backbone alone, or with another engine's detector."""
+    """The error for a file with a backbone alone, or with another engine's detector."""
     if layout is Layout.BACKBONE:
         return UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
     return UserError(
@@ -66,19 +66,18 @@ def refusal(path: Path, layout: Layout, engine: str) -> UserError:
     )
 
 
-def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) -> LoadReport:
-    """Loads a detector's weights, published ones or ours, EMA preferred.
+def load_published(module: nn.Module, path: Path, *, new_classes: bool = False, averaged: bool = True) -> LoadReport:
+    """Loads a detector's weights, published ones or ours, of both the EMA where `averaged`.
 
     With `new_classes`, the detector may have more classes than the file: these keep their initialisation.
     Raises UserError when the file lacks a part of the detector or has one of another shape.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, averaged=averaged)
     layout = layout_of(weights.tensors)
     if layout not in (Layout.NATIVE, Layout.DETECTRON2):
         raise refusal(path, layout, "native")
-    rename = published_names.ours if layout is Layout.DETECTRON2 else str
-    places = {name: rename(name) for name in weights.tensors}
-    return _load(module, weights, places, path, new_classes=new_classes)
+    place_of = published_names.ours if layout is Layout.DETECTRON2 else str
+    return load_by_name(module, weights, place_of, may_lack=published_names.is_optional, new_classes=new_classes)
 
 
 def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
@@ -94,8 +93,10 @@ def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
             f"{path}: batch norms without statistics, as in Caffe's ResNets, which take BGR images and stride in their "
             "1x1 convolutions; take a torchvision ResNet"
         )
-    tensors = named_like(found, trunk.state_dict())
-    return _load(trunk, replace(weights, tensors=tensors), {name: name for name in tensors}, path, OUTPUT_NORMS)
+    named = replace(weights, tensors=named_like(found, trunk.state_dict()))
+    return load_by_name(
+        trunk, named, may_lack=lambda name: published_names.is_optional(name) or name.startswith(OUTPUT_NORMS)
+    )
 
 
 def _is_folded(tensors: Mapping[str, Tensor]) -> bool:
@@ -126,51 +127,43 @@ def convert(path: Path, out: Path, to: Layout) -> list[str]:
     return left
 
 
-def export_published(module: nn.Module, path: Path) -> None:
-    """Writes a detector's weights by their published names."""
-    write_weights(path, _to_published(module.state_dict()))
-
-
 def _to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     resnet = f"{published_names.TRUNK}conv1.weight" in tensors or f"{published_names.TRUNK}conv1.0.weight" in tensors
     return {published_names.published(name, resnet=resnet): tensor for name, tensor in tensors.items()}
 
 
-def _load(
+def load_by_name(
     module: nn.Module,
     weights: Weights,
-    places: Mapping[str, str | None],
-    path: Path,
-    optional: tuple[str, ...] = (),
+    place_of: Callable[[str], str | None] = str,
+    *,
+    may_lack: Callable[[str], bool],
     new_classes: bool = False,
 ) -> LoadReport:
-    """Loads what `places` maps from the file's names to the module's; None has no place."""
-    state = module.state_dict()
-    found = {mine: weights.tensors[name] for name, mine in places.items() if mine in state and mine is not None}
+    """Loads a file's tensors into the parameters and buffers of a module.
+
+    `place_of` gives the module's name for one of the file's, None where there is none. What the file lacks keeps its
+    value, where `may_lack` allows that of its name. With `new_classes`, the module may have more classes than the file.
+    Raises UserError for a file that lacks more, and for a tensor of another shape.
+    """
+    state, path = module.state_dict(), weights.path
+    places = {name: place_of(name) for name in weights.tensors}
+    found = {place: weights.tensors[name] for name, place in places.items() if place in state and place is not None}
     missing = [name for name in state if name not in found]
-    required = [
-        name
-        for name in missing
-        if not published_names.is_optional(name) and not any(name.startswith(stem) for stem in optional)
-    ]
+    required = [name for name in missing if not may_lack(name)]
     if required:
         raise UserError(
             f"{path} lacks {len(required)} of {len(state)} tensors of this detector: {some_names(required)}"
         )
-    found, classes = grown(found, state) if new_classes else (found, "")
+    found, classes = extend_classifier(found, state) if new_classes else (found, "")
     for name, tensor in found.items():
         if state[name].shape != tensor.shape:
             theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
-            hint = "; set data.num_classes to the file's number of classes" if "cls_score" in name else ""
+            hint = "; set data.num_classes to the file's number of classes" if "cls" in name else ""
             raise UserError(f"{path}: {name} has shape {theirs} where this detector has {mine}{hint}")
     module.load_state_dict(found, strict=False)
-    return LoadReport(
-        source=f"{path.name}{f' ({weights.part})' if weights.part else ''}",
-        matched=sorted(found),
-        missing=missing,
-        left_over=sorted(name for name, mine in places.items() if mine not in state),
-        classes=classes,
-    )
+    left_over = sorted(name for name, place in places.items() if place not in state)
+    return LoadReport(weights.source, sorted(found), missing, left_over, classes)
 
 
 def some_names(names: list[str]) -> str:

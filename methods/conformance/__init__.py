@@ -180,10 +180,11 @@ def check_reference(method: Method) -> None:
             chosen = method.reference(draw, dataset, rng_at(image))
             if chosen is None:
                 continue
-            require(
-                isinstance(chosen, int) and 0 <= chosen < dataset.num_images,
-                f"`reference` gave {chosen!r}, not the index (int) of a training image",
-            )
+            for index in chosen if isinstance(chosen, tuple) else (chosen,):
+                require(
+                    isinstance(index, int) and 0 <= index < dataset.num_images,
+                    f"`reference` gave {chosen!r}, not the index (int) of a training image, or a tuple of such",
+                )
             require(
                 chosen == fresh(method).reference(draw, dataset, rng_at(image)),
                 "`reference` depends on more than the draw and its `rng`",
@@ -227,9 +228,9 @@ def check_nothing_is_written(method: Method) -> None:
     start(method)
     options = dataclasses.asdict(method)
     for _, step in tiny_steps():
-        batch, weights = copy.deepcopy(step.batch), [p.clone() for p in step.engine.parameters(Scope.ALL)]
+        batch, weights = copy.deepcopy(step.batch), [p.clone() for p in step.engine.parameters(Scope.all)]
         method.select(step)
-        now = step.engine.parameters(Scope.ALL)
+        now = step.engine.parameters(Scope.all)
         require(all(torch.equal(a, b) for a, b in zip(weights, now, strict=True)), "`select` changed the weights")
         require(all(p.grad is None for p in now), "`select` left gradients in the parameters: take `step.gradient`")
         require(_same_batch(batch, step.batch), "`select` changed the batch")

@@ -159,13 +159,13 @@ class TinyEngine:
 
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         named = list(self.module.named_parameters())
-        if scope is Scope.HEADS:
+        if scope is Scope.heads:
             named = [(name, p) for name, p in named if not name.startswith("backbone")]
-        elif scope is Scope.LAST:
+        elif scope is Scope.last:
             named = [(name, p) for name, p in named if name.startswith("stages.1")]
         return [p for _, p in named]
 
-    def load(self, weights: Any) -> str:
+    def load(self, weights: Any, *, averaged: bool = True) -> str:
         self.module.load_state_dict(torch.load(weights, weights_only=True))
         return "everything matched"
 

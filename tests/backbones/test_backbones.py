@@ -36,10 +36,12 @@ def test_features_by_stride(name: str, strides: list[int]) -> None:
 
 
 def test_unknown_names_and_strides() -> None:
-    with pytest.raises(LookupError, match="did you mean resnet50"):
+    with pytest.raises(LookupError, match=r"there are .*resnet50"):
         backbones.find("resnet5O")
     with pytest.raises(ValueError, match="stride"):
         backbones.find("resnet18")().build([2, 4])
+    with pytest.raises(ValueError, match="powers of two, not 12"):
+        backbones.find("swin_mini")().build([8, 12])
 
     @dataclass
     class Other:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from methods.bsgal import BSGAL, CachePrecision, Estimator, GradientScope, ReferenceProposals, Threshold
+from methods.bsgal import BSGAL, CachePrecision, Estimator, ReferenceProposals, Threshold
 from methods.contract import Scope, Selection, Start, Step
 from methods.registry import register
 
@@ -19,20 +19,20 @@ FRESH = {"momentum": 0.1}  # published: the cache is nearly the last reference g
 STEADY = {"momentum": 0.9}  # the mean of some ten reference gradients
 SETTINGS: dict[str, dict[str, Any]] = {
     "exact": FRESH,
-    "scope=heads": {**FRESH, "scope": GradientScope.heads},
-    "scope=last": {**FRESH, "scope": GradientScope.last},
+    "scope=heads": {**FRESH, "scope": Scope.heads},
+    "scope=last": {**FRESH, "scope": Scope.last},
     "reference_every=4": {**FRESH, "reference_every": 4},
-    "scope=last reference_every=8": {**FRESH, "scope": GradientScope.last, "reference_every": 8},
+    "scope=last reference_every=8": {**FRESH, "scope": Scope.last, "reference_every": 8},
     "cache_precision=bf16": {**FRESH, "cache_precision": CachePrecision.bf16},
     "estimator=loss_difference": {
         "estimator": Estimator.loss_difference,
         "reference_proposals": ReferenceProposals.ground_truth,
     },
     "momentum=0.9": STEADY,
-    "momentum=0.9 scope=heads": {**STEADY, "scope": GradientScope.heads},
-    "momentum=0.9 scope=last": {**STEADY, "scope": GradientScope.last},
+    "momentum=0.9 scope=heads": {**STEADY, "scope": Scope.heads},
+    "momentum=0.9 scope=last": {**STEADY, "scope": Scope.last},
     "momentum=0.9 reference_every=4": {**STEADY, "reference_every": 4},
-    "momentum=0.9 scope=last reference_every=8": {**STEADY, "scope": GradientScope.last, "reference_every": 8},
+    "momentum=0.9 scope=last reference_every=8": {**STEADY, "scope": Scope.last, "reference_every": 8},
 }
 
 
@@ -77,7 +77,7 @@ class _Shared:
         return getattr(self._step, name)
 
     def gradient(
-        self, loss: Tensor, scope: Scope = Scope.ALL, out: Tensor | None = None, *, keep_graph: bool = True
+        self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
         return self._step.gradient(loss, scope, out)
 

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 
-from harness.config import Precision
+from harness.config import LauncherConfig, Precision, RunConfig
 from harness.data.sample import Batch, Sample, View
 from harness.engine.native import NativeEngine
 from harness.training.distributed import Ranks
 from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
-from methods.bsgal import BSGAL, Estimator, GradientScope, Mode
+from harness.training.torch_settings import prepare_torch
+from methods.bsgal import BSGAL, Estimator, Mode
 from methods.contract import Method, Scope, Start, ViewKind
 from methods.xpaste import XPaste
 from tests.golden import published_detector as made
@@ -37,11 +38,9 @@ METHODS: dict[str, Method] = {
     "plain step": XPaste(),
     "paste_only, accepted": BSGAL(tau=ACCEPT),
     "paste_only, rejected": BSGAL(tau=REJECT),
-    "paste_only, scope=heads, accepted": BSGAL(tau=ACCEPT, scope=GradientScope.heads),
-    "paste_only, scope=last, accepted": BSGAL(tau=ACCEPT, scope=GradientScope.last),
-    "paste_only, scope=last, reference_every=8, accepted": BSGAL(
-        tau=ACCEPT, scope=GradientScope.last, reference_every=8
-    ),
+    "paste_only, scope=heads, accepted": BSGAL(tau=ACCEPT, scope=Scope.heads),
+    "paste_only, scope=last, accepted": BSGAL(tau=ACCEPT, scope=Scope.last),
+    "paste_only, scope=last, reference_every=8, accepted": BSGAL(tau=ACCEPT, scope=Scope.last, reference_every=8),
     "paste_or_ori, gradient": BSGAL(mode=Mode.paste_or_ori),
     "paste_or_ori, loss difference": BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
 }
@@ -54,7 +53,7 @@ class Bench:
     device: torch.device
 
     def __post_init__(self) -> None:
-        parameters = self.engine.parameters(Scope.ALL)
+        parameters = self.engine.parameters(Scope.all)
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-9, foreach=True)
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="fp32")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig(launcher=LauncherConfig(gpus=int(device.type == "cuda"))))
     engine = NativeEngine(made.detector("resnet50", 1).to(device), Precision[options.precision], channels_last=False)
     bench = Bench(engine, batch_of(options.images, options.size, device), device)
     for method in METHODS.values():

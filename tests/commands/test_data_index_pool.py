@@ -13,7 +13,7 @@ import harness.commands.data_index_pool as indexing
 from harness.commands.data_index_pool import index_pool
 from harness.commands.data_pool_stats import pool_stats
 from harness.data.paste.cutout import Fault, isolate, read_rgba
-from harness.data.pool.index import export_parquet, open_pool
+from harness.data.pool.index import open_pool
 from harness.errors import UserError
 
 
@@ -76,10 +76,6 @@ def test_a_good_pool_keeps_its_columns(small, tmp_path: Path) -> None:
         assert indexed.column("area_fraction")[row] == pytest.approx(isolate(read_rgba(plain.source(row)), path)[1])
     again = index_pool(summary.index, tmp_path / "again.arrow", workers=1)
     assert again.good == summary.good
-    export_parquet(summary.index, tmp_path / "half.parquet")
-    imported = open_pool(tmp_path / "half.parquet", 24, tmp_path / "cache")
-    assert imported.source(7) == plain.source(7)
-    assert imported.column("sha1").tolist() == indexed.column("sha1").tolist()
 
 
 def test_a_killed_run_is_gone_on_with(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

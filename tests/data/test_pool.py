@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.pool.index import export_parquet, open_pool
+from harness.data.pool.index import open_pool
 from harness.data.pool.pool import InstancePool, ListStore, empty_pool, joined, training_pool
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
@@ -64,14 +64,6 @@ def test_columns_beside_the_json(write_pool: Writer, tmp_path: Path) -> None:
     (tmp_path / "pool.columns.csv").write_text("category,path,clip_score\n0,a.png,30.5\n")
     with pytest.raises(UserError, match=r"category 1, path b\.png"):
         open_pool(path, 2, tmp_path / "cache")
-
-
-def test_parquet_there_and_back(write_pool: Writer, tmp_path: Path) -> None:
-    path = write_pool('{"1": ["b.png|m.png"], "0": ["*a.png"]}')
-    out = tmp_path / "elsewhere" / "pool.parquet"
-    export_parquet(path, out)
-    before, after = (open_pool(p, 2, tmp_path / "cache") for p in (path, out))
-    assert [before.source(i) for i in range(2)] == [after.source(i) for i in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_batch_without_any_instance() -> None:
 def test_small_detector_learns_a_fixed_batch(roi_align: RoiAlign) -> None:
     engine = small_engine(roi_align=roi_align, precision=Precision.bf16, channels_last=True, autocast_heads=True)
     views = [view(seed) for seed in range(4)]
-    optimizer = torch.optim.AdamW(engine.parameters(Scope.ALL), lr=3e-3)
+    optimizer = torch.optim.AdamW(engine.parameters(Scope.all), lr=3e-3)
     history: list[LossTable] = []
     for step in range(40):
         history.append(engine.losses(views, Proposals.SAMPLED, generator(step)))
@@ -135,9 +135,9 @@ def test_double_precision() -> None:
 def test_scopes() -> None:
     engine = small_engine()
     sizes = {scope: sum(p.numel() for p in engine.parameters(scope)) for scope in Scope}
-    assert sizes[Scope.ALL] == sum(p.numel() for p in engine.module.parameters())
-    assert sizes[Scope.LAST] == 2 * (64 + 1) * 13
-    assert sizes[Scope.LAST] < sizes[Scope.HEADS] < sizes[Scope.ALL]
+    assert sizes[Scope.all] == sum(p.numel() for p in engine.module.parameters())
+    assert sizes[Scope.last] == 2 * (64 + 1) * 13
+    assert sizes[Scope.last] < sizes[Scope.heads] < sizes[Scope.all]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_mini"])

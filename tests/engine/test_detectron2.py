@@ -57,7 +57,7 @@ def test_a_resnet_50_of_the_model_zoo_gives_detectron2s_losses_gradients_and_det
     expected = sum(direct_losses(engine, image, 5).values())
     assert engine.channels == "BGR"
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
-    weights = engine.parameters(Scope.LAST)
+    weights = engine.parameters(Scope.last)
     for own, other in zip(torch.autograd.grad(total, weights), torch.autograd.grad(expected, weights), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-7)
     assert_same_detections(engine, image, (75, 110))

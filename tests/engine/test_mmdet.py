@@ -168,7 +168,7 @@ def test_classes_beyond_the_dataset_s_own_are_not_predicted() -> None:
 
 def test_scopes_are_nested(engine: MmdetEngine) -> None:
     everything, heads, last = (
-        {id(p) for p in engine.parameters(scope)} for scope in (Scope.ALL, Scope.HEADS, Scope.LAST)
+        {id(p) for p in engine.parameters(scope)} for scope in (Scope.all, Scope.heads, Scope.last)
     )
     assert last < heads < everything
     assert everything == {id(p) for p in engine.module.parameters() if p.requires_grad}

@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -55,10 +54,9 @@ def test_the_built_in_methods_are_there() -> None:
     assert all(methods.name_of(methods.find(name)) == name for name in methods.names())
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("bsgl", "bsgal"), ("copypaste", "copy_paste"), ("xxxxxx", "there are")])
-def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, near: str) -> None:
-    with pytest.raises(LookupError, match=f"{wrong}.*{near}"):
-        methods.find(wrong)
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(LookupError, match=r"'bsgl': there are .*bsgal, "):
+        methods.find("bsgl")
 
 
 def test_register_refuses_what_is_no_method() -> None:
@@ -84,7 +82,6 @@ def test_options_are_a_hydra_config(name: str) -> None:
     method.validate()
     with pytest.raises(OmegaConfBaseException):
         OmegaConf.merge(tree, {"no_such_option": 1})
-    ConfigStore.instance().store(name, methods.find(name), group="method_of_test")
 
 
 def test_enums_are_taken_by_name() -> None:

@@ -102,7 +102,7 @@ class Measure:
         self.engine: Engine = made[0][0]
         self.methods = [method for _, method, _ in made]
         self.batches = [list(batches(0)) for _, _, batches in made]
-        parameters = self.engine.parameters(Scope.ALL)
+        parameters = self.engine.parameters(Scope.all)
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         decay = self.config.schedule.weight_decay

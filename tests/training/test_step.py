@@ -115,7 +115,7 @@ def test_a_mixed_selection_takes_each_image_from_its_kept_view(engine: Engine, b
 
 def test_gradients_fill_the_buffer_in_place_and_leave_training_gradients_alone(engine: Engine, batch: Batch) -> None:
     step = step_of(engine, batch)
-    parameters = engine.parameters(Scope.ALL)
+    parameters = engine.parameters(Scope.all)
     training = FlatGradient(parameters)
     training.attach()
     training.buffer.fill_(7.0)
@@ -138,7 +138,7 @@ def test_losses_after_a_step_are_those_of_moved_weights_and_the_weights_come_bac
     gradient = step.gradient(step.losses(ViewKind.AUGMENTED).total())
     with torch.no_grad():
         for parameter, part in zip(
-            engine.parameters(Scope.ALL), FlatGradient(engine.parameters(Scope.ALL), gradient).views, strict=True
+            engine.parameters(Scope.all), FlatGradient(engine.parameters(Scope.all), gradient).views, strict=True
         ):
             parameter -= 0.01 * part
     moved = step_of(engine, batch).losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True).total()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.weights.classes import grown
-from harness.weights.loading import export_published, load_published
+from harness.weights.classes import extend_classifier
+from harness.weights.loading import load_published
 from tests.detector.small import small_engine
 
 KNOWN, NEW = 5, 3
@@ -18,7 +18,7 @@ KNOWN, NEW = 5, 3
 def test_rows_of_known_classes_and_the_background_are_taken_over() -> None:
     parent, child = small_engine(KNOWN).module.state_dict(), small_engine(KNOWN + NEW).module.state_dict()
     parent = {name: value + 1 for name, value in parent.items()}
-    fitted, sentence = grown(parent, child)
+    fitted, sentence = extend_classifier(parent, child)
     for stage in range(2):
         for leaf in ("weight", "bias"):
             name = f"cascade.box_predictor.{stage}.cls_score.{leaf}"
@@ -32,14 +32,14 @@ def test_rows_of_known_classes_and_the_background_are_taken_over() -> None:
 
 def test_nothing_changes_between_equal_detectors() -> None:
     state = small_engine(KNOWN).module.state_dict()
-    fitted, sentence = grown(state, state)
+    fitted, sentence = extend_classifier(state, state)
     assert sentence == ""
     assert all(fitted[name] is state[name] for name in state)
 
 
 def test_a_file_of_fewer_classes_loads_where_new_classes_are_trained(tmp_path: Path) -> None:
     parent = small_engine(KNOWN).module
-    export_published(parent, tmp_path / "parent.pth")
+    torch.save({"model": parent.state_dict()}, tmp_path / "parent.pth")
     child = small_engine(KNOWN + NEW).module
     with pytest.raises(UserError, match=r"data\.num_classes"):
         load_published(child, tmp_path / "parent.pth")
@@ -52,6 +52,6 @@ def test_a_file_of_fewer_classes_loads_where_new_classes_are_trained(tmp_path: P
 
 
 def test_a_file_of_more_classes_is_an_error_that_says_how_to_set_them(tmp_path: Path) -> None:
-    export_published(small_engine(KNOWN + NEW).module, tmp_path / "parent.pth")
+    torch.save({"model": small_engine(KNOWN + NEW).module.state_dict()}, tmp_path / "parent.pth")
     with pytest.raises(UserError, match=r"data\.num_classes"):
         load_published(small_engine(KNOWN).module, tmp_path / "parent.pth", new_classes=True)

@@ -15,7 +15,7 @@ from harness.config import DetectorConfig
 from harness.detector.centernet2 import CenterNet2
 from harness.errors import UserError
 from harness.weights.file import read_weights
-from harness.weights.loading import Layout, convert, export_published, load_backbone, load_published
+from harness.weights.loading import Layout, convert, load_backbone, load_published
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = DetectorConfig(channels=32, fc_width=16, mask_channels=8, head_groups=8)
@@ -35,9 +35,9 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
 
 
 def published_state(module: nn.Module, tmp_path: Path) -> dict[str, Tensor]:
-    export_published(module, tmp_path / "exported.pth")
-    state: dict[str, Tensor] = torch.load(tmp_path / "exported.pth", weights_only=True)["model"]
-    return state
+    torch.save({"model": module.state_dict()}, tmp_path / "ours.pth")
+    convert(tmp_path / "ours.pth", tmp_path / "published.pth", Layout.DETECTRON2)
+    return read_weights(tmp_path / "published.pth").tensors
 
 
 def as_pth(state: dict[str, Tensor], path: Path) -> Path:

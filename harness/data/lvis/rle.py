@@ -1,5 +1,5 @@
-"""Checks that come before pycocotools, whose C code trusts what it is given: run lengths that do not add up to the image
-hang it for ever, and absurd coordinates and sizes crash it."""
+"""Checks that come before pycocotools, whose C code trusts what it is given: run lengths that do not add up to the
+image hang it for ever, and absurd coordinates and sizes crash it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def polygon_fault(polygons: Sequence[Sequence[Any]]) -> str:
 
 def list_fault(counts: Sequence[Any], pixels: int) -> str:
     """Why these uncompressed run lengths are none of an image of so many pixels; empty for good ones."""
-    if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count for count in counts):
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
         return "run lengths that are no integers from 0 on"
     return "" if sum(counts) == pixels else f"run lengths that add up to {sum(counts)} of {pixels} pixels"
 

@@ -122,7 +122,7 @@ class MiniPaths:
         return self.folder / "coco"
 
     def pool(self, name: str) -> Path:
-        """The published-format JSON of a pool; names in `embedded_pool.POOLS`."""
+        """The published-format JSON of a pool; names in `mini.pools.POOLS`."""
         return self.folder / "pools" / f"{name}.json"
 
     def columns(self, name: str) -> Path:
@@ -130,7 +130,7 @@ class MiniPaths:
         return self.folder / "pools" / f"{name}.columns.csv"
 
     def truth(self, name: str) -> Path:
-        """Parquet: category, path, kind (see `embedded_pool.KINDS`), true_category (0-based, -1 for none)."""
+        """Parquet: category, path, kind (see `mini.pools.KINDS`), true_category (0-based, -1 for none)."""
         return self.folder / "truth" / f"{name}.parquet"
 
     @property

@@ -160,7 +160,8 @@ def _make_instance(
     name = looks[category][0]
     rng = make_generator(seed, f"mini/pool/{name}", number)
     style, prompt_id = str(rng.choice(GENERATORS)), int(rng.integers(len(PROMPTS)))
-    true_category = {"wrong_label": _mistake(category, known, alike, rng), "off_distribution": -1}.get(kind, category)
+    mistaken_for = _mistake(category, known, alike, rng)  # drawn for every kind, so that all draw alike from here on
+    true_category = {"wrong_label": mistaken_for, "off_distribution": -1}.get(kind, category)
     look = looks[true_category][1] if true_category >= 0 else None
     path = f"instances/{name}/{number:04d}.png"
     rgba = _render_instance(look, style, prompt_id, kind == "broken_mask", rng)

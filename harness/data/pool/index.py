@@ -44,7 +44,8 @@ def open_pool(path: Path, num_categories: int | None, cache: Path) -> InstancePo
 
 
 def read_pool(path: Path) -> pa.Table:
-    """The table of a pool in any of its formats, sorted by category. Raises UserError."""
+    """The table of a pool in any of its formats, sorted by category; `root`, absolute, in its metadata is the folder
+    that its paths are relative to. Raises UserError."""
     if path.suffix == ".json":
         return _read_published(path)
     if path.suffix == ".parquet":
@@ -67,18 +68,6 @@ def write_index(table: pa.Table, path: Path) -> None:
             writer.write_batch(batch)
     except OSError as error:
         raise UserError(f"{path}: the pool index cannot be written ({error.strerror or error})") from error
-
-
-def export_parquet(source: Path, out: Path) -> None:
-    """Writes a pool of any format as Parquet with absolute root in its metadata, for exchange. Raises UserError."""
-    import pyarrow.parquet as parquet
-
-    table = read_pool(source)
-    try:
-        with write_atomically(out) as temporary:
-            parquet.write_table(table, temporary)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
 def sorted_by_category(table: pa.Table) -> pa.Table:
@@ -212,5 +201,5 @@ def _read_parquet(path: Path) -> pa.Table:
     if missing:
         raise UserError(f"{path}: has no column {', '.join(sorted(missing))}")
     metadata: dict[Any, Any] = table.schema.metadata or {}
-    root = metadata.get(b"root", str(path.parent.resolve()).encode()).decode()
-    return sorted_by_category(table.replace_schema_metadata({"root": root}))
+    root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
+    return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))

@@ -9,11 +9,10 @@ from typing import Any
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from harness.engine.detectron2.backbones import PIXEL_MEAN, PIXEL_STD
+from backbones import PIXEL_MEAN, PIXEL_STD
 from harness.errors import UserError
-from harness.weights.classes import grown
-from harness.weights.file import Weights, read_weights
-from harness.weights.loading import OUTPUT_NORMS, LoadReport, layout_of, refusal, some_names
+from harness.weights.file import read_weights
+from harness.weights.loading import OUTPUT_NORMS, LoadReport, layout_of, load_by_name, refusal, some_names
 from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_trunk
 
 log = logging.getLogger(__name__)
@@ -26,30 +25,21 @@ RES5 = "roi_heads.res5."  # where detectors without a pyramid keep a ResNet's la
 HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
-def load_detector(module: nn.Module, path: Path, *, new_classes: bool) -> str:
-    """Loads a detector's .pth or .pkl, EMA preferred; returns what matched, was missing and was left over.
+def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
+    """Loads a detector's .pth or .pkl; returns what matched, was missing and was left over.
 
-    With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
+    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may
+    have more classes than the file. Raises UserError when the file lacks a part.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):
         raise refusal(path, layout_of(weights.tensors), "detectron2")
-    state = module.state_dict()
-    found = {name: value for name, value in weights.tensors.items() if name in state}
-    missing = [name for name in state if name not in found]
-    required = [name for name in missing if not _is_derived(name)]
-    if required:
-        raise UserError(f"{path} lacks {len(required)} of {len(state)} tensors of this model: {some_names(required)}")
-    found, classes = grown(found, state) if new_classes else (found, "")
-    found = {name: value for name, value in found.items() if not name.endswith(FEDERATED)}
-    for name, value in found.items():
-        if state[name].shape != value.shape:
-            theirs, mine = tuple(value.shape), tuple(state[name].shape)
-            hint = "; set data.num_classes to the file's number of classes" if "cls_score" in name else ""
-            raise UserError(f"{path}: {name} has shape {theirs} where this model has {mine}{hint}")
-    module.load_state_dict(found, strict=False)
-    left = sorted(name for name in weights.tensors if name not in state)
-    return str(LoadReport(_source(path, weights), sorted(found), missing, left, classes))
+    return str(load_by_name(module, weights, _place_of, may_lack=_is_derived, new_classes=new_classes))
+
+
+def _place_of(name: str) -> str | None:
+    """How frequent classes are is for the dataset to say, not for the file."""
+    return None if name.endswith(FEDERATED) else name
 
 
 def load_trunk(module: nn.Module, path: Path) -> str:
@@ -86,7 +76,7 @@ def load_trunk(module: nn.Module, path: Path) -> str:
             f"{some_names(required)}"
         )
     module.load_state_dict(found, strict=False)
-    return str(LoadReport(_source(path, weights), sorted(found), missing, []))
+    return str(LoadReport(weights.source, sorted(found), missing, []))
 
 
 def _may_lack(name: str) -> bool:
@@ -103,13 +93,9 @@ def _warn_of_caffe(module: Any, path: Path) -> None:
             "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
             "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
             path,
-            PIXEL_MEAN,
-            PIXEL_STD,
+            list(PIXEL_MEAN),
+            list(PIXEL_STD),
         )
-
-
-def _source(path: Path, weights: Weights) -> str:
-    return f"{path.name}{f' ({weights.part})' if weights.part else ''}"
 
 
 def _is_derived(name: str) -> bool:

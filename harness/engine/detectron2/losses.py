@@ -41,11 +41,11 @@ def predictors(model: nn.Module) -> list[FastRCNNOutputLayers]:
 
 def loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> LossTable:
     """Losses of a model in training mode, on inputs in detectron2's format whose instances carry `gt_pasted`."""
-    taken = _Taken(len(inputs))
+    recorder = LossRecorder(len(inputs))
     with EventStorage(0), ExitStack() as stack:
-        _take_apart(stack, model, taken)
+        _take_apart(stack, model, recorder)
         returned = model(inputs)
-    return taken.table(returned)
+    return recorder.table(returned)
 
 
 def ground_truth_loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> LossTable:
@@ -53,9 +53,9 @@ def ground_truth_loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> L
 
     The proposal network is not run and nothing is sampled.
     """
-    taken = _Taken(len(inputs))
+    recorder = LossRecorder(len(inputs))
     with EventStorage(0), ExitStack() as stack:
-        _take_apart(stack, model, taken)
+        _take_apart(stack, model, recorder)
         _replace(stack, model.roi_heads, "label_and_sample_proposals", lambda proposals, targets: proposals)
         for predictor in predictors(model):
             if predictor.use_fed_loss:
@@ -64,7 +64,7 @@ def ground_truth_loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> L
         features = model.backbone(images.tensor)  # type: ignore[operator]
         truth = [each["instances"].to(images.tensor.device) for each in inputs]
         _, returned = model.roi_heads(images, features, [_as_proposals(each) for each in truth], truth)  # type: ignore[operator]
-    return taken.table(returned)
+    return recorder.table(returned)
 
 
 def _as_proposals(truth: Instances) -> Instances:
@@ -74,10 +74,10 @@ def _as_proposals(truth: Instances) -> Instances:
     return proposals
 
 
-# ------------------------------------------------------------------------------------------------ what is taken
+# ------------------------------------------------------------------------------------------------ what is recorded
 
 
-class _Taken:
+class LossRecorder:
     """Per-image sums of the losses of one pass over `images` images."""
 
     def __init__(self, images: int) -> None:
@@ -103,23 +103,23 @@ def _kind(name: str) -> LossKind:
     return next((kind for stem, kind in stems.items() if name.startswith(stem)), LossKind.PROPOSAL)
 
 
-def _take_apart(stack: ExitStack, model: nn.Module, taken: _Taken) -> None:
+def _take_apart(stack: ExitStack, model: nn.Module, recorder: LossRecorder) -> None:
     """Puts the splitting functions in the places of the model's own until the stack is left."""
     generator, heads = getattr(model, "proposal_generator", None), getattr(model, "roi_heads", None)
     if isinstance(generator, RPN):
-        _replace(stack, generator, "losses", _rpn_losses(generator, taken))
+        _replace(stack, generator, "losses", _rpn_losses(generator, recorder))
     elif hasattr(generator, "no_reduce") and hasattr(generator, "compute_grids"):
-        _centernet_losses(stack, generator, taken)
+        _centernet_losses(stack, generator, recorder)
     if not attributes(model):
         return
     several = isinstance(heads.box_predictor, nn.ModuleList)  # type: ignore[union-attr]
     for i, predictor in enumerate(predictors(model)):
-        _replace(stack, predictor, "losses", _box_losses(predictor, f"_stage{i}" if several else "", taken))
+        _replace(stack, predictor, "losses", _box_losses(predictor, f"_stage{i}" if several else "", recorder))
     if isinstance(heads, CascadeROIHeads):
         _replace(stack, heads, "_match_and_label_boxes", _with_pasted(heads))
     mask_head = getattr(heads, "mask_head", None)
     if isinstance(mask_head, BaseMaskRCNNHead) and type(mask_head).forward is BaseMaskRCNNHead.forward:
-        _replace(stack, mask_head, "forward", _mask_losses(mask_head, taken))
+        _replace(stack, mask_head, "forward", _mask_losses(mask_head, recorder))
 
 
 def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -135,7 +135,7 @@ def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 # ------------------------------------------------------------------------------------------------ proposal networks
 
 
-def _rpn_losses(rpn: RPN, taken: _Taken) -> Callable[..., dict[str, Tensor]]:
+def _rpn_losses(rpn: RPN, recorder: LossRecorder) -> Callable[..., dict[str, Tensor]]:
     original = rpn.losses
 
     def losses(
@@ -147,14 +147,14 @@ def _rpn_losses(rpn: RPN, taken: _Taken) -> Callable[..., dict[str, Tensor]]:
             each.append(original(anchors, [x[one] for x in logits], labels[one], [x[one] for x in deltas], boxes[one]))
         count = torch.full((len(labels),), float(rpn.batch_size_per_image))
         return {
-            name: taken.add(name, rpn.batch_size_per_image * torch.stack([e[name] for e in each]), count, None)
+            name: recorder.add(name, rpn.batch_size_per_image * torch.stack([e[name] for e in each]), count, None)
             for name in each[0]
         }
 
     return losses
 
 
-def _centernet_losses(stack: ExitStack, centernet: Any, taken: _Taken) -> None:
+def _centernet_losses(stack: ExitStack, centernet: Any, recorder: LossRecorder) -> None:
     """CenterNet's normalisers are means over ranks: they are left to the training step, so that no collective is
     called in here. Its locations lie level by level, image by image within one."""
     original, grids_of = centernet.losses, centernet.compute_grids
@@ -168,10 +168,11 @@ def _centernet_losses(stack: ExitStack, centernet: Any, taken: _Taken) -> None:
     def losses(
         positives: Tensor, labels: Any, targets: Tensor, heatmaps: Tensor, logits: Any, boxes: Tensor, agnostic: Any
     ) -> dict[str, Tensor]:
-        image = torch.cat([torch.arange(taken.images).repeat_interleave(n) for n in lengths]).to(boxes.device)
-        place = torch.cat([s.repeat(taken.images) for s in torch.arange(sum(lengths)).split(lengths)]).to(boxes.device)
+        images, levels = torch.arange(recorder.images), torch.arange(sum(lengths)).split(lengths)
+        image = torch.cat([images.repeat_interleave(length) for length in lengths]).to(boxes.device)
+        place = torch.cat([level.repeat(len(images)) for level in levels]).to(boxes.device)
         each, counts, weights = [], [], []
-        for i in range(taken.images):
+        for i in range(len(images)):
             rows, own = (image == i).nonzero().flatten(), image[positives] == i
             rest = [None if x is None else x[rows] for x in (logits, boxes, agnostic)]
             classes = None if labels is None else labels[own]
@@ -185,7 +186,7 @@ def _centernet_losses(stack: ExitStack, centernet: Any, taken: _Taken) -> None:
         for name in each[0]:
             count = both["loc" if name.endswith("_loc") else "other"]
             sums = torch.stack([e[name] for e in each]) * count.clamp(min=1)
-            found[name] = taken.add(name, sums, count, None, shared=True)
+            found[name] = recorder.add(name, sums, count, None, shared=True)
         return found
 
     _replace(stack, centernet, "no_reduce", True)
@@ -206,7 +207,9 @@ def _rows(regions: Instances, background: int) -> Rows:
     return pasted.nonzero().flatten(), (~pasted).nonzero().flatten()
 
 
-def _box_losses(predictor: FastRCNNOutputLayers, suffix: str, taken: _Taken) -> Callable[..., dict[str, Tensor]]:
+def _box_losses(
+    predictor: FastRCNNOutputLayers, suffix: str, recorder: LossRecorder
+) -> Callable[..., dict[str, Tensor]]:
     original = predictor.losses
 
     def losses(predictions: tuple[Tensor, Tensor], proposals: Sequence[Instances]) -> dict[str, Tensor]:
@@ -216,17 +219,17 @@ def _box_losses(predictor: FastRCNNOutputLayers, suffix: str, taken: _Taken) -> 
             for regions in proposals:
                 parts.append([])
                 for rows in _rows(regions, predictor.num_classes):
-                    some = tuple(x[start + rows] for x in predictions)
-                    found = original(some, [_fields(regions, rows, "proposal_boxes", "gt_boxes", "gt_classes")])
+                    chunk = tuple(x[start + rows] for x in predictions)
+                    found = original(chunk, [_fields(regions, rows, "proposal_boxes", "gt_boxes", "gt_classes")])
                     parts[-1].append({name: value * len(rows) for name, value in found.items()})
                 start += len(regions)
         counts = torch.tensor([len(regions) for regions in proposals])
-        return {name: taken.add(name + suffix, *_summed(parts, name, counts)) for name in parts[0][0]}
+        return {name: recorder.add(name + suffix, *_summed(parts, name, counts)) for name in parts[0][0]}
 
     return losses
 
 
-def _mask_losses(head: BaseMaskRCNNHead, taken: _Taken) -> Callable[..., dict[str, Tensor]]:
+def _mask_losses(head: BaseMaskRCNNHead, recorder: LossRecorder) -> Callable[..., dict[str, Tensor]]:
     def forward(features: Tensor, instances: Sequence[Instances]) -> dict[str, Tensor]:
         logits = head.layers(features)
         parts: list[list[dict[str, Tensor]]] = []
@@ -234,12 +237,12 @@ def _mask_losses(head: BaseMaskRCNNHead, taken: _Taken) -> Callable[..., dict[st
         for regions in instances:
             parts.append([])
             for rows in _rows(regions, sys.maxsize):
-                some = [_fields(regions, rows, "proposal_boxes", "gt_classes", "gt_masks")] if len(rows) else []
-                value = mask_rcnn_loss(logits[start + rows], some) * head.loss_weight
+                chunk = [_fields(regions, rows, "proposal_boxes", "gt_classes", "gt_masks")] if len(rows) else []
+                value = mask_rcnn_loss(logits[start + rows], chunk) * head.loss_weight
                 parts[-1].append({"loss_mask": value * len(rows)})
             start += len(regions)
         counts = torch.tensor([len(regions) for regions in instances])
-        return {"loss_mask": taken.add("loss_mask", *_summed(parts, "loss_mask", counts))}
+        return {"loss_mask": recorder.add("loss_mask", *_summed(parts, "loss_mask", counts))}
 
     return forward
 

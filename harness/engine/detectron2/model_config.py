@@ -22,7 +22,7 @@ from torch import nn
 
 from harness.engine.detectron2.backbones import Trunk, fit, pyramid
 from harness.engine.detectron2.catalogs import class_image_count, describe_classes
-from harness.errors import UserError, nearest
+from harness.errors import UserError, first_line, nearest
 
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 # Without `engine.config`: this one, on the backbone of the configuration group.
@@ -83,7 +83,7 @@ def _build_yaml(
     try:
         cfg.merge_from_file(str(path))
     except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"engine.config={path}: {_first_line(error)}") from error
+        raise UserError(f"engine.config={path}: {first_line(error)}") from error
     if trunk is not None:
         fit(cfg)
     for key, value in _pairs(overrides):
@@ -91,7 +91,7 @@ def _build_yaml(
             cfg.merge_from_list([key, value])
         except (KeyError, ValueError, AssertionError) as error:
             known = _keys(cfg)
-            why = _first_line(error) if key in known else nearest(key, known)
+            why = first_line(error) if key in known else nearest(key, known)
             raise UserError(f"engine.overrides: {key}={value}: {why}") from error
     cfg.MODEL.DEVICE = "cpu"  # moved by the harness
     cfg.DATASETS.TRAIN = (f"{dataset}_train",)
@@ -151,7 +151,7 @@ def _build_lazy(path: Path, overrides: Sequence[str], num_classes: int) -> Built
         try:
             cfg = LazyConfig.apply_overrides(cfg, [f"{key}={value}"])
         except Exception as error:  # Hydra's parser, OmegaConf and detectron2 raise classes of their own
-            raise UserError(f"engine.overrides: {key}={value}: {_first_line(error)}") from error
+            raise UserError(f"engine.overrides: {key}={value}: {first_line(error)}") from error
     model = _checked(lambda: instantiate(cfg.model), path)
     weights = cfg.train.get("init_checkpoint", "") if "train" in cfg else ""
     return Built(model, getattr(model, "input_format", None) or "BGR", weights or "")
@@ -165,9 +165,5 @@ def _checked(make: Any, path: Path) -> Any:
     except Exception as error:  # a configuration is the user's code as much as his data: anything may come of it
         place = traceback.extract_tb(error.__traceback__)[-1]  # many of detectron2's assertions say nothing else
         where = f"{Path(place.filename).name}, line {place.lineno}: {place.line}"
-        message = f"{type(error).__name__}: {_first_line(error)}"
+        message = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"engine.config={path}: {message} ({where})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

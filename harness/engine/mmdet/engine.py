@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,8 @@ from harness.config import Precision, RunConfig
 from harness.data.sample import View
 from harness.engine.contract import Prediction
 from harness.engine.mmdet.operations import provide_operations
-from harness.errors import UserError
+from harness.engine.passes import autocast, drawing_from
+from harness.errors import UserError, first_line
 from harness.weights.loading import load_backbone
 from methods.contract import LossTable, Need, Proposals, Scope
 
@@ -33,13 +33,12 @@ from mmengine.logging import MMLogger  # noqa: E402
 
 from harness.engine.mmdet.loading import load_weights  # noqa: E402
 from harness.engine.mmdet.losses import counters_kept, ground_truth_losses, last_layers, proposal_losses, region_losses  # noqa: E402
-from harness.engine.mmdet.model_config import first_line, parts, read_config, set_num_classes  # noqa: E402
+from harness.engine.mmdet.model_config import parts, read_config, set_num_classes  # noqa: E402
 from harness.engine.mmdet.samples import Packed, prediction, test_data, training_data  # noqa: E402
 
 log = logging.getLogger(__name__)
 
 CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
-AUTOCAST = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 # Without `engine.config`: this one of mmdet's own, on the backbone of the configuration group.
 DEFAULT_CONFIG = "lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1"
@@ -104,10 +103,7 @@ class MmdetEngine:
             self.module.backbone.eval()
         targets = [view.targets for view in views]
         aside = backbone_in_eval or proposals is Proposals.GROUND_TRUTH
-        devices = [self.device] if self.device.type == "cuda" else []
-        # mmdet draws from the process's generator, which has to follow the pass's own.
-        with torch.random.fork_rng(devices=devices), counters_kept(self.module, aside):
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng), counters_kept(self.module, aside):
             features, samples = self._features(training_data(views), training=True)
             if proposals is Proposals.GROUND_TRUTH:
                 return LossTable(ground_truth_losses(self.module.roi_head, features, samples, targets))
@@ -139,27 +135,23 @@ class MmdetEngine:
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         module = self.module
         parts: dict[Scope, list[nn.Module]] = {
-            Scope.ALL: [module],
-            Scope.HEADS: [module.rpn_head, module.roi_head],
-            Scope.LAST: last_layers(module.roi_head),
+            Scope.all: [module],
+            Scope.heads: [module.rpn_head, module.roi_head],
+            Scope.last: last_layers(module.roi_head),
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return load_weights(self.module, weights)
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return load_weights(self.module, weights, averaged=averaged)
 
     def _features(self, packed: Packed, training: bool) -> tuple[list[Tensor], list[Any]]:
         data = self.module.data_preprocessor(packed, training)
         batch = data["inputs"]
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with autocast(self.device, self.precision):
             features = self.module.extract_feat(batch)
         return [feature.float() for feature in features], data["data_samples"]
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------- building

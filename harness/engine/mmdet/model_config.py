@@ -10,7 +10,7 @@ import mmdet
 import yaml
 from mmengine.config import Config, ConfigDict
 
-from harness.errors import UserError, nearest
+from harness.errors import UserError, first_line, nearest
 
 SHIPPED = Path(mmdet.__file__).parent / ".mim" / "configs"
 
@@ -31,10 +31,6 @@ def read_config(name: str, overrides: Sequence[str]) -> Config:
         except (TypeError, KeyError, yaml.YAMLError) as error:
             raise UserError(f"engine.overrides: '{override}': {first_line(error)}") from error
     return config
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _find(name: str) -> Path:

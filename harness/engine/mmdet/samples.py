@@ -39,12 +39,12 @@ def test_data(images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Pac
     return {"inputs": [image.flip(0) for image in images], "data_samples": samples}
 
 
-def _sample(fed: tuple[int, int], on_disk: tuple[int, int]) -> DetDataSample:
+def _sample(input_size: tuple[int, int], size: tuple[int, int]) -> DetDataSample:
     sample = DetDataSample(
         metainfo={
-            "img_shape": fed,
-            "ori_shape": on_disk,
-            "scale_factor": (fed[1] / on_disk[1], fed[0] / on_disk[0]),
+            "img_shape": input_size,
+            "ori_shape": size,
+            "scale_factor": (input_size[1] / size[1], input_size[0] / size[0]),
         }
     )
     sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
@@ -57,10 +57,9 @@ def prediction(found: InstanceData, size: tuple[int, int]) -> Prediction:
     empty."""
     found = found.to("cpu")
     masks = found.masks.numpy() if "masks" in found else np.zeros((len(found), *size), bool)
-    encodings = encode_mask_results(masks)
     return Prediction(
         boxes=found.bboxes.float(),
         scores=found.scores.float(),
         labels=found.labels.long(),
-        rles=[{**each, "counts": each["counts"].decode("ascii")} for each in encodings],
+        encode=lambda: [{**each, "counts": each["counts"].decode("ascii")} for each in encode_mask_results(masks)],
     )
