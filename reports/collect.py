@@ -156,14 +156,19 @@ def _clock(record: Record) -> str:
     return next((clock for clock, key in STEP_CLOCKS.items() if record.cost.get(key)), "wall")
 
 
+def evaluated_on(record: Record) -> str:
+    """Which validation images a run was evaluated on."""
+    annotations = (record.provenance.get("fingerprints") or {}).get("val_annotations", "")
+    return f"{annotations} {canonical(record.settings.get('evaluation.limit'))}"
+
+
 def _circumstances(record: Record | None) -> dict[str, str]:
     """On which validation images and on what machine a run's figures were taken, and by which clock its steps."""
     if record is None:
         return {"evaluated": "", "machine": "", "clock": ""}
     hardware = record.provenance.get("hardware") or {}
-    images = (record.provenance.get("fingerprints") or {}).get("val_annotations", "")
     return {
-        "evaluated": f"{images} {canonical(record.settings.get('evaluation.limit'))}",
+        "evaluated": evaluated_on(record),
         "machine": str(hardware.get("gpu") or hardware.get("cpu") or ""),
         "clock": _clock(record),
     }

@@ -52,7 +52,7 @@ def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published:
         with write_atomically(folder / "table.csv") as path:
             to_frame(spec, tables).to_csv(path, index=False)
     if "tex" in formats:
-        from reports.text import latex
+        from reports.latex import latex
 
         _write(folder / "table.tex", latex(spec, tables))
     if "md" in formats or "html" in formats:

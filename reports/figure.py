@@ -149,7 +149,7 @@ def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
     path = folder / "per_category.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["iou_type", "category_id", "name", "frequency", "AP"])
+    table = pd.read_parquet(path, columns=["iou_type", "category_id", "name", "frequency", "instances", "images", "AP"])
     table = table[table["iou_type"].astype(str) == iou].set_index("category_id")
     return table.assign(AP=100 * table["AP"].astype(float))
 

@@ -77,6 +77,7 @@ class Sheet:
     rows: list[list[Shown]]
     controls: tuple[int, ...] = ()  # rows that others are compared with
     title: str = ""  # above it on the page
+    note: str = ""  # below it
 
 
 def render(

@@ -94,6 +94,14 @@ def image_part(influence: np.ndarray) -> ImagePart:
     return ImagePart(squares, interaction, 2 * squares**2 / noise if noise > 0 else float("inf"))
 
 
+def image_interval(mean: float, part: ImagePart, level: float) -> tuple[float, float]:
+    """Of one run's difference to another, over validation images alone."""
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + level / 2, part.freedom)) * part.variance**0.5
+    return mean - half, mean + half
+
+
 def differences(
     pairs: Sequence[np.ndarray], images: Sequence[ImagePart | None], level: float
 ) -> list[Difference | None]:
@@ -141,7 +149,7 @@ def standard_error(
     weighted by their variances; Satterthwaite's, weighted by their squares, covers 92 % at three seeds.
     """
     variance = np.maximum(images, interaction / n) + np.maximum(seeds - interaction, 0) / n
-    share = np.divide(np.maximum(seeds, interaction) / n, variance, out=np.ones_like(variance), where=variance > 0)
+    share = np.divide(seeds / n, variance, out=np.ones_like(variance), where=variance > 0)
     share = np.minimum(share, 1)
     return np.sqrt(variance), 1 / (share / (n - 1) + (1 - share) / freedom)
 

@@ -6,6 +6,7 @@ The notes below a table say what its marks, intervals and stars mean; every form
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -252,12 +253,13 @@ def markdown(
 
     overall = [standings_grid(spec, standings)] if standings else []
     for grid in [*grids(spec, tables, _html_heading, mark), *overall]:
-        parts.append(f"## {grid.caption}")
+        parts.append(f"## {escape_markdown(grid.caption)}")
         for heading, rows in grid.groups:
             if heading:
-                parts.append(f"### {heading}")
+                parts.append(f"### {escape_markdown(heading)}")
             rule = [":--", *("--:" for _ in grid.heading[1:])]
-            parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *rows]))
+            labelled = [[escape_markdown(label), *cells] for label, *cells in rows]
+            parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *labelled]))
     overall_notes = standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else []
     parts.append("\n".join(f"- {note}" for note in [*notes(spec, tables), *overall_notes]))
     parts += [f"![{title}]({file})\n\n{caption}" for file, title, caption in figures]
@@ -270,69 +272,10 @@ def _html_heading(column: Column) -> str:
     return f"{column.base}{sub}{sup}{column.suffix}"
 
 
+def escape_markdown(text: str) -> str:
+    """A label that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).replace("\n", " ")
+
+
 def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "★": r"$^{\star}$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def escape(text: str) -> str:
-    """Text for LaTeX: its special characters and ours written out."""
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def latex(spec: Spec, tables: list[Table]) -> str:
-    r"""Tables for `\input`; they need the package booktabs."""
-    parts = ["% Needs \\usepackage{booktabs}. Written by `harness report`; a change here is lost."]
-    marker = "\x00"  # marks pass through the escaping as they are
-
-    for index, grid in enumerate(grids(spec, tables, _latex_heading, lambda text: f"{marker}{text}{marker}")):
-        width = len(grid.heading)
-        body = []
-        for heading, rows in grid.groups:
-            if heading:
-                body.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(heading)}}}}} \\")
-            body += [" & ".join(_latex_cell(cell, marker) for cell in row) + r" \\" for row in rows]
-            body.append(r"\midrule")
-        caption = escape(grid.caption) + "." + ("" if index else " " + escape(" ".join(notes(spec, tables))))
-        lines = [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            " & ".join([escape(grid.heading[0]), *grid.heading[1:]]) + r" \\",
-            r"\midrule",
-            *body[:-1],
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{caption}}}",
-            rf"\label{{tab:{spec.name.replace('_', '-')}-{index}}}",
-            r"\end{table}",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_heading(column: Column) -> str:
-    if not column.superscript:
-        return escape(column.base + column.suffix)
-    below = rf"_\mathrm{{{column.subscript}}}" if column.subscript else ""
-    return rf"$\mathrm{{{column.base}}}{below}^\mathrm{{{column.superscript}}}$"
-
-
-def _latex_cell(cell: str, marker: str) -> str:
-    text, *mark = cell.split(marker)
-    return escape(text) + (rf"$^{{\mathrm{{{mark[0]}}}}}$" if mark else "")
+    return "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell).replace("\n", " ") for cell in cells) + " |"

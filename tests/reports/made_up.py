@@ -95,7 +95,17 @@ def write_categories(
         ids = np.arange(1, count + 1)
         names = [f"category {i}" for i in ids]
         tables.append(
-            pa.table({"iou_type": [iou] * count, "category_id": ids, "name": names, "frequency": frequency, "AP": ap})
+            pa.table(
+                {
+                    "iou_type": [iou] * count,
+                    "category_id": ids,
+                    "name": names,
+                    "frequency": frequency,
+                    "instances": np.full(count, 10),
+                    "images": np.full(count, 7),
+                    "AP": ap,
+                }
+            )
         )
     pq.write_table(pa.concat_tables(tables), folder / "per_category.parquet")
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reports.latex import escape
 from reports.spec import read_spec
-from reports.text import escape, number
+from reports.text import number
 
 
 @pytest.fixture(scope="module")
