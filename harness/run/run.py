@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -163,6 +164,7 @@ class _Run:
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
+                **_step_cost(trained, self.device),
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
                 "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
@@ -253,7 +255,7 @@ class _Run:
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")
         trainer.decisions.save()
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        content = trainer.final_weights() | trainer.seconds()
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
         self.ranks.barrier()
         if self.ranks.is_main:
@@ -344,6 +346,12 @@ def _tidy(folder: Path) -> None:
     drop_logs(folder)
     drop_shards(folder)
     drop_unfinished(folder)
+
+
+def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Seconds of the steps by the device's clock, and how busy the machine was: processes that wait for each core."""
+    key = "step_gpu_seconds" if device.type == "cuda" else "step_cpu_seconds"
+    return {key: trained["step_seconds"], "load": os.getloadavg()[2] / (os.cpu_count() or 1)}
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:
