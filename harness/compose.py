@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import backbones
@@ -26,41 +28,57 @@ from harness.errors import UserError, first_line, nearest
 
 @dataclass(frozen=True)
 class Composed:
-    """A validated configuration.
-
-    settings is the resolved configuration, flattened to dotted keys, with `method` and `backbone` as names.
-    """
+    """A validated configuration. choices: every configuration group with the option that was chosen, given or not."""
 
     config: RunConfig
-    settings: dict[str, Any]
+    choices: dict[str, str | None]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration flattened to dotted keys, with `method` and `backbone` as names; plain values only."""
+        flat = _flat(plain(self.config))
+        flat["method"] = methods.name_of(type(self.config.method))
+        flat["backbone"] = backbones.name_of(type(self.config.backbone))
+        return flat
 
 
 def compose(overrides: Sequence[str]) -> Composed:
     """Composes and validates a run's configuration. Raises UserError with one line."""
     register_groups(overrides)
-    with hydra.initialize_config_module("harness.conf", version_base="1.3"):
-        try:
-            tree = hydra.compose("run", list(overrides))
-            return validated(tree)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, overrides)) from error
+    try:
+        with _hydra():
+            return validated(*_composed_tree(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, overrides) from error
 
 
-def validated(tree: DictConfig) -> Composed:
-    """The typed configuration of a composed tree, checked for options that contradict one another."""
+def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
+    """The typed configuration of a composed tree, checked for options that contradict one another.
+
+    `choices`: as Hydra has them, its own groups among them.
+    """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     _validate(config)
-    return Composed(config, settings_of(config))
+    return Composed(config, {group: option for group, option in choices.items() if not group.startswith("hydra/")})
+
+
+def _hydra() -> AbstractContextManager[None]:
+    return hydra.initialize_config_module("harness.conf", version_base="1.3")
+
+
+def _composed_tree(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """A run's tree, and every group's option; to be called while Hydra is initialised."""
+    tree = hydra.compose("run", list(overrides), return_hydra_config=True)
+    with open_dict(tree):
+        return tree, tree.pop("hydra").runtime.choices
 
 
 def register_groups(overrides: Sequence[str] = ()) -> None:
     """Puts methods and backbones, those of `method_paths=[...]` too, into Hydra's store of configuration groups."""
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "method_paths":
-            for path in _list_of(value):
-                _load_plugin(Path(path))
+        for path in _method_paths(override):
+            _load_plugin(Path(path))
     store = ConfigStore.instance()
     store.store("run_schema", RunConfig)
     for name in methods.names():
@@ -69,8 +87,15 @@ def register_groups(overrides: Sequence[str] = ()) -> None:
         store.store(name, backbones.find(name), group="backbone")
 
 
-def _list_of(value: str) -> list[str]:
-    return [item.strip().strip("'\"") for item in value.strip("[]").split(",") if item.strip()]
+def _method_paths(override: str) -> list[str]:
+    """The files of an override `method_paths=[...]`; none of another one, or of one that composing will refuse."""
+    if not override.lstrip("+").startswith("method_paths="):
+        return []
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return []
+    return [str(path) for path in value] if isinstance(value, list) else []
 
 
 def _load_plugin(path: Path) -> None:
@@ -80,15 +105,6 @@ def _load_plugin(path: Path) -> None:
         methods.load_file(path)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """The configuration flattened to dotted keys; plain values only."""
-    tree = plain(config)
-    flat = _flat(tree)
-    flat["method"] = methods.name_of(type(config.method))
-    flat["backbone"] = backbones.name_of(type(config.backbone))
-    return flat
 
 
 def plain(value: Any) -> Any:
@@ -131,10 +147,17 @@ def _validate(config: RunConfig) -> None:
         raise UserError(f"method={methods.name_of(type(config.method))}: {error}") from error
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def explained(error: Exception, overrides: Sequence[str]) -> UserError:
     """One line: the first override that names a group option or a key that does not exist, else Hydra's first line."""
-    groups = group_options()
-    known = _known_keys(overrides, groups)
+    with _hydra():
+        return UserError(_explanation(error, overrides))
+
+
+def _explanation(error: Exception, overrides: Sequence[str]) -> str:
+    groups = _group_options()
+    valid = [text for text in overrides if (pair := text.partition("="))[0] in groups and pair[2] in groups[pair[0]]]
+    tree, choices = _composed_tree(valid)
+    known = list(_flat(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -145,13 +168,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             if isinstance(value, str) and value not in groups[key]:
                 return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"
         elif not override.is_add() and not any(key == name or name.startswith(f"{key}.") for name in known):
-            kind = f" for method={_chosen(overrides)}" if key.startswith("method.") else ""
+            kind = f" for method={choices['method']}" if key.startswith("method.") else ""
             names = [*known, *groups]
             return f"{text}: no such key '{key}'{kind}; {nearest(key, names)}"
-    return _first_words(error)
+    return _innermost(error)
 
 
-def _first_words(error: BaseException) -> str:
+def _innermost(error: BaseException) -> str:
     """The first line of the innermost error that says something, with the key that it is about."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
@@ -160,25 +183,13 @@ def _first_words(error: BaseException) -> str:
     deepest = spoken[-1] if spoken else error
     full_key = next((key for e in reversed(chain) if (key := getattr(e, "full_key", None))), None)
     line = first_line(deepest)
-    choice = re.search(r"Invalid value '(.+)', expected one of \[(.+)\]", line)
+    choice = re.search(r"Invalid value '(.+)', expected one of \[(.+)\]", str(deepest))
     if choice:
         line = f"no such value '{choice[1]}'; {nearest(choice[1], choice[2].split(', '))}"
     return f"{full_key}: {line}" if full_key else line
 
 
-def _chosen(overrides: Sequence[str]) -> str:
-    values = [text.partition("=")[2] for text in overrides if text.startswith("method=")]
-    return values[-1] if values else "baseline"
-
-
-def group_options() -> dict[str, list[str]]:
-    """Every configuration group with its options; to be called while Hydra is initialised."""
+def _group_options() -> dict[str, list[str]]:
+    """Every configuration group with its options."""
     loader = GlobalHydra.instance().config_loader()
-    groups = ("data", "detector", "engine", "schedule", "evaluation", "launcher", "backbone", "method")
-    return {group: loader.get_group_options(group) for group in groups}
-
-
-def _known_keys(overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    chosen = [text for text in overrides if (pair := text.partition("="))[0] in groups and pair[2] in groups[pair[0]]]
-    tree = hydra.compose("run", chosen)
-    return list(_flat(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
+    return {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}

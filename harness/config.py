@@ -1,16 +1,30 @@
 """The configuration of a run: dataclass schemas of the Hydra groups.
 
 Each group's options are YAML files in `harness/conf/<group>`; the groups `method` and `backbone` come from their
-registries. A field whose value equals its default is left out of a run's identity, so adding one renames nothing.
+registries. A field whose value equals its default is left out of a run's identity, so adding one renames nothing;
+a default that changes makes the records stale that were made with the old one (`harness.run.provenance`).
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from platformdirs import user_cache_path
+
+
+def cache_folder() -> Path:
+    """Where the embedded dataset lies and what is remembered of files: BSGAL_BENCH_CACHE, else the user's cache."""
+    chosen = os.environ.get("BSGAL_BENCH_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("bsgal-bench")
+
+
+OmegaConf.register_new_resolver("cache_folder", lambda: str(cache_folder()), replace=True)
+
 
 # Enum members are lower case because OmegaConf takes a member's name from the command line.
 

@@ -46,7 +46,7 @@ class TrainingProgress:
     def __init__(self, total: int, start: int, shown: bool, events: Path | None = None) -> None:
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", disable=not (shown and _on_terminal()))
         self.shown = shown
-        self.said = 0.0
+        self.reported_at = 0.0
         self.events: SummaryWriter | None = None
         if events is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -63,8 +63,8 @@ class TrainingProgress:
             if self.events and isinstance(value, float) and name != "time":
                 self.events.add_scalar(name, value, line["iteration"])
         last = line["iteration"] == line["total"]
-        if self.shown and self.bar.disable and (last or time.monotonic() - self.said > 10):
-            self.said = time.monotonic()
+        if self.shown and self.bar.disable and (last or time.monotonic() - self.reported_at > 10):
+            self.reported_at = time.monotonic()
             text = ", ".join(f"{name} {value}" for name, value in figures.items())
             speed = f"{line['steps_per_second']:.2f} steps/s"
             log.info("step %d of %d, %s, %s", line["iteration"], line["total"], text, speed)

@@ -1,21 +1,15 @@
-"""Errors that are the user's to mend."""
+"""Errors that are the user's to mend, and the words of their messages."""
 
-import difflib
-from collections.abc import Collection
+from harness.record.names import nearest
+
+__all__ = ["UserError", "first_line", "nearest"]
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the file or field and the remedy; no traceback is shown."""
 
 
-def nearest(word: str, valid: Collection[str]) -> str:
-    """The end of an error message: the nearest valid word, or the valid ones."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return f"valid: {', '.join(sorted(valid)[:20]) or 'none'}"
-
-
 def first_line(error: BaseException) -> str:
-    """What a library's error says, for the middle of a message of ours: one line, 200 characters at most."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    """The first line of an error's message that is not empty, at most 200 characters; its type's name without one."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line[:200] for line in lines if line), type(error).__name__)

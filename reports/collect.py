@@ -141,7 +141,6 @@ def figures_of(record: Record) -> dict[str, float]:
     seconds, iterations = _number(cost.get("train_seconds")), _number(cost.get("iterations"))
     return figures | {
         "acceptance_rate": _number(record.statistics.get("acceptance_rate")),
-        "decisions_auroc": _number(record.statistics.get("decisions_auroc")),
         "seconds_per_step": seconds / iterations if iterations else float("nan"),
         "train_minutes": seconds / 60,
         "peak_gpu_gb": _number(cost.get("peak_gpu_mb")) / 1024,

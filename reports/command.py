@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.record.files import write_atomically
+from harness.record.names import nearest
 from reports.collect import Collection, collect
 from reports.decisions import agreement_of
 from reports.published import read_published
-from reports.spec import Spec, nearest, read_spec
+from reports.spec import Spec, read_spec
 from reports.table import Table, build_tables, to_frame
 
 FORMATS = ("html", "md", "tex", "csv")
@@ -33,7 +34,7 @@ def report_command(
     formats = list(formats or FORMATS)
     for each in formats:
         if each not in FORMATS:
-            raise ValueError(f"there is no report format '{each}'{nearest(each, FORMATS)}")
+            raise ValueError(f"there is no report format '{each}'; {nearest(each, FORMATS)}")
     spec = read_spec(name)
     if not runs.is_dir():
         raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.record.files import write_atomically
-from harness.record.record import Record, read_record, record_path
+from harness.record.names import find_record
+from harness.record.record import Record, record_path
 from reports import style
 from reports.collect import canonical
 from reports.figure import category_ap
 from reports.page import Heading, Sheet, Shown, render_comparison, sortable
-from reports.spec import FREQUENCIES, IOU_TYPES, METRICS, nearest
+from reports.spec import FREQUENCIES, IOU_TYPES, METRICS
 from reports.style import MUTED, Picture, colour
 from reports.text import number
 
@@ -38,7 +39,7 @@ def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path
     categories.csv where both runs left per-category figures, and the figure as SVG and PNG. Raises ValueError that
     names a run that is not there.
     """
-    a, b = (_record(runs, run) for run in (run_a, run_b))
+    a, b = (find_record(runs, run) for run in (run_a, run_b))
     folder = out or Path("report") / f"{a.run_id}-against-{b.run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     categories = _categories(runs, a, b)
@@ -61,21 +62,6 @@ def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path
         with write_atomically(folder / name) as path:
             path.write_text(text, encoding="utf-8")
     return folder
-
-
-def _record(runs: Path, name: str) -> Record:
-    record = read_record(runs, name)
-    if record is not None:
-        return record
-    names = sorted(path.parent.name for path in runs.glob("*/record.json"))
-    fitting = [each for each in names if each.startswith(name)]
-    if len(fitting) > 1:
-        raise ValueError(f"several runs in {runs} begin with '{name}': {', '.join(fitting[:5])}")
-    if not fitting:
-        raise ValueError(f"there is no record of a run '{name}' in {runs}" + (nearest(name, names) if names else ""))
-    record = read_record(runs, fitting[0])
-    assert record is not None  # its file was just listed
-    return record
 
 
 Figure = float | None

@@ -13,13 +13,12 @@ from reports.spec import COLUMNS, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import summarise
 from reports.style import Picture, colour, marker
-from reports.table import Table
+from reports.table import Table, published_sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-PUBLISHED = ", published"
+PUBLISHED = ", published"  # behind the label of a line
 
 
 def draw_curve(spec: Spec, collection: Collection, tables: list[Table], figure: FigureSpec, name: str) -> Picture | str:
@@ -35,7 +34,7 @@ def draw_curve(spec: Spec, collection: Collection, tables: list[Table], figure: 
         axis.set_title(column.spoken)
         axis.set_xlabel(str(figure.options.get("x_label", figure.options["x"])))
         _ticks(axis, figure, lines)
-    style.legend_above(canvas, axes)
+    style.legend_above(canvas, axes, last={label + PUBLISHED for label in lines})  # a line before its dashed one
     rows = collection.with_runs(list(collection.rows))
     made = (
         f"Ours: mean and standard deviation, {collection.seeds_of(rows)}."
@@ -45,10 +44,7 @@ def draw_curve(spec: Spec, collection: Collection, tables: list[Table], figure: 
     published = any(
         not np.isnan(p["papers"].get(c.key, np.nan)) for points in lines.values() for p in points for c in columns
     )
-    sources = sorted(
-        {line.source for table in tables for line in table.lines if line.source and "no figure" not in line.source}
-    )
-    caption = made + (f" Dashed: published ({'; '.join(sources)})." if published else "")
+    caption = made + (f" Dashed: published ({'; '.join(published_sources(tables))})." if published else "")
     return style.picture(canvas, name, figure.title, caption)
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.record.decisions import contribution_roc
 from reports import style
 from reports.collect import Collection, TableRow
-from reports.decisions import decisions_of, roc
+from reports.decisions import decisions_of
 from reports.spec import Figure as FigureSpec
 from reports.spec import Spec
 from reports.style import RULE, Picture, colour
@@ -72,14 +73,14 @@ def draw_roc(spec: Spec, collection: Collection, tables: list[Table], figure: Fi
     canvas, (axis,) = style.canvas(3.6)
     drawn: list[TableRow] = []
     for row in collection.rows:
-        curve = roc(pd.concat(found)) if (found := decisions_of(collection, row)) else None
+        curve = contribution_roc(pd.concat(found)) if (found := decisions_of(collection, row)) else None
         if curve is not None:
             shade = colour(len(drawn))
             axis.plot(
-                curve.x,
-                curve.y,
+                curve.bad,
+                curve.good,
                 color=shade,
-                label=f"{spec.label_in_group(row.label, row.group)}, area {curve.area:.2f}",
+                label=f"{spec.label_in_group(row.label, row.group)}, area {curve.auroc:.2f}",
             )
             drawn.append(row)
     if not drawn:

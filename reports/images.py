@@ -1,7 +1,7 @@
 """Intervals over the validation images: AP under resampling with replacement, from what an evaluation left behind.
 
 No detection is matched again. Two runs are compared under the same resamples, so that what makes an image hard for
-both cancels out. The files' layout is described in `harness/evaluate/bootstrap.py`.
+both cancels out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.record.matches import RankedMatches, read_matches
 from reports.spec import IOU_TYPES, Column, Intervals
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 GROUPS = {"": "rcf", "r": "r", "c": "c", "f": "f"}  # a column's subscript and the categories it is the mean of
 RECALLS = np.linspace(0.0, 1.0, 101)
-THRESHOLDS = 10
 SEED = 2406
 
 
@@ -57,59 +57,12 @@ class ImageIntervals:
         return self._resampled[key]
 
 
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """What AP follows from, one IoU type.
-
-    images: how many were evaluated. image (D,), starts (C + 1,): detections by category and falling score. hit, counted
-    (10, D) bool by IoU threshold: true positives, and those that are not ignored. instances (C, images): ground truth.
-    frequency (C,) r, c, f, empty for a category without ground truth.
-    """
-
-    images: int
-    image: np.ndarray
-    starts: np.ndarray
-    hit: np.ndarray
-    counted: np.ndarray
-    instances: np.ndarray
-    frequency: np.ndarray
-
-
-def read_matches(folder: Path, iou_type: str) -> Matches | None:
-    """From a run's matches.parquet and ground_truth.parquet; None where it has left none of this IoU type."""
-    import pyarrow.parquet as pq
-
-    if not all((folder / name).is_file() for name in ("matches.parquet", "ground_truth.parquet")):
-        return None
-    truth = pq.read_table(folder / "ground_truth.parquet")
-    found = pq.read_table(folder / "matches.parquet", filters=[("iou_type", "=", iou_type)])
-    if not found.num_rows:
-        return None
-    images, categories = (int(truth.schema.metadata[key]) for key in (b"images", b"categories"))
-    category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
-    bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
-    counted = (ignored & bits) == 0
-    instances = np.zeros((categories, images), np.int32)
-    instances[truth["category"].to_numpy(), truth["image"].to_numpy()] = truth["instances"].to_numpy()
-    frequency = np.full(categories, "", "U1")
-    frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
-    return Matches(
-        images=images,
-        image=found["image"].to_numpy(),
-        starts=np.searchsorted(category, np.arange(categories + 1)),
-        hit=(matched & bits != 0) & counted,
-        counted=counted,
-        instances=instances,
-        frequency=frequency,
-    )
-
-
 def image_weights(images: int, resamples: int) -> np.ndarray:
     """(resamples, images) int64: how often each image appears; the same for every run over as many images."""
     return np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=resamples)
 
 
-def resampled_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
+def resampled_ap(matches: RankedMatches, weights: np.ndarray) -> np.ndarray:
     """AP, APr, APc, APf as fractions for each row of weights (S, images): (S, 4) float64, NaN where undefined.
 
     Weights of one give the evaluation's own figures.

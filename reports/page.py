@@ -17,7 +17,7 @@ from reports.spec import Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
 from reports.table import MARKS, Cell, Line, Table
-from reports.text import decimals_of, difference_text, notes, number, runs_text, summary_text
+from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, spread_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
@@ -81,7 +81,7 @@ def render(
         pictures=pictures,
         left_out=left_out,
         agreement=_agreement(spec, agreement) if agreement else None,
-        agreement_notes=[f"{title}: {about}." for title, about in AGREEMENT.values()],
+        agreement_notes=[f"{column.base}: {column.about}." for column in AGREEMENT],
         runs=[_row_runs(spec, collection, row, folder) for row in collection.rows],
         facts=_facts(collection),
         marks=MARKS,
@@ -127,19 +127,17 @@ def _label(line: Line) -> Shown:
 def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
     decimals = decimals_of(cell.column, spec)
     published = ""
-    if cell.column.metric and line.source:
+    if cell.column.metric and (line.source or line.unpublished):
         published = "no published figure" if cell.published is None else f"published {number(cell.published, decimals)}"
         if cell.published_difference is not None:
             published += f" ({number(cell.published_difference, decimals, signed=True)})"
     first = cell.differences.get(spec.baselines[0]) if spec.baselines else None
-    shown = difference_text(first, decimals) if first else ""
-    difference, _, interval = shown.partition(" ")
     return Shown(
         text=number(cell.summary.mean, decimals) if cell.summary.n else _reason(line),
         sort=sortable(cell.summary.mean),
-        spread="" if math.isnan(cell.summary.sd) else f"± {number(cell.summary.sd, decimals)}",
-        difference=difference,
-        interval=interval,
+        spread=spread_text(cell.summary, decimals),
+        difference=number(first.mean, decimals, signed=True) if first else "",
+        interval=interval_text(first, decimals) if first else "",
         star=cell.star,
         published=published,
         marks=cell.marks if cell.summary.n else (),
@@ -155,8 +153,8 @@ def _reason(line: Line) -> str:
 
 
 def _runs_cell(line: Line) -> Shown:
-    counted, _, rest = runs_text(line).partition(": ")
-    return Shown(counted, sortable(line.complete), about=rest, link=f"#runs-{line.row.key}", quiet=True)
+    link = f"#runs-{line.row.key}"
+    return Shown(counted_text(line), sortable(line.complete), about=marks_text(line), link=link, quiet=True)
 
 
 def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
@@ -170,8 +168,9 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
         shown = [Shown(label, label, link=f"#runs-{line.row.key}")]
         for cell in cells:
             difference = cell.differences.get(key)
-            text, _, interval = difference_text(difference, spec.decimals).partition(" ")
-            shown.append(Shown(text, sortable(difference.mean if difference else None), interval=interval))
+            mean = difference.mean if difference else None
+            interval = interval_text(difference, spec.decimals) if difference else ""
+            shown.append(Shown(number(mean, spec.decimals, signed=True), sortable(mean), interval=interval))
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
@@ -182,13 +181,13 @@ def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) 
     for row, figures in agreement.items():
         label = spec.label_in_group(row.label, row.group)
         shown = [Shown(label, label, link=f"#runs-{row.key}")]
-        for key, summary in figures.items():
-            scale, decimals, unit = (1, 2, "") if key in ("auroc", "ceiling") else (100, 0, "%")
-            text = summary_text(Summary(summary.mean * scale, summary.sd * scale, summary.n), decimals)
-            value, _, spread = text.partition(" ")
-            shown.append(Shown(value + (unit if summary.n else ""), sortable(summary.mean * scale), spread=spread))
+        for column in AGREEMENT:
+            scale, decimals, found = column.scale, decimals_of(column, spec), figures[column.key]
+            summary = Summary(found.mean * scale, found.sd * scale, found.n)
+            value = number(summary.mean, decimals) + (column.unit if summary.n else "")
+            shown.append(Shown(value, sortable(summary.mean), spread=spread_text(summary, decimals)))
         rows.append(shown)
-    headings = [Heading(""), *(Heading(title, about=about) for title, about in AGREEMENT.values())]
+    headings = [Heading(""), *(Heading(column.base, about=column.about) for column in AGREEMENT)]
     return Sheet("agreement", "", headings, rows)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.spec import FOLDER, nearest
+from harness.record.names import nearest
+from reports.spec import FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +48,10 @@ def find_published(published: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[s
     rows = published
     for key, value in wanted.items():
         if key not in published:
-            raise ValueError(f"published results have no column '{key}'{nearest(key, published.columns)}")
+            raise ValueError(f"published results have no column '{key}'; {nearest(key, published.columns)}")
         values = published[key]
         if key == "table" and str(value) not in set(values):
-            raise ValueError(f"published results have no table '{value}'{nearest(str(value), sorted(set(values)))}")
+            raise ValueError(f"published results have no table '{value}'; {nearest(str(value), set(values))}")
         rows = rows[rows[key].map(_canonical) == _canonical(value)]
     if rows.empty:
         return None

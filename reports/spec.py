@@ -15,13 +15,14 @@ Every name is checked; a misspelt one raises ValueError that names the file and 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from harness.record.names import nearest
 
 FOLDER = Path(__file__).parent
 IOU_TYPES = {"box": "bbox", "mask": "segm"}
@@ -83,9 +84,6 @@ COLUMNS: dict[str, Column] = {
             decimals=0,
             unit="%",
             about="batches with pasted instances that the method kept",
-        ),
-        Column(
-            "decisions_auroc", "decision AUROC", decimals=2, about="0.5 is chance, 1 separates good from bad instances"
         ),
         Column("time_ratio", "time ×", decimals=2, about="seconds a training step over the first baseline row's"),
         Column("train_minutes", "training", decimals=1, unit="min"),
@@ -180,7 +178,9 @@ def read_spec(name: str) -> Spec:
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
-            raise ValueError(f"there is no report '{name}'{nearest(name, spec_names())}; or give a path to a YAML file")
+            raise ValueError(
+                f"no report '{name}' comes with the package, and your own end in .yaml; {nearest(name, spec_names())}"
+            )
     elif not path.is_file():
         raise ValueError(f"report spec {path} does not exist")
     try:
@@ -188,13 +188,6 @@ def read_spec(name: str) -> Spec:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     return _spec(path, content)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?` or the list of what there is, for the end of an error message."""
-    known = list(known)
-    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else f" (there are: {', '.join(known)})"
 
 
 def _spec(path: Path, content: Any) -> Spec:
@@ -284,7 +277,7 @@ def _figure(path: Path, content: Any, rows: tuple[Row, ...]) -> Figure:
     return Figure(kind, str(title), content)
 
 
-def _mapping(path: Path, what: str, content: Any, keys: Iterable[str] = ()) -> dict[str, Any]:
+def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {what} must be a mapping, not {type(content).__name__}")
     for key in content if keys else ():
@@ -292,6 +285,6 @@ def _mapping(path: Path, what: str, content: Any, keys: Iterable[str] = ()) -> d
     return content
 
 
-def _known(path: Path, what: str, name: Any, known: Iterable[str]) -> None:
+def _known(path: Path, what: str, name: Any, known: Collection[str]) -> None:
     if name not in known:
-        raise ValueError(f"{path}: no {what} is called '{name}'{nearest(str(name), known)}")
+        raise ValueError(f"{path}: no {what} is called '{name}'; {nearest(str(name), known)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +122,12 @@ def marker(place: int) -> str:
     return MARKERS[place % len(MARKERS)]
 
 
-def legend_above(canvas: Figure, axes: list[Axes]) -> None:
-    """Above all panels: each label of the axes once, published lines last, in as many columns as the width takes."""
+def legend_above(canvas: Figure, axes: list[Axes], last: Collection[str] = ()) -> None:
+    """Above all panels: each label of the axes once, those of `last` at the end, in as many columns as fit."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    found = dict(sorted(found.items(), key=lambda item: item[0].endswith(", published")))  # a line above its dashed one
+    found = dict(sorted(found.items(), key=lambda item: item[0] in last))
     columns = 3 if max(map(len, found), default=0) <= SHORT else 2
     canvas.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns)

@@ -20,8 +20,28 @@ from reports.statistics import Difference, Summary, differences, discoveries, pa
 if TYPE_CHECKING:
     import pandas as pd
 
-# What keeps a cell from being plain, in words, and the letter it is marked with.
-MARKS = {"missing": "m", "failed": "f", "stale": "s", "unfinished": "u", "single seed": "1"}
+NO_SOURCE = "no figure in any source at hand"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What keeps a cell from being plain: the letter it is marked with, and what that means.
+
+    counts: whether the number of such runs says more than the mark.
+    """
+
+    letter: str
+    meaning: str
+    counts: bool = True
+
+
+MARKS = {
+    "missing": Mark("m", "a run is missing"),
+    "failed": Mark("f", "a run failed"),
+    "stale": Mark("s", "a run is stale (configuration or code changed since)"),
+    "unfinished": Mark("u", "a run has not ended"),
+    "single seed": Mark("1", "a single seed", counts=False),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """complete of expected runs; source: where the published figures stand, or that there are none."""
+    """complete of expected runs; marks: how many runs each is about. source: where the published figures stand;
+    unpublished: the row asks for published figures, and no source at hand has them."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -50,6 +71,7 @@ class Line:
     expected: int
     marks: Mapping[str, int]
     source: str = ""
+    unpublished: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +140,7 @@ def _differences(spec: Spec, collection: Collection) -> Differences:
 
 def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame, differences: Differences) -> Line:
     runs, done = collection.runs_of(row.key), collection.complete(row.key)
-    paper, source = _published(spec, row, published)
+    paper = _published(spec, row, published)
     marks = _marks(runs, len(done))
     cells = []
     for column in spec.columns:
@@ -126,7 +148,9 @@ def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataF
         stated = {key: difference for key, difference in known.items() if difference is not None}
         summary = summarise(_values(spec, collection, row, column))
         cells.append(Cell(column, summary, stated, published=_figure(paper, column), marks=tuple(marks)))
-    return Line(row, tuple(cells), len(done), len(runs), marks, source)
+    source = "" if paper is None else str(paper["source"])
+    unpublished = row.row.published is not None and paper is None
+    return Line(row, tuple(cells), len(done), len(runs), marks, source, unpublished)
 
 
 def _values(spec: Spec, collection: Collection, row: TableRow, column: Column) -> np.ndarray:
@@ -148,19 +172,23 @@ def _marks(runs: list[dict[str, Any]], complete: int) -> dict[str, int]:
     return {mark: found[mark] for mark in MARKS if found[mark]}
 
 
-def _published(spec: Spec, row: TableRow, published: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
+def _published(spec: Spec, row: TableRow, published: pd.DataFrame) -> dict[str, Any] | None:
     if row.row.published is None:
-        return None, ""
+        return None
     wanted = dict(row.row.published)
     if spec.group and row.group and spec.group in published.columns:
         wanted.setdefault(spec.group, row.group)
-    found = find_published(published, wanted)
-    return found, "no figure in any source at hand" if found is None else str(found["source"])
+    return find_published(published, wanted)
 
 
 def _figure(paper: Mapping[str, Any] | None, column: Column) -> float | None:
     value = None if paper is None else paper.get(column.key)
     return None if value is None or math.isnan(value) else float(value)
+
+
+def published_sources(tables: list[Table]) -> list[str]:
+    """Where the published figures beside ours stand."""
+    return sorted({line.source for table in tables for line in table.lines if line.source})
 
 
 def _with_stars(spec: Spec, lines: list[Line]) -> list[Line]:
@@ -189,11 +217,11 @@ def to_frame(spec: Spec, tables: list[Table]) -> pd.DataFrame:
             entry |= {"row": line.row.row.key, "label": line.row.label, **line.row.values}
             entry |= {"complete": line.complete, "expected": line.expected}
             entry["marks"] = ", ".join(
-                f"{count} {mark}" if mark != "single seed" else mark for mark, count in line.marks.items()
+                f"{count} {mark}" if MARKS[mark].counts else mark for mark, count in line.marks.items()
             )
             for cell in line.cells:
                 entry |= _flat(cell)
-            entry["published_source"] = line.source
+            entry["published_source"] = NO_SOURCE if line.unpublished else line.source
             entries.append(entry)
     return pd.DataFrame(entries)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reports.spec import Column, Spec
 from reports.statistics import LEAST_PAIRS, RATE, Difference, Summary
-from reports.table import MARKS, Cell, Line, Table
+from reports.table import MARKS, Cell, Line, Table, published_sources
 
 NOTHING = "–"
 
@@ -28,32 +28,36 @@ def decimals_of(column: Column, spec: Spec) -> int:
     return spec.decimals if column.decimals is None else column.decimals
 
 
-def summary_text(summary: Summary, decimals: int) -> str:
-    """mean ± sd; the mean alone for one seed."""
-    spread = "" if math.isnan(summary.sd) else f" ± {number(summary.sd, decimals)}"
-    return number(summary.mean, decimals) + spread
+def spread_text(summary: Summary, decimals: int) -> str:
+    """± sd; empty for one seed."""
+    return "" if math.isnan(summary.sd) else f"± {number(summary.sd, decimals)}"
 
 
-def difference_text(difference: Difference | None, decimals: int) -> str:
-    if difference is None:
-        return NOTHING
-    text = number(difference.mean, decimals, signed=True)
-    if not math.isnan(difference.low):
-        text += f" [{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"
-    return text
+def interval_text(difference: Difference, decimals: int) -> str:
+    """[low, high]; empty where there is none."""
+    if math.isnan(difference.low):
+        return ""
+    return f"[{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"
 
 
-def letters(cell: Cell) -> str:
-    return "".join(MARKS[mark] for mark in cell.marks)
+def counted_text(line: Line) -> str:
+    """2 of 3."""
+    return f"{line.complete} of {line.expected}" if line.expected else "no runs"
 
 
-def runs_text(line: Line) -> str:
-    """2 of 3: 1 failed."""
-    words = [f"{count} {mark}" for mark, count in line.marks.items() if mark != "single seed"]
-    if "single seed" in line.marks and line.expected == 1:
-        words.append("single seed")
-    counted = f"{line.complete} of {line.expected}" if line.expected else "no runs"
-    return counted + (f": {', '.join(words)}" if words and line.expected else "")
+def marks_text(line: Line) -> str:
+    """1 failed."""
+    if not line.expected:
+        return ""
+    words = [f"{count} {mark}" for mark, count in line.marks.items() if MARKS[mark].counts]
+    if line.expected == 1:
+        words += [mark for mark in line.marks if not MARKS[mark].counts]
+    return ", ".join(words)
+
+
+def _together(separator: str, *parts: str) -> str:
+    """What there is of the parts."""
+    return separator.join(part for part in parts if part)
 
 
 def notes(spec: Spec, tables: list[Table]) -> list[str]:
@@ -73,17 +77,11 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
         )
     marks = [mark for mark in MARKS if any(mark in line.marks for line in lines)]
     if marks:
-        meanings = {
-            "missing": "a run is missing",
-            "failed": "a run failed",
-            "stale": "a run is stale (configuration or code changed since)",
-            "unfinished": "a run has not ended",
-            "single seed": "a single seed",
-        }
-        written.append("Marks: " + ", ".join(f"{MARKS[mark]} {meanings[mark]}" for mark in marks) + ".")
+        meanings = ", ".join(f"{MARKS[mark].letter} {MARKS[mark].meaning}" for mark in marks)
+        written.append(f"Marks: {meanings}.")
     if any(line.source for line in lines):
-        sources = sorted({line.source for line in lines if line.source and not line.source.startswith("no figure")})
-        written.append("Published figures: " + "; ".join(sources) + ". Their difference is ours minus theirs.")
+        sources = "; ".join(published_sources(tables))
+        written.append(f"Published figures: {sources}. Their difference is ours minus theirs.")
     for column in spec.columns:
         if column.about:
             written.append(f"{column.plain}: {column.about}.")
@@ -125,31 +123,36 @@ def grids(spec: Spec, tables: list[Table], head: Callable[[Column], str], mark: 
             rows = []
             for line in table.lines:
                 cells = [cell(line, each) for each in line.cells if each.column in shown]
-                rows.append([line.row.label, *cells, *([runs_text(line)] if runs else [])])
+                stand = [_together(": ", counted_text(line), marks_text(line))] if runs else []
+                rows.append([line.row.label, *cells, *stand])
             groups.append((table.heading, rows))
         return Grid(caption, [spec.heading, *(head(column) for column in shown), *(["runs"] if runs else [])], groups)
 
     def value(line: Line, cell: Cell) -> str:
-        text = summary_text(cell.summary, decimals_of(cell.column, spec))
-        return text + (mark(letters(cell)) if cell.marks else "")
+        decimals = decimals_of(cell.column, spec)
+        text = _together(" ", number(cell.summary.mean, decimals), spread_text(cell.summary, decimals))
+        return text + (mark("".join(MARKS[each].letter for each in cell.marks)) if cell.marks else "")
 
     metrics = [column for column in spec.columns if column.metric]
     result = [grid(spec.title, spec.columns, value, runs=True)]
     for place, key in enumerate(spec.baselines):
 
         def difference(line: Line, cell: Cell, key: str = key, star: bool = place == 0) -> str:
-            text = difference_text(cell.differences.get(key), spec.decimals)
-            return text + ("★" if star and cell.star else "")
+            found = cell.differences.get(key)
+            if found is None:
+                return NOTHING
+            mean = number(found.mean, spec.decimals, signed=True)
+            return _together(" ", mean, interval_text(found, spec.decimals)) + ("★" if star and cell.star else "")
 
         result.append(grid(f"Difference to {spec.label_of(key)}", metrics, difference))
-    if any(line.source for table in tables for line in table.lines):
+    if any(line.source or line.unpublished for table in tables for line in table.lines):
         result.append(grid("Published (ours − published)", metrics, lambda line, cell: _published(line, cell, spec)))
     return result
 
 
 def _published(line: Line, cell: Cell, spec: Spec) -> str:
     if cell.published is None:
-        return "no source" if line.source.startswith("no figure") else NOTHING
+        return "no source" if line.unpublished else NOTHING
     ours = cell.published_difference
     beside = "" if ours is None else f" ({number(ours, spec.decimals, signed=True)})"
     return number(cell.published, spec.decimals) + beside

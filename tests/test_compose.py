@@ -1,10 +1,12 @@
 """Composing configurations: what a user types wrongly is answered in one line that names the nearest valid word."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness.compose import compose
+from harness.config import cache_folder
 from harness.errors import UserError
 
 
@@ -34,6 +36,7 @@ def test_overrides_reach_the_typed_configuration() -> None:
         (["schedule.batch_per_rank=3"], ["schedule.global_batch=8", "schedule.batch_per_rank=3"]),
         (["train=false"], ["weights=FILE"]),
         (["method_paths=[nowhere.py]"], ["nowhere.py", "does not exist"]),
+        (["method_paths=['no,where.py']"], ["no,where.py does not exist"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str]) -> None:
@@ -43,6 +46,23 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_every_group_s_option_is_known_whether_it_was_given_or_not() -> None:
+    choices = compose(["method=bsgal", "schedule=mini_continue"]).choices
+    given = {"method": "bsgal", "schedule": "mini_continue"}
+    defaults = {"data": "mini", "detector": "small", "engine": "native", "evaluation": "lvis", "launcher": "local"}
+    assert choices == {**given, **defaults, "backbone": "resnet18"}
+
+
+def test_the_cache_folder_is_the_user_s_or_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BSGAL_BENCH_CACHE", "~/elsewhere")
+    assert compose([]).config.data.root == str(Path.home() / "elsewhere" / "mini")
+    monkeypatch.delenv("BSGAL_BENCH_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder().name == "bsgal-bench"
+    if sys.platform == "linux":
+        assert cache_folder() == Path.home() / ".cache" / "bsgal-bench"
 
 
 def test_a_method_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -9,35 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from harness.commands.drawing import contact_sheet, on_checkerboard
-from harness.data.mini.truth import CLEAN
+from harness.commands.hidden_truth import agreement_by_kind
 from harness.data.paste.cutout import FaultyInstance, read_rgba
 from harness.data.pool.pool import InstancePool
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
-from harness.record.decisions import auroc
+from harness.record.decisions import ceiling, read_decisions, read_pasted
 from harness.run.finished_run import FinishedRun, finished_run
 
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
 LISTED = 40  # categories that are listed in full
 THUMBNAIL = 96  # pixels
+CEILING = "the auroc of a judge that knows the truth, but decides on as many instances at once"
 RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
-
-
-def read_decisions(folder: Path) -> pd.DataFrame:
-    """decisions.parquet of a run's folder, a row an image; see `harness.decision_log`. Raises UserError."""
-    path = folder / "decisions.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: the run has not ended its training, or its method pastes nothing")
-    frame = pq.read_table(path).to_pandas()
-    if not frame["decided"].any():
-        raise UserError(f"{path}: the method kept everything it pasted, so there are no decisions to show")
-    return frame[frame["decided"]]
 
 
 def over_time(decisions: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
@@ -58,10 +47,9 @@ def over_time(decisions: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     )
 
 
-def by_category(decisions: pd.DataFrame, names: np.ndarray, frequency: np.ndarray) -> pd.DataFrame:
+def by_category(pasted: pd.DataFrame, names: np.ndarray, frequency: np.ndarray) -> pd.DataFrame:
     """Pasted instances by category: group (r, c, f; x for extra ones), name, instances, accepted, contribution."""
-    each = _instances(decisions)
-    frame = each.groupby("category").agg(
+    frame = pasted.groupby("category").agg(
         instances=("accepted", "size"), accepted=("accepted", "mean"), contribution=("contribution", "mean")
     )
     known = frame.index < len(names)
@@ -79,14 +67,13 @@ def by_group(categories: pd.DataFrame) -> pd.DataFrame:
     return frame.reindex([group for group in "rcfx" if group in frame.index]).reset_index()
 
 
-def by_instance(decisions: pd.DataFrame) -> pd.DataFrame:
+def by_instance(pasted: pd.DataFrame) -> pd.DataFrame:
     """Pool instances, best first: pool_row, category, seen, accepted, contribution.
 
     Acceptance ranks where the method gives no contribution.
     """
     frame = (
-        _instances(decisions)
-        .groupby("pool_row")
+        pasted.groupby("pool_row")
         .agg(
             category=("category", "first"),
             seen=("accepted", "size"),
@@ -99,50 +86,17 @@ def by_instance(decisions: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values([figure, "pool_row"], ascending=[False, True], ignore_index=True)
 
 
-def agreement(instances: pd.DataFrame, kinds: np.ndarray) -> pd.DataFrame:
-    """How the decisions agree with the pool's hidden truth, a row for each kind.
-
-    Columns: kind, instances, accepted, contribution, auroc (chance that a clean instance's figure is above one of this
-    kind's; for `clean`, above that of any other).
-    """
-    kind = kinds[instances["pool_row"]]
-    figure = instances["contribution"].fillna(instances["accepted"]).to_numpy(float)
-    rows = []
-    for name in (CLEAN, *sorted(set(kind) - {CLEAN})):
-        of_kind = kind == name
-        among = np.ones(len(kind), bool) if name == CLEAN else of_kind | (kind == CLEAN)
-        rows.append(
-            {
-                "kind": name,
-                "instances": int(of_kind.sum()),
-                "accepted": instances["accepted"][of_kind].mean(),
-                "contribution": instances["contribution"][of_kind].mean(),
-                "auroc": auroc(figure[among], (kind == CLEAN)[among]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def ceiling(decisions: pd.DataFrame, kinds: np.ndarray) -> float | None:
-    """AUROC of `agreement` for a judge that knows the truth, but decides as the method did on whole batches or images.
-
-    What is pasted together is accepted together; so a batch of clean and bad instances limits what any judge can do.
-    """
-    decisions = decisions.dropna(subset="contribution")
-    if decisions.empty:
-        return None
-    together = decisions.groupby(["iteration", "rank", "contribution"])["pool_rows"]
-    share = together.transform(lambda rows: (kinds[np.concatenate(rows.to_list()).astype(int)] == CLEAN).mean())
-    instances = by_instance(decisions.assign(contribution=share.astype(float)))
-    return auroc(instances["contribution"].to_numpy(float), kinds[instances["pool_row"]] == CLEAN)
-
-
 def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: int = 12) -> None:
     """Prints a run's decisions; with `sheet`, writes a PNG of the `count` best and worst instances there."""
     finished = finished_run(runs, run)
-    decisions = read_decisions(finished.folder)
-    categories = by_category(decisions, finished.dataset.train.category_names, finished.dataset.train.frequency)
-    instances = by_instance(decisions)
+    decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
+    if decisions is None or pasted is None:
+        raise UserError(
+            f"{finished.folder} holds no decisions: the run has not ended its training, or its method keeps everything "
+            "that it pastes, or pastes nothing"
+        )
+    categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
+    instances = by_instance(pasted)
     console = Console()
     console.print(
         f"{finished.record.run_id}: {len(decisions)} images decided, {decisions['accepted'].mean():.1%} accepted"
@@ -157,9 +111,9 @@ def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: in
         _print(console, f"the most and the least accepted of {len(ranked)} categories", ends)
     kinds = finished.dataset.kinds(finished.prepared_pool)
     if kinds is not None:
-        _print(console, "against the pool's hidden truth", agreement(instances, kinds))
-        if (best := ceiling(decisions, kinds)) is not None:
-            console.print(f"a judge that knew the truth, deciding on as many instances at once: auroc {best:.3f}")
+        _print(console, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))
+        if (best := ceiling(decisions)) is not None:
+            console.print(f"ceiling {best:.3f}: {CEILING}")
     often = instances[instances["seen"] >= LEAST_SEEN]
     if sheet is not None and len(often):
         _write_sheet(finished, often, kinds, sheet, count)
@@ -198,14 +152,6 @@ def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray 
         raise UserError("no picture of the pool can be read, so there is no sheet to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(path, format="PNG")
-
-
-def _instances(decisions: pd.DataFrame) -> pd.DataFrame:
-    """A row for each pasted instance: pool_row, category, accepted, contribution."""
-    columns = decisions[["pool_rows", "categories", "accepted", "contribution"]]
-    each = columns.explode(["pool_rows", "categories"]).dropna(subset="pool_rows")
-    each = each.rename(columns={"pool_rows": "pool_row", "categories": "category"})
-    return each.astype({"pool_row": int, "category": int, "contribution": float})
 
 
 def _print(console: Console, title: str, frame: pd.DataFrame) -> None:

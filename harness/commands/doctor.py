@@ -16,7 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.errors import UserError
+from harness.config import cache_folder
+from harness.errors import UserError, first_line
 
 # What each engine runs on besides torch, by distribution name; of the last two, mmcv or mmcv-lite.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -103,8 +104,7 @@ def _engine(name: str) -> Finding:
     try:
         able = ", ".join(sorted(need.value for need in capabilities(name)))
     except (ImportError, AttributeError, RuntimeError, AssertionError, UserError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        return Finding(subject, "broken", f"{versions}; importing it fails: {first}", f"{command}")
+        return Finding(subject, "broken", f"{versions}; importing it fails: {first_line(error)}", f"{command}")
     return Finding(subject, "ok", f"{versions}; can do {able}")
 
 
@@ -134,7 +134,7 @@ def _slurm() -> Finding:
 
 
 def _datasets() -> Finding:
-    folder = Path(os.environ.get("BSGAL_BENCH_CACHE", "~/.cache/bsgal-bench")).expanduser()
+    folder = cache_folder()
     made = folder / "mini"
     place = folder if folder.exists() else next((p for p in folder.parents if p.exists()), Path("/"))
     free = shutil.disk_usage(place).free / 2**30

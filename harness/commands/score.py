@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.commands.hidden_truth import rocs_by_kind
 from harness.data.dataset import Dataset
-from harness.data.mini.truth import CLEAN
 from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, View
 from harness.data.seeding import generator
 from harness.data.training import TrainingData
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.decisions import auroc
+from harness.record.decisions import Roc
 from harness.record.files import write_atomically
 from harness.run.finished_run import finished_run
 from harness.training.distributed import Ranks
@@ -168,27 +168,18 @@ def score_command(
     kinds = dataset.kinds(instances)
     _write_ranking(out, instances, rows, scores, kinds)
     lines = [f"{len(rows)} instances scored, {int(np.isnan(scores).sum())} without a score: {out}"]
-    areas = by_kind(scores, kinds[rows]) if kinds is not None else {}
-    if kinds is not None and areas:
-        within = by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
+    curves = rocs_by_kind(scores, kinds[rows]) if kinds is not None else {}
+    if kinds is not None and curves:
+        within = rocs_by_kind(within_categories(scores, instances.categories[rows]), kinds[rows])
         lines += [
-            f"AUROC of clean against {name}: {value:.3f}, within categories {within[name]:.3f}"
-            for name, value in areas.items()
+            f"AUROC of clean against {name}: {curve.auroc:.3f}, within categories {within[name].auroc:.3f}"
+            for name, curve in curves.items()
         ]
-        _draw_curve(out.with_suffix(".png"), scores, kinds[rows])
+        _draw_curves(out.with_suffix(".png"), curves)
         lines.append(f"curve: {out.with_suffix('.png')}")
     elif kinds is not None:
         lines.append("the instances with a score are all clean or all faulty, so there is no AUROC")
     return "\n".join(lines)
-
-
-def by_kind(scores: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
-    """AUROC of clean instances against all others (`rest`) and against each kind of fault."""
-    found = {"rest": auroc(scores, kinds == CLEAN)}
-    for kind in sorted(set(kinds.tolist()) - {CLEAN}):
-        among = (kinds == CLEAN) | (kinds == kind)
-        found[kind] = auroc(scores[among], (kinds == CLEAN)[among])
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def within_categories(scores: np.ndarray, categories: np.ndarray) -> np.ndarray:
@@ -220,18 +211,14 @@ def _write_ranking(
             writer.writerow([rank, int(pool.categories[row]), paths[row], shown, *truth])
 
 
-def _draw_curve(path: Path, scores: np.ndarray, kinds: np.ndarray) -> None:
+def _draw_curves(path: Path, curves: dict[str, Roc]) -> None:
     """The ROC of clean instances against each kind of fault."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for kind, value in by_kind(scores, kinds).items():
-        among = np.isfinite(scores) & ((kinds == CLEAN) | (kinds == kind) | (kind == "rest"))
-        good = (kinds == CLEAN)[among][np.argsort(-scores[among], kind="stable")]
-        axes.plot(
-            np.cumsum(~good) / max((~good).sum(), 1), np.cumsum(good) / max(good.sum(), 1), label=f"{kind} {value:.2f}"
-        )
+    for kind, curve in curves.items():
+        axes.plot(curve.bad, curve.good, label=f"{kind} {curve.auroc:.2f}")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     axes.set(xlabel="share of the faulty kept", ylabel="share of the clean kept", xlim=(0, 1), ylim=(0, 1))
     axes.legend(title="clean against (AUROC)", frameon=False)

@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from harness.config import cache_folder
 from harness.errors import UserError
 
 
@@ -21,7 +22,7 @@ def fingerprint(path: Path) -> str:
     try:
         stat = path.stat()
         stamp: list[str | int] = [str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns]
-        memo = _memo_folder() / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
+        memo = cache_folder() / "fingerprints" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
         known = _remembered(memo, stamp)
         if known is not None:
             return known
@@ -31,11 +32,6 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     _remember(memo, stamp, digest)
     return digest
-
-
-def _memo_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "bsgal-bench" / "fingerprints"
 
 
 def _remembered(memo: Path, stamp: list) -> str | None:

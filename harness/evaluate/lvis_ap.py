@@ -13,8 +13,8 @@ from harness.data.lvis.annotations import FREQUENCIES, Annotations
 from harness.evaluate.detections import Detections
 from harness.evaluate.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, IouType, Matches, match
 from harness.evaluate.precision import average_precision
-from harness.evaluate.traces import ground_truth_table, matches_table
 from harness.record.files import write_table
+from harness.record.matches import Columns, write_matches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,12 +82,12 @@ class Evaluation:
         """Writes per_category.parquet, and matches.parquet and ground_truth.parquet for a bootstrap over images.
 
         per_category: iou_type, category_id, name, frequency, instances, images, and AP, AP50, AP75, APs, APm, APl, AR
-        as fractions. The other two are described in `harness.evaluate.bootstrap`.
+        as fractions. The other two are described in `harness.record.matches`.
         """
         write_table(self._per_category_table(), folder / "per_category.parquet")
-        write_table(matches_table(self.matches), folder / "matches.parquet")
-        any_type = next(iter(self.matches.values()))
-        write_table(ground_truth_table(any_type, self.annotations.frequency), folder / "ground_truth.parquet")
+        any_type, frequency = next(iter(self.matches.values())), self.annotations.frequency
+        detections: dict[str, Columns] = {kind: _ranked_detections(found) for kind, found in self.matches.items()}
+        write_matches(folder, detections, _ground_truth(any_type, frequency), len(any_type.images), len(frequency))
 
     def _per_category_table(self) -> pa.Table:
         import pyarrow as pa
@@ -144,6 +144,32 @@ def _figures(matches: Matches, num_categories: int) -> CategoryFigures:
             hit, counted = (matched & bit) != 0, (ignored & bit) == 0
             ap[t, area], recall[t, area] = average_precision(hit, counted, starts, instances)
     return CategoryFigures(ap, recall)
+
+
+def _ranked_detections(matches: Matches) -> Columns:
+    """The columns of matches.parquet."""
+    order = matches.ranked()
+    return {
+        "image": np.searchsorted(matches.images, matches.image[order]).astype(np.int32),
+        "category": matches.category[order],
+        "score": matches.score[order],
+        "matched": matches.matched[order, 0],
+        "ignored": matches.ignored[order, 0],
+    }
+
+
+def _ground_truth(matches: Matches, frequency: np.ndarray) -> Columns:
+    """The columns of ground_truth.parquet; `frequency` (C,) r, c, f."""
+    present = ~matches.truth_ignored[:, 0]
+    image = np.searchsorted(matches.images, matches.truth_image[present])
+    keys, instances = np.unique(image * len(frequency) + matches.truth_category[present], return_counts=True)
+    category = keys % len(frequency)
+    return {
+        "image": (keys // len(frequency)).astype(np.int32),
+        "category": category.astype(np.int32),
+        "instances": instances.astype(np.int32),
+        "frequency": frequency[category],
+    }
 
 
 def _threshold(iou: float) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from harness.errors import UserError, nearest
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.job import cancelled_path
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
@@ -36,7 +36,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     for row in rows:
         if row.run.resources.get("name") != "slurm":
             _stop_process(runs_dir, row)
-    show.console().print(f"cancelled {len(rows)} runs", highlight=False)
+    tables.console().print(f"cancelled {len(rows)} runs", highlight=False)
     return 0
 
 
@@ -50,7 +50,7 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
     rows = select(runs_dir, [word for word in words if not word.startswith("launcher.")])
     chosen = [row for row in rows if row.state not in (State.complete, *ACTIVE)]
     if not chosen:
-        show.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
+        tables.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
         return 0
     code = 0
     for sweep in dict.fromkeys(row.sweep for row in chosen):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from harness.launch import slurm
-from harness.launch import tables as show
+from harness.launch import slurm, tables
 from harness.launch.state import ACTIVE, RunState, State
 from harness.record.manifest import ExpectedRun
 from harness.record.record import Record, Status, read_records
@@ -17,16 +17,14 @@ from harness.record.record import Record, Status, read_records
 
 def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir: Path) -> None:
     """Prints the table of runs, the sbatch parameters of each group, and the hours."""
-    out = show.console()
+    out = tables.console()
     records = [record for record in read_records(runs_dir) if record.status is Status.complete]
     open_runs = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
     hours = {run.run_id: estimated_hours(run, records) for run in open_runs}
     out.print(_table(runs, states, hours))
     if runs[0].resources["name"] == "slurm":
-        for parameters in {repr(slurm.sbatch_parameters(run.resources)): run for run in open_runs}.values():
-            count = sum(run.resources == parameters.resources for run in open_runs)
-            words = [f"{key}={value}" for key, value in slurm.sbatch_parameters(parameters.resources).items()]
-            out.print(f"sbatch, {count} runs: {' '.join(words)}", highlight=False, markup=False)
+        for parameters, count in Counter(_sbatch_words(run) for run in open_runs).items():
+            out.print(f"sbatch, {count} runs: {parameters}", highlight=False, markup=False)
     known = [(run, hours[run.run_id]) for run in open_runs if hours[run.run_id] is not None]
     gpu_hours = sum(_gpus(run) * (own or 0.0) for run, own in known)
     unknown = len(open_runs) - len(known)
@@ -40,17 +38,19 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
 
 def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:
     """Hours of a run, from complete runs of the same method and backbone on the same data; None without one."""
-    chosen = dict(text.partition("=")[::2] for text in run.overrides)
-    same = {key: chosen[key] for key in ("method", "backbone") if key in chosen}
+    alike = {"method": run.choices["method"], "backbone": run.choices["backbone"], "data.name": run.choices["data"]}
     seconds = [
         record.cost["wall_seconds"] / record.cost["iterations"]
         for record in records
         if record.cost.get("iterations")
-        and all(record.settings.get(key) == value for key, value in same.items())
-        and record.settings.get("data.name") == chosen.get("data", "mini")
+        and all(record.settings.get(key) == value for key, value in alike.items())
         and record.cost.get("gpus", 0.0) == _gpus(run)
     ]
     return statistics.median(seconds) * run.iterations / 3600 if seconds else None
+
+
+def _sbatch_words(run: ExpectedRun) -> str:
+    return " ".join(f"{key}={value}" for key, value in slurm.sbatch_parameters(run.resources).items())
 
 
 def _gpus(run: ExpectedRun) -> float:
@@ -65,7 +65,7 @@ def _table(runs: Sequence[ExpectedRun], states: dict[str, RunState], hours: dict
         own, resources = hours.get(run.run_id), run.resources
         table.add_row(
             run.run_id,
-            show.axes(run.name, run.axes),
+            tables.axes(run.name, run.axes),
             states[run.run_id].state.value,
             str(run.iterations),
             *(str(resources[key]) for key in ("nodes", "gpus", "cpus", "memory_gb", "minutes")),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from harness.config import RunConfig
 from harness.errors import UserError, nearest
 from harness.launch.sweepfile import Selector, Sweep, text_of
 from harness.record.manifest import ExpectedRun
+
+if TYPE_CHECKING:
+    from harness.compose import Composed  # imports torch, which `harness status` does without
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
 _NEVER_SHARED = ("name", "method", "schedule")
@@ -135,35 +136,38 @@ class _Composer:
     """Composes configurations, once for all runs that differ only in plain fields at the top of RunConfig."""
 
     def __init__(self) -> None:
-        self._composed: dict[tuple[Any, ...], RunConfig] = {}
-        self._settings: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], Composed] = {}
 
-    def config(self, overrides: Sequence[str], row: dict[str, Any]) -> RunConfig:
-        """`overrides` are complete; `row` holds the typed values of those that concern this run alone."""
-        from harness.compose import compose  # imports torch, which `harness status` does without
-
-        common = tuple(text for text in overrides if text.partition("=")[0] not in row)
-        key = (*common, *row)
-        if key not in self._composed:
-            self._composed[key] = compose(list(overrides)).config
-        return dataclasses.replace(self._composed[key], **row)
-
-    def settings(self, overrides: Sequence[str]) -> dict[str, Any]:
+    def compose(self, settings: Mapping[str, str], **parents: Any) -> Composed:
+        """What these overrides make; `parents` are the values of init_from and needed_runs. Raises UserError."""
         from harness.compose import compose
 
-        key = tuple(overrides)
-        if key not in self._settings:
-            self._settings[key] = compose(list(overrides)).settings
-        return self._settings[key]
+        own = _seed_and_name(settings) | parents
+        shared = tuple(f"{key}={value}" for key, value in settings.items() if key not in own)
+        if any("${" in text for text in shared):  # may well refer to what is the run's own
+            return compose(_overrides(settings))
+        alike = (shared, tuple(own))
+        if alike not in self._composed:
+            self._composed[alike] = compose(_overrides(settings))
+        composed = self._composed[alike]
+        return dataclasses.replace(composed, config=dataclasses.replace(composed.config, **own))
+
+
+def _seed_and_name(settings: Mapping[str, str]) -> dict[str, Any]:
+    """A run's seed and name as RunConfig has them, where it is given any."""
+    own: dict[str, Any] = {"name": settings["name"]} if "name" in settings else {}
+    if settings.get("seed", "").isdecimal():
+        own["seed"] = int(settings["seed"])
+    return own
 
 
 class _Lookup:
-    """What a run's settings come to, for `when` and for finding parents: given, a group's default, or composed."""
+    """What a run's settings come to, for `when` and for finding parents: given, a group's option, or composed."""
 
     def __init__(self, sweep: Sweep, composer: _Composer) -> None:
         self._sweep = sweep
         self._composer = composer
-        self._groups = _default_options()
+        self._groups = tuple(composer.compose({}).choices)
 
     def matches(self, row: _Row, selector: Selector, where: str) -> bool:
         return all(self.value(row, key, where) in values for key, values in selector.items())
@@ -173,21 +177,28 @@ class _Lookup:
         if given is not None:
             return given
         key = "method" if key == "name" else key
-        if key in self._groups:
-            return self._groups[key]
-        settings = self._composer.settings(_overrides(row.settings))
+        with _errors_of(self._sweep, row):
+            if key in self._groups:
+                return text_of(self._choices(row)[key])
+            settings = self._composer.compose(row.settings).settings
         if key not in settings:
             raise UserError(
                 f"{self._sweep.path}: {where}: no such key '{key}'; {nearest(key, [*settings, *self._groups])}"
             )
         return text_of(settings[key])
 
+    def _choices(self, row: _Row) -> dict[str, str | None]:
+        """What a run's groups come to. They follow from the groups that it gives alone, and few runs differ there."""
+        return self._composer.compose({key: row.settings[key] for key in row.settings if key in self._groups}).choices
 
-def _default_options() -> dict[str, str]:
-    """Hydra's groups with the option that is chosen where nothing else is said."""
-    content = yaml.safe_load((files("harness.conf") / "run.yaml").read_text())
-    groups = [entry for entry in content["defaults"] if isinstance(entry, dict)]
-    return {key: value for entry in groups for key, value in entry.items() if not key.startswith("override ")}
+
+@contextmanager
+def _errors_of(sweep: Sweep, row: _Row) -> Iterator[None]:
+    """Puts the sweep's file and the run before what is wrong with the run."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{sweep.path}: the run ({row}): {error}") from error
 
 
 def _apply_rules(sweep: Sweep, rows: Sequence[_Row], lookup: _Lookup, everywhere: dict[str, str]) -> None:
@@ -280,34 +291,28 @@ def _order(sweep: Sweep, rows: Sequence[_Row]) -> list[_Row]:
 # ---------------------------------------------------------------------------------------------------- composing
 
 
-def _overrides(settings: dict[str, str]) -> list[str]:
+def _overrides(settings: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
 
 
 def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _Composer) -> ExpectedRun:
     from harness.run.identity import identify
 
-    own: dict[str, Any] = {}
-    settings = dict(row.settings)
+    parents: dict[str, Any] = {}
     if row.init_from:
-        own["init_from"] = settings["init_from"] = runs[id(row.init_from)].run_id
+        parents["init_from"] = runs[id(row.init_from)].run_id
     if row.needs:
-        own["needed_runs"] = [runs[id(need)].run_id for need in row.needs]
-        settings["needed_runs"] = text_of(own["needed_runs"])
-    if settings.get("seed", "").isdecimal():
-        own["seed"] = int(settings["seed"])
-    if "name" in settings:
-        own["name"] = settings["name"]
-    overrides = _overrides(settings)
-    try:
-        config = composer.config(overrides, own)
-        identity = identify(config)
-    except UserError as error:
-        raise UserError(f"{sweep.path}: the run ({row}): {error}") from error
+        parents["needed_runs"] = [runs[id(need)].run_id for need in row.needs]
+    settings = row.settings | {key: text_of(value) for key, value in parents.items()}
+    with _errors_of(sweep, row):
+        composed = composer.compose(settings, **parents)
+        config = composed.config
+        run_id = identify(config)
     return ExpectedRun(
-        run_id=identity,
-        name=config.name or settings.get("method", "baseline"),
-        overrides=overrides,
+        run_id=run_id,
+        name=config.name or composed.settings["method"],
+        overrides=_overrides(settings),
+        choices=composed.choices,
         axes=row.axes,
         parents=[runs[id(parent)].run_id for parent in row.parents()],
         resources=dataclasses.asdict(config.launcher) | {"ranks": config.schedule.ranks},

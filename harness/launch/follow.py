@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, jobs_of
 from harness.record.manifest import read_manifest
@@ -70,7 +70,7 @@ class _Tail:
 
 def _tails(runs_dir: Path, row: RunState, several: bool) -> Iterator[_Tail]:
     """The run's own log; where it wrote none, what its last job said before the run began."""
-    prefix = f"{show.axes(row.run.name, row.run.axes)}: " if several else ""
+    prefix = f"{tables.axes(row.run.name, row.run.axes)}: " if several else ""
     own = runs_dir / row.run.run_id / "log.txt"
     if own.is_file():
         yield _Tail(own, prefix)

@@ -34,13 +34,13 @@ class _Running:
 
 @dataclass
 class Local:
-    """Runs in progress. `tell` is called after every change and now and then between."""
+    """Runs in progress. `on_change` is called after every change and now and then between."""
 
     runs_dir: Path
     manifest: Manifest
     waiting: list[ExpectedRun]
     parallel: int
-    tell: Callable[[], None]
+    on_change: Callable[[], None]
     running: list[_Running] = field(default_factory=list)
     free_gpus: list[int] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Local:
                 while self.running or self._next() is not None:
                     self._start()
                     self._reap()
-                    self.tell()
+                    self.on_change()
                     time.sleep(POLL_SECONDS)
             return True
         except KeyboardInterrupt:
@@ -119,7 +119,7 @@ class Local:
             os.kill(int(one.handle.job_id), signal.SIGTERM)
         while self.running:
             self._reap()
-            self.tell()
+            self.on_change()
             time.sleep(POLL_SECONDS)
 
 

@@ -34,23 +34,28 @@ def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
                     f"neither a sweep nor a run in {runs_dir} is called '{word}'; {nearest(word, [*names, *ids])}"
                 )
         manifests = [_only(manifest, tuple(wanted)) for manifest in manifests]
-    rows = list({row.run.run_id: row for row in reversed(collect(runs_dir, manifests))}.values())[::-1]
+    by_id: dict[str, RunState] = {}
+    for row in collect(runs_dir, manifests):
+        by_id.setdefault(row.run.run_id, row)  # of several sweeps that share a run, the first shows it
+    rows = list(by_id.values())
     _check(filters, rows)
     return [row for row in rows if all(value_of(row, key) in value.split(",") for key, value in filters.items())]
 
 
 def value_of(row: RunState, key: str) -> str | None:
-    """What a filter's key stands for in a run: status, name, an axis of the grid, or a setting that was given."""
+    """What a filter's key stands for in a run: status, name, an axis of the grid, a group, or a setting given."""
     if key == "status":
         return row.state.value
     if key == "name":
         return row.run.name
-    given = dict(text.split("=", 1) for text in row.run.overrides) | row.run.axes
-    return given.get(key)
+    given = dict(text.split("=", 1) for text in row.run.overrides)
+    return (row.run.choices | given | row.run.axes).get(key)
 
 
 def _check(filters: dict[str, str], rows: Sequence[RunState]) -> None:
-    keys = {"status", "name", *(text.partition("=")[0] for row in rows for text in row.run.overrides)}
+    keys = {"status", "name"}
+    for row in rows:
+        keys |= row.run.choices.keys() | {text.partition("=")[0] for text in row.run.overrides}
     for key, value in filters.items():
         if key not in keys:
             raise UserError(f"{key}={value}: no run has the setting '{key}'; {nearest(key, keys)}")

@@ -33,7 +33,7 @@ def submit(
     manifest: Manifest,
     runs: Sequence[ExpectedRun],
     active: Mapping[str, str],
-    said: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, str]:
     """Submits runs, parents first, and returns the job of each. `active` holds the jobs of runs that wait or run.
 
@@ -44,11 +44,10 @@ def submit(
     write_manifest(runs_dir, manifest)
     jobs: dict[str, str] = {}
     for array in arrays:
-        array.submission.job_ids = _sbatch(array, runs_dir, jobs)
-        jobs |= dict(zip(array.submission.run_ids, array.submission.job_ids, strict=True))
+        ids = array.submission.job_ids = _sbatch(array, runs_dir, jobs)
+        jobs |= dict(zip(array.submission.run_ids, ids, strict=True))
         write_manifest(runs_dir, manifest)
-        first, *_, last = array.submission.job_ids * 2
-        said(f"submitted {array.submission.job_name}: {len(array.runs)} runs, jobs {first} to {last}")
+        report(f"submitted {array.submission.job_name}: {len(ids)} runs, jobs {ids[0]} to {ids[-1]}")
     return jobs
 
 
@@ -109,21 +108,21 @@ def reconcile(runs_dir: Path, manifest: Manifest) -> list[str]:
     queue = scheduler.queued(s.job_name for s in lost)
     if queue is None:
         raise UserError("squeue gives no answer; is this a machine of the cluster, and is its controller up?")
-    said = []
+    settled = []
     for submission in lost:
         jobs = [j.job_id for j in queue.values() if j.name == submission.job_name]
         names = sorted(jobs, key=_element)
         whole = len(names) == len(submission.run_ids) and not _instructions_left(Path(submission.folder))
         if names and whole:
             submission.job_ids = names
-            said.append(f"found {submission.job_name} again: {len(names)} jobs")
+            settled.append(f"found {submission.job_name} again: {len(names)} jobs")
             continue
         if names:
             scheduler.cancel(sorted({name.partition("_")[0] for name in names}))
-            said.append(f"cancelled {submission.job_name}, which was submitted in part")
+            settled.append(f"cancelled {submission.job_name}, which was submitted in part")
         manifest.submissions.remove(submission)
     write_manifest(runs_dir, manifest)
-    return said
+    return settled
 
 
 def _sbatch(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.launch.job import cancelled_path
 from harness.record.manifest import ExpectedRun, Manifest, Submission
 from harness.record.record import FailureKind, Record, Status, read_record
 from harness.run import claim, scheduler
+from harness.run.provenance import code_fingerprint
 from harness.run.scheduler import Job
 
 # A heartbeat is written every few seconds; over a network file system it may look a minute old.
@@ -49,6 +51,7 @@ class RunState:
     """job: the last job of the run, None where none is known. eta: seconds of training that are left, as far as known.
 
     metrics: those of the record, per IoU type. failure_kind: one of `FailureKind` for failed and cancelled runs.
+    stale: the run is complete, and other code or other defaults would make it today.
     """
 
     sweep: str
@@ -61,6 +64,7 @@ class RunState:
     loss: float | None = None
     eta: float | None = None
     metrics: dict[str, dict[str, float | None]] | None = None
+    stale: bool = False
 
     def as_json(self) -> dict[str, Any]:
         content = asdict(self)
@@ -73,10 +77,11 @@ class RunState:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the scheduler knows: queue is None when it gave no answer."""
+    """What the scheduler knows: queue is None when it gave no answer. code: the fingerprint of the code installed."""
 
     queue: dict[str, Job] | None
     ended: dict[str, Job]
+    code: str
 
 
 def collect(runs: Path, manifests: Sequence[Manifest]) -> list[RunState]:
@@ -86,18 +91,23 @@ def collect(runs: Path, manifests: Sequence[Manifest]) -> list[RunState]:
     found: list[RunState] = []
     with ThreadPoolExecutor(16) as pool:
         for manifest in manifests:
-            jobs = jobs_of(manifest)
-            open_jobs = {run.run_id: jobs.get(run.run_id, []) for run in manifest.runs}
-            records = dict(zip(open_jobs, pool.map(lambda run_id: read_record(runs, run_id), open_jobs), strict=True))
-            known = _Known(queue, _ended_jobs(manifest, open_jobs, records, queue))
-            found += pool.map(
-                lambda run, m=manifest, r=records, k=known, j=open_jobs: _state(
-                    runs, m, run, r[run.run_id], j[run.run_id], k
-                ),
-                manifest.runs,
-            )
+            found += _sweep_states(runs, manifest, queue, pool)
     _say_what_is_waited_for(found)
     return found
+
+
+def _sweep_states(
+    runs: Path, manifest: Manifest, queue: dict[str, Job] | None, pool: ThreadPoolExecutor
+) -> Iterable[RunState]:
+    all_jobs = jobs_of(manifest)
+    jobs = {run.run_id: all_jobs.get(run.run_id, []) for run in manifest.runs}
+    records = dict(zip(jobs, pool.map(partial(read_record, runs), jobs), strict=True))
+    known = _Known(queue, _ended_jobs(manifest, jobs, records, queue), code_fingerprint())
+
+    def state(run: ExpectedRun) -> RunState:
+        return _state(runs, manifest, run, records[run.run_id], jobs[run.run_id], known)
+
+    return pool.map(state, manifest.runs)
 
 
 def jobs_of(manifest: Manifest) -> dict[str, list[tuple[Submission, str]]]:
@@ -136,6 +146,8 @@ def _state(
     row = RunState(manifest.sweep, run, State.missing, job=jobs[-1][1] if jobs else None)
     if record is not None and record.status is Status.complete:
         row.state, row.metrics, row.iteration = State.complete, record.metrics, run.iterations
+        if record.provenance.get("code", known.code) != known.code:
+            row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
         return row
     _add_progress(row, runs)
     active = next((known.queue[job] for _, job in reversed(jobs) if known.queue and job in known.queue), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from harness.launch import tables as show
+from harness.launch import tables
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State
 
@@ -22,7 +22,7 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
     `watch` repeats it until nothing runs or waits in a queue any more.
     """
     rows = select(runs_dir, words)
-    out = show.console()
+    out = tables.console()
     if as_json:
         print(json.dumps([row.as_json() for row in rows], indent=1))
     elif not rows:
@@ -30,18 +30,18 @@ def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: b
     elif watch:
         rows = _watch(runs_dir, words, rows)
     else:
-        out.print(show.states(rows, out.width))
+        out.print(tables.states(rows, out.width))
     return 1 if any(row.state is State.failed for row in rows) else 0
 
 
 def _watch(runs_dir: Path, words: Sequence[str], rows: list[RunState]) -> list[RunState]:
-    out = show.console()
-    with Live(show.states(rows, out.width), console=out, auto_refresh=False) as live:
+    out = tables.console()
+    with Live(tables.states(rows, out.width), console=out, auto_refresh=False) as live:
         try:
             while any(row.state in ACTIVE for row in rows):
                 time.sleep(WATCH_SECONDS)
                 rows = select(runs_dir, words)
-                live.update(show.states(rows, out.width), refresh=True)
+                live.update(tables.states(rows, out.width), refresh=True)
         except KeyboardInterrupt:
             pass
     return rows

@@ -1,4 +1,4 @@
-"""`harness sweep`: what a sweep still lacks is found out, submitted, and told."""
+"""`harness sweep`: what a sweep still lacks is found out, submitted, and reported."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
+from harness.config import RunConfig
 from harness.errors import UserError
-from harness.launch import slurm, sweepfile
-from harness.launch import tables as show
+from harness.launch import slurm, sweepfile, tables
 from harness.launch.dryrun import show_plan
 from harness.launch.expand import expand
 from harness.launch.job import cancelled_path
@@ -28,10 +28,10 @@ def launch_sweep(name: str, overrides: Sequence[str], dry_run: bool = False) -> 
     Raises UserError for a sweep, an override or a scheduler that the user must mend.
     """
     sweep = sweepfile.read(sweepfile.find(name))
-    with Progress(transient=True, disable=not show.console().is_terminal) as bar:
+    with Progress(transient=True, disable=not tables.console().is_terminal) as bar:
         task = bar.add_task("composing runs", total=None)
         runs = expand(sweep, overrides, lambda done, total: bar.update(task, completed=done, total=total))
-    runs_dir = Path(_setting(runs[0], "runs_dir") or "runs")
+    runs_dir = Path(_setting(runs[0], "runs_dir") or RunConfig.runs_dir)
     if dry_run:
         show_plan(runs, states_of(runs_dir, sweep.name, runs), runs_dir)
         return 0
@@ -100,7 +100,7 @@ def _setting(run: ExpectedRun, key: str) -> str | None:
 
 
 def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
-    out = show.console()
+    out = tables.console()
     for line in slurm.reconcile(runs_dir, manifest):
         out.print(line, highlight=False)
     states = states_of(runs_dir, manifest.sweep, runs)
@@ -136,7 +136,7 @@ def _submitted_table(
     for run in runs:
         row = states[run.run_id]
         if row.state is State.complete:
-            what = "skipped: complete"
+            what = "skipped: complete, stale" if row.stale else "skipped: complete"
         elif row.state in ACTIVE:
             what = f"skipped: {row.state.value}"
         else:
@@ -144,7 +144,8 @@ def _submitted_table(
         pending = [p for p in run.parents if p in jobs or (p in states and states[p].state in ACTIVE)]
         after = [jobs.get(parent) or states[parent].job or parent for parent in pending] if run.run_id in jobs else []
         what = f"{what}, waiting" if after else what
-        table.add_row(run.run_id, show.axes(run.name, run.axes), what, jobs.get(run.run_id, row.job), ", ".join(after))
+        job = jobs.get(run.run_id, row.job)
+        table.add_row(run.run_id, tables.axes(run.name, run.axes), what, job, ", ".join(after))
     return table
 
 
@@ -152,12 +153,15 @@ def _submitted_table(
 
 
 def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
-    out = show.console()
+    out = tables.console()
     states = states_of(runs_dir, manifest.sweep, runs)
     open_runs = _to_submit(runs_dir, runs, states)
     skipped = len(runs) - len(open_runs)
+    stale = sum(row.stale for row in states.values())
     out.print(
-        f"{manifest.sweep}: {skipped} runs complete or running elsewhere, {len(open_runs)} to run", highlight=False
+        f"{manifest.sweep}: {skipped} runs complete or running elsewhere{f' ({stale} stale)' if stale else ''}, "
+        f"{len(open_runs)} to run",
+        highlight=False,
     )
     if not open_runs:
         return 0
@@ -165,33 +169,33 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     parallel = max(run.resources["parallel"] for run in open_runs)
     if out.is_terminal:
         with Live(
-            console=out, refresh_per_second=2, get_renderable=lambda: show.states(collect(runs_dir, [own]), out.width)
+            console=out, refresh_per_second=2, get_renderable=lambda: tables.states(collect(runs_dir, [own]), out.width)
         ):
             finished = Local(runs_dir, manifest, open_runs, parallel, lambda: None).work()
     else:
         finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own)).work()
     rows = collect(runs_dir, [own])
-    out.print(show.states(rows) if not out.is_terminal else show.counts(rows))
+    out.print(tables.states(rows) if not out.is_terminal else tables.counts(rows))
     if not finished:
         out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
     return 1 if not finished or any(row.state is not State.complete for row in rows) else 0
 
 
 class _PlainLines:
-    """Tells every change of a run's state in a line of its own, for logs and pipes."""
+    """Prints every change of a run's state in a line of its own, for logs and pipes."""
 
     def __init__(self, runs_dir: Path, manifest: Manifest) -> None:
         self._runs_dir = runs_dir
         self._manifest = manifest
-        self._told = {row.run.run_id: row.state for row in collect(runs_dir, [manifest])}
-        self._out = show.console()
+        self._reported = {row.run.run_id: row.state for row in collect(runs_dir, [manifest])}
+        self._out = tables.console()
 
     def __call__(self) -> None:
         for row in collect(self._runs_dir, [self._manifest]):
-            told, self._told[row.run.run_id] = self._told[row.run.run_id], row.state
-            if row.state is told or row.state in (State.missing, State.waiting):
+            before, self._reported[row.run.run_id] = self._reported[row.run.run_id], row.state
+            if row.state is before or row.state in (State.missing, State.waiting):
                 continue
-            words = [show.axes(row.run.name, row.run.axes), row.state.value]
+            words = [tables.axes(row.run.name, row.run.axes), row.state.value]
             box = (row.metrics or {}).get("bbox", {})
             words += [f"{key} {value:.1f}" for key in ("AP", "APr") if (value := box.get(key)) is not None]
             words += [row.reason] if row.state is State.failed else []

@@ -45,6 +45,8 @@ def counts(rows: Sequence[RunState]) -> str:
     """Such as "16 runs: 12 complete, 3 running, 1 failed (1 out of memory)"."""
     number = Counter(row.state for row in rows)
     words = [f"{number[state]} {state.value}" for state in State if number[state]]
+    if stale := sum(row.stale for row in rows):
+        words.append(f"stale: {stale}")
     kinds = Counter(row.failure_kind for row in rows if row.state is State.failed and row.failure_kind)
     if kinds:
         words.append("failures: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

@@ -4,7 +4,8 @@
                   record.json           `record.Record`
                   metrics.jsonl         one line a logged step
                   decisions.parquet     one row an image and decision; see `decisions`
-                  per_category.parquet  AP of every category; matches.parquet: what a bootstrap over images needs
+                  per_category.parquet  AP of every category
+                  matches.parquet, ground_truth.parquet  what a bootstrap over images needs; see `matches`
                   log.txt, checkpoint/, claim/
     runs/sweeps/<name>/manifest.json    `manifest.Manifest`
 

@@ -14,7 +14,10 @@ SCHEMA = 1
 
 @dataclass
 class ExpectedRun:
-    """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings."""
+    """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings.
+
+    choices: the option of every configuration group, given by the overrides or not.
+    """
 
     run_id: str
     name: str
@@ -23,6 +26,7 @@ class ExpectedRun:
     parents: list[str] = field(default_factory=list)  # run_ids that must be complete before it starts
     resources: dict[str, Any] = field(default_factory=dict)
     iterations: int = 0
+    choices: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass

@@ -42,7 +42,7 @@ class Record:
 
     settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
-    statistics: the method's own figures (acceptance_rate in 0..1, agreement with a pool's hidden truth, skipped).
+    statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share).
     cost: wall_seconds, train_seconds, evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
     gpus. provenance: commit, dirty_diff, packages, hardware, jobs (SLURM ids), restarts, fingerprints, parents, code.
     failure: kind and message, for a run that failed or waits.

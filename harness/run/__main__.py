@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import compose, register_groups, validated
+from harness.compose import Composed, compose, explained, register_groups, validated
 from harness.errors import UserError
 from harness.record.record import Status
 from harness.run.run import EXIT_CODES, execute_composed
 
 
-@hydra.main(config_path="pkg://harness.conf", config_name="run", version_base="1.3")
-def _application(tree: DictConfig) -> None:
-    # SystemExit passes through Hydra, which would print a traceback for anything else.
+def main() -> None:
+    """Executes a run from the command line's arguments; user errors end in one line.
+
+    Only Hydra's own flags (--help, --cfg, --multirun, --config-dir ...) and settings need Hydra's application.
+    """
+    arguments = sys.argv[1:]
     try:
-        outcome = execute_composed(validated(tree))
+        if any(text.startswith(("-", "hydra")) for text in arguments):
+            _hydra_application([text for text in arguments if "=" in text and not text.startswith("-")])
+        else:
+            _execute(compose(arguments))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _hydra_application(overrides: list[str]) -> None:
+    register_groups(overrides)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors, so that ours can name the nearest word
+    try:
+        _application()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, overrides) from error
+
+
+@hydra.main(config_path="pkg://harness.conf", config_name="run", version_base="1.3")
+def _application(tree: DictConfig) -> None:
+    # SystemExit passes through Hydra, which would announce anything else as an error of its own.
+    try:
+        _execute(validated(tree, HydraConfig.get().runtime.choices))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _execute(composed: Composed) -> None:
+    outcome = execute_composed(composed)
     state = outcome.status.value if outcome.status else "not started"
     print(f"{outcome.run_id}: {state}{', ' + outcome.message if outcome.message else ''}")
     if outcome.status not in (Status.complete, None):
         sys.exit(EXIT_CODES[outcome.status])
-
-
-def main() -> None:
-    """Runs the Hydra application on the command line's arguments; user errors end in one line."""
-    overrides = [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
-    try:
-        register_groups(overrides)
-        if not {"--multirun", "-m"} & set(sys.argv[1:]):
-            compose(overrides)
-        _application()
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

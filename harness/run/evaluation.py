@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,9 @@ def evaluate_detector(
     Gives None on all ranks but rank 0. Writes detections.parquet where the configuration asks for it.
     """
     parts = []
-    for some in _groups(images, config.batch):
-        parts.append(_predict(engine, some, annotations))
-        progress(len(some))
+    for chunk in _chunks(images, config.batch):
+        parts.append(_predict(engine, chunk, annotations))
+        progress(len(chunk))
     detections = Detections.concatenate(parts)
     matches = {kind: match(annotations, detections, kind, np.array(indices, np.int64)) for kind in IOU_TYPES}
     gathered = ranks.gather((matches, detections if config.save_detections else None))
@@ -47,15 +48,10 @@ def evaluate_detector(
     return accumulate(annotations, {kind: merge([part[0][kind] for part in gathered]) for kind in IOU_TYPES})
 
 
-def _groups(images: Iterable[EvaluationImage], size: int) -> Iterable[list[EvaluationImage]]:
-    group = []
-    for image in images:
-        group.append(image)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _chunks(images: Iterable[EvaluationImage], size: int) -> Iterable[list[EvaluationImage]]:
+    rest = iter(images)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 def _predict(engine: Engine, images: list[EvaluationImage], annotations: Annotations) -> Detections:

@@ -18,7 +18,8 @@ from harness.data.pool.pool import InstancePool
 from harness.engine import create
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.record import Record, read_record
+from harness.record.names import find_record
+from harness.record.record import Record
 from harness.training import checkpoint
 
 
@@ -65,11 +66,13 @@ class FinishedRun:
 
 def finished_run(runs: Path, run: str) -> FinishedRun:
     """A run by its id, or by a beginning of it that no other shares. Raises UserError."""
-    run_id = _the_one(runs, run)
-    record = read_record(runs, run_id)
-    path = runs / run_id / "config.yaml"
-    if record is None or not path.is_file():
-        raise UserError(f"{runs / run_id} has no record yet; `harness status` says how far it is")
+    try:
+        record = find_record(runs, run)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    path = runs / record.run_id / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run ended before it began; `harness status {record.run_id}` says why")
     for plugin in record.settings.get("method_paths") or []:
         methods.load_file(plugin)
     method, backbone = methods.find(record.settings["method"]), backbones.find(record.settings["backbone"])
@@ -77,16 +80,3 @@ def finished_run(runs: Path, run: str) -> FinishedRun:
     config = OmegaConf.to_object(OmegaConf.merge(tree, OmegaConf.load(path)))
     assert isinstance(config, RunConfig)
     return FinishedRun(runs, record, config)
-
-
-def _the_one(runs: Path, run: str) -> str:
-    if (runs / run).is_dir():
-        return run
-    found = sorted(path.name for path in runs.glob(f"{run}*") if (path / "config.yaml").is_file())
-    if len(found) == 1:
-        return found[0]
-    raise UserError(
-        f"{run} is the beginning of {len(found)} runs in {runs}: {', '.join(found[:5])}"
-        if found
-        else f"there is no run {run} in {runs}; `harness status` lists them"
-    )

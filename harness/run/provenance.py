@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
+# What a result depends on. The schema and conf/ belong to it since a run_id leaves out what equals a default: a
+# default that changes renames no run, but makes what it gave stale.
 RESULT_SOURCES = (
     "backbones",
     "methods",
+    "harness/config.py",
+    "harness/conf",
     "harness/data",
     "harness/detector",
     "harness/engine",
@@ -22,6 +26,7 @@ RESULT_SOURCES = (
     "harness/weights",
     "harness/run/evaluation.py",
 )
+NO_RESULT = "harness/conf/launcher"  # where and with what a run is executed
 ENGINE_PACKAGES = ("detectron2", "mmdet", "mmcv", "mmcv-lite", "mmengine")
 
 
@@ -39,13 +44,19 @@ def provenance() -> dict[str, Any]:
 
 
 def code_fingerprint() -> str:
-    """SHA-256 over the Python sources that a result depends on."""
+    """SHA-256 over the sources that a result depends on, with the configuration's schema and files."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for place in RESULT_SOURCES:
-        for path in sorted((root / place).rglob("*.py")) or [root / place]:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        for path in _sources(root / place):
+            if not path.is_relative_to(root / NO_RESULT):
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(place: Path) -> list[Path]:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sorted(path for path in files if path.suffix in (".py", ".yaml"))
 
 
 def _git() -> dict[str, str | None]:

@@ -47,7 +47,7 @@ def main() -> None:
     wanted = parser.parse_args().annotations
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "home")
+        os.environ["BSGAL_BENCH_CACHE"] = str(folder / "home")
         path, cache = folder / "train.json", folder / "cache"
         write_synthetic(path, wanted)
         start = time.perf_counter()

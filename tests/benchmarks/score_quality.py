@@ -16,20 +16,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.commands.score import ScoreOptions, by_kind, score_command, within_categories
+from harness.commands.hidden_truth import ANY_FAULT, rocs_by_kind
+from harness.commands.score import ScoreOptions, score_command, within_categories
 from harness.data.mini.truth import CLEAN
 from methods.bsgal import Estimator, ReferencePolicy
 from tests.benchmarks.mini_runs import complete, spread
 
 BASELINE = ["method=baseline", "schedule=mini"]
-SOME = ScoreOptions(per_category=20)
+TWENTY_EACH = ScoreOptions(per_category=20)
 # Stage of training and score: options of the baseline, and of the score.
 SCORES = {
-    "early": (["schedule.iterations=100"], SOME),
+    "early": (["schedule.iterations=100"], TWENTY_EACH),
     "late": ([], ScoreOptions()),
-    "late-4-hosts": ([], dataclasses.replace(SOME, hosts=4)),
-    "late-random-references": ([], dataclasses.replace(SOME, reference_policy=ReferencePolicy.random_image)),
-    "late-loss-difference": ([], dataclasses.replace(SOME, estimator=Estimator.loss_difference)),
+    "late-4-hosts": ([], dataclasses.replace(TWENTY_EACH, hosts=4)),
+    "late-random-references": ([], dataclasses.replace(TWENTY_EACH, reference_policy=ReferencePolicy.random_image)),
+    "late-loss-difference": ([], dataclasses.replace(TWENTY_EACH, estimator=Estimator.loss_difference)),
 }
 
 
@@ -55,9 +56,10 @@ def main() -> None:
 def areas(ranking: pd.DataFrame) -> dict[str, float]:
     """AUROC by kind of fault over the whole pool, and of all faults by the ranks within categories."""
     kinds = ranking["kind"].to_numpy(str)
-    ranks = within_categories(ranking["score"].to_numpy(), ranking["category"].to_numpy())
-    named = {f"{CLEAN} against {kind}": value for kind, value in by_kind(ranking["score"].to_numpy(), kinds).items()}
-    return named | {"rest, within categories": by_kind(ranks, kinds)["rest"]}
+    scores = ranking["score"].to_numpy()
+    ranks = within_categories(scores, ranking["category"].to_numpy())
+    named = {f"{CLEAN} against {kind}": curve.auroc for kind, curve in rocs_by_kind(scores, kinds).items()}
+    return named | {f"{ANY_FAULT}, within categories": rocs_by_kind(ranks, kinds)[ANY_FAULT].auroc}
 
 
 if __name__ == "__main__":

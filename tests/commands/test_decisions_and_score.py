@@ -9,24 +9,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.commands.decisions import (
-    agreement,
-    by_category,
-    by_group,
-    by_instance,
-    ceiling,
-    decisions_command,
-    over_time,
-    read_decisions,
-)
-from harness.commands.score import ScoreOptions, by_kind, score_command, score_pool, scoring_data, within_categories
+from harness.commands.decisions import by_category, by_group, by_instance, decisions_command, over_time
+from harness.commands.hidden_truth import agreement_by_kind, rocs_by_kind
+from harness.commands.score import ScoreOptions, score_command, score_pool, scoring_data, within_categories
 from harness.errors import UserError
-from harness.record.decisions import auroc
+from harness.record.decisions import ceiling, read_decisions, read_pasted
 from harness.run.finished_run import FinishedRun, finished_run
 from harness.run.run import execute
 from methods.bsgal import Estimator, ReferencePolicy
 from methods.clip_filter import ClipFilter
 from methods.contract import Scope
+from reports.decisions import agreement
 
 FEW = ScoreOptions(per_category=1, hosts=1, references=2)
 
@@ -56,61 +49,76 @@ def test_runs_are_found_by_a_beginning_that_is_theirs_alone(runs: Path) -> None:
 
 
 def test_decisions_add_up(finished: FinishedRun) -> None:
-    decisions = read_decisions(finished.folder)
+    decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
+    assert decisions is not None
+    assert pasted is not None
     time = over_time(decisions, bins=3)
     assert time["images"].sum() == len(decisions)
     assert np.average(time["accepted"], weights=time["images"]) == pytest.approx(decisions["accepted"].mean())
-    categories = by_category(decisions, finished.dataset.train.category_names, finished.dataset.train.frequency)
-    pasted = decisions["pool_rows"].map(len).sum()
-    assert categories["instances"].sum() == by_group(categories)["instances"].sum() == pasted
-    instances = by_instance(decisions)
-    assert instances["seen"].sum() == pasted
+    categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
+    count = decisions["instances"].sum()
+    assert categories["instances"].sum() == by_group(categories)["instances"].sum() == len(pasted) == count
+    instances = by_instance(pasted)
+    assert instances["seen"].sum() == count
     assert instances["contribution"].is_monotonic_decreasing
     row = instances.iloc[0]
-    held = [i for i, rows in enumerate(decisions["pool_rows"]) for r in rows if r == row.pool_row]
-    assert row.contribution == pytest.approx(decisions["contribution"].iloc[held].mean())
+    logged = pd.read_parquet(finished.folder / "decisions.parquet")
+    logged = logged[logged["decided"]]
+    held = [i for i, rows in enumerate(logged["pool_rows"]) for r in rows if r == row.pool_row]
+    assert row.contribution == pytest.approx(logged["contribution"].iloc[held].mean())
 
 
 def test_agreement_is_by_kind_of_fault() -> None:
-    instances = pd.DataFrame(
-        {"pool_row": [0, 1, 2, 3], "accepted": [1.0, 1.0, 0.0, 0.0], "contribution": [4.0, 2, 3, 1]}
-    )
-    frame = agreement(instances, np.array(["clean", "clean", "broken_mask", "wrong_label"])).set_index("kind")
-    assert frame.loc["clean", "auroc"] == pytest.approx(0.75)
-    assert frame.loc["broken_mask", "auroc"] == pytest.approx(0.5)
-    assert frame.loc["wrong_label", "auroc"] == pytest.approx(1.0)
-
-
-def test_a_judge_of_whole_batches_is_limited_by_what_they_mix() -> None:
     kinds = np.array(["clean", "clean", "broken_mask", "wrong_label"])
-    decisions = pd.DataFrame(
+    pasted = pd.DataFrame(
         {
-            "iteration": [0, 0, 1],
-            "rank": 0,
-            "pool_rows": [[0], [2], [1, 3]],
-            "categories": [[0], [0], [0, 0]],
-            "accepted": True,
-            "contribution": [0.7, 0.2, 0.1],
+            "pool_row": [0, 0, 1, 2, 3],  # the first one was pasted twice, and counts twice
+            "accepted": [True, False, True, False, False],
+            "contribution": [4.0, 1.0, 2.0, 3.0, 1.0],
         }
     )
-    # By image, rows 0..3 are judged 1, 0.5, 0, 0.5: of the four pairs three are won and one is tied.
-    assert ceiling(decisions, kinds) == pytest.approx(3.5 / 4)
-    assert ceiling(decisions.assign(contribution=[0.7, 0.7, 0.1]), kinds) == pytest.approx(0.5)
-    assert ceiling(decisions.assign(contribution=np.nan), kinds) is None
+    frame = agreement_by_kind(pasted, kinds).set_index("kind")
+    assert list(frame.index) == ["clean", "broken_mask", "wrong_label"]
+    assert frame["instances"].tolist() == [3, 1, 1]
+    assert frame.loc["clean", "accepted"] == pytest.approx(2 / 3)
+    assert frame.loc["clean", "contribution"] == pytest.approx(7 / 3)
+    # Against 3: one of 4, 1, 2 is above. Against 1: two are above and one is equal. Against both: their mean.
+    assert frame.loc["broken_mask", "auroc"] == pytest.approx(1 / 3)
+    assert frame.loc["wrong_label", "auroc"] == pytest.approx(2.5 / 3)
+    assert frame.loc["clean", "auroc"] == pytest.approx(3.5 / 6)
+    assert agreement_by_kind(pasted.assign(contribution=np.nan), kinds)["auroc"].isna().all()
+
+
+def test_the_command_the_report_and_the_score_mean_the_same_by_auroc(finished: FinishedRun) -> None:
+    decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
+    assert decisions is not None
+    assert pasted is not None
+    kinds = finished.dataset.kinds(finished.prepared_pool)
+    assert kinds is not None
+    of_command = agreement_by_kind(pasted, kinds).set_index("kind").loc["clean", "auroc"]
+    of_score = rocs_by_kind(pasted["contribution"].to_numpy(), kinds[pasted["pool_row"]])["rest"].auroc
+    assert of_command == of_score == pytest.approx(agreement(decisions)["auroc"], abs=1e-12)
+    best = ceiling(decisions)
+    assert best is not None
+    assert best == agreement(decisions)["ceiling"]
+    assert of_command < best < 1
 
 
 def test_the_command_prints_and_writes_a_sheet(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decisions_command(runs, "bsgal_per_image", tmp_path / "sheet.png", count=4)
     printed = capsys.readouterr().out
-    for part in ("images decided", "by frequency group", "wrong_label", "knew the truth", "best and worst"):
+    for part in ("images decided", "by frequency group", "wrong_label", "ceiling 0.", "best and worst"):
         assert part in printed
     assert Image.open(tmp_path / "sheet.png").size[0] > 300
 
 
-def test_auroc_by_hand() -> None:
-    assert auroc(np.array([3.0, 1.0, 2.0, np.nan]), np.array([True, True, False, False])) == pytest.approx(0.5)
-    assert auroc(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
-    assert auroc(np.array([1.0]), np.array([True])) is None
+def test_rocs_are_by_kind_of_fault_and_left_out_where_undefined() -> None:
+    kinds = np.array(["clean", "broken_mask", "wrong_label", "clean"])
+    curves = rocs_by_kind(np.array([2.0, 1.0, np.nan, 0.5]), kinds)
+    assert {name: curve.auroc for name, curve in curves.items()} == {"rest": 0.5, "broken_mask": 0.5}
+
+
+def test_ranks_within_categories_by_hand() -> None:
     ranks = within_categories(np.array([5.0, 1.0, 0.2, 0.1, np.nan]), np.array([0, 0, 1, 1, 1]))
     assert ranks[:4].tolist() == [1.0, 0.5, 1.0, 0.5]
     assert np.isnan(ranks[4])
@@ -118,9 +126,9 @@ def test_auroc_by_hand() -> None:
 
 def test_scores_are_written_and_read_as_a_filter(runs: Path, finished: FinishedRun, tmp_path: Path) -> None:
     out = tmp_path / "ranking.csv"
-    said = score_command(runs, "bsgal_per_image", out, options=FEW)
-    assert "24 instances scored" in said
-    assert "AUROC of clean against rest" in said
+    printed = score_command(runs, "bsgal_per_image", out, options=FEW)
+    assert "24 instances scored" in printed
+    assert "AUROC of clean against rest" in printed
     assert (tmp_path / "ranking.png").stat().st_size > 5000
     with out.open() as file:
         listed = list(csv.DictReader(file))
@@ -136,8 +144,8 @@ def test_scores_are_written_and_read_as_a_filter(runs: Path, finished: FinishedR
 
 
 def test_a_pool_without_faults_is_ranked_without_a_curve(runs: Path, tmp_path: Path) -> None:
-    said = score_command(runs, "bsgal_per_image", tmp_path / "ranking.csv", pool="clean", options=FEW)
-    assert "all clean or all faulty" in said
+    printed = score_command(runs, "bsgal_per_image", tmp_path / "ranking.csv", pool="clean", options=FEW)
+    assert "all clean or all faulty" in printed
     assert not (tmp_path / "ranking.png").exists()
 
 
@@ -163,11 +171,10 @@ def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(finished: Finish
     clear = np.isfinite(by_gradient) & (np.abs(by_gradient) > 0.1)
     assert clear.any()
     assert (np.sign(measured[clear]) == np.sign(by_gradient[clear])).all()
-    assert by_kind(np.array([2.0, 1.0]), np.array(["clean", "broken_mask"])) == {"rest": 1.0, "broken_mask": 1.0}
 
 
 def test_a_run_without_decisions_says_so(mini_root: Path, tmp_path: Path) -> None:
     options = ["schedule.iterations=1", "evaluation.limit=1", "data.workers=0", f"runs_dir={tmp_path}"]
     execute(["method=baseline", *options])
-    with pytest.raises(UserError, match=r"kept everything|pastes nothing"):
-        read_decisions(finished_run(tmp_path, "baseline").folder)
+    with pytest.raises(UserError, match=r"baseline.* holds no decisions: .* pastes nothing"):
+        decisions_command(tmp_path, "baseline")

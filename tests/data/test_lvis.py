@@ -21,7 +21,7 @@ REAL = Path(__file__).parents[1] / "evaluate" / "lvis_val_100.json"
 
 @pytest.fixture(autouse=True)
 def own_cache_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BSGAL_BENCH_CACHE", str(tmp_path / "home"))
 
 
 def small() -> dict:

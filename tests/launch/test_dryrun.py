@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from harness.config import LauncherConfig
 from harness.errors import UserError
-from harness.launch.dryrun import estimated_hours
+from harness.launch.dryrun import estimated_hours, show_plan
 from harness.launch.slurm import sbatch_parameters
-from harness.record.manifest import ExpectedRun
+from harness.launch.state import collect
+from harness.record.manifest import ExpectedRun, Manifest
 from harness.record.record import Record, Status
 
 
@@ -22,11 +24,24 @@ def test_hours_are_those_of_like_runs_by_their_steps() -> None:
     settings = {"method": "bsgal", "backbone": "resnet50", "data.name": "lvis_v1"}
     cost = {"wall_seconds": 3600.0, "iterations": 1000.0, "gpus": 4.0}
     record = Record("x", "bsgal", Status.complete, settings=settings, cost=cost)
-    overrides = ["data=lvis_v1", "method=bsgal", "backbone=resnet50"]
-    run = ExpectedRun("y", "bsgal", overrides, {}, resources=_resources(gpus=4), iterations=500)
+    choices: dict[str, str | None] = {"data": "lvis_v1", "method": "bsgal", "backbone": "resnet50"}
+    run = ExpectedRun("y", "bsgal", [], {}, resources=_resources(gpus=4), iterations=500, choices=choices)
     assert estimated_hours(run, [record]) == 0.5
-    run.overrides[1] = "method=xpaste"
+    choices["method"] = "xpaste"
     assert estimated_hours(run, [record]) is None
+
+
+def test_runs_with_equal_parameters_are_counted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choices: dict[str, str | None] = {"data": "mini", "method": "bsgal", "backbone": "resnet18"}
+    runs = [
+        ExpectedRun(f"run-{n}", "bsgal", [], {}, resources=_resources(minutes=minutes), choices=choices)
+        for n, minutes in enumerate((30, 90, 30))
+    ]
+    show_plan(runs, {row.run.run_id: row for row in collect(tmp_path, [Manifest("s", "", None, runs)])}, tmp_path)
+    printed = capsys.readouterr().out
+    assert "sbatch, 2 runs: time=30 nodes=1" in printed
+    assert "sbatch, 1 runs: time=90 nodes=1" in printed
+    assert "3 of 3 runs to do: 0.0 hours of runs, 0.0 GPU hours by earlier records; 3 runs without" in printed
 
 
 def test_parameters_name_what_is_given_and_nothing_else() -> None:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import harness.compose
+from harness.compose import compose
 from harness.errors import UserError
 from harness.launch import sweepfile
 from harness.launch.expand import expand
 from harness.record.manifest import ExpectedRun
+from harness.run.identity import identify
 
 FAIR = """
 description: "A fair comparison"
@@ -65,10 +68,51 @@ def test_grids_rules_and_parents(tmp_path: Path) -> None:
 
 def test_runs_are_what_composing_their_overrides_gives(tmp_path: Path) -> None:
     """Runs that differ in the seed alone are composed once; that must not show."""
-    from harness.compose import compose
-    from harness.run.identity import identify
-
     for run in expand(_sweep(tmp_path)):
+        assert identify(compose(run.overrides).config) == run.run_id
+
+
+def test_groups_that_no_row_gives_are_known_to_rules(tmp_path: Path) -> None:
+    text = """
+defaults: [schedule.iterations=4]
+grid: {seed: [0, 1], backbone: [resnet18, resnet50]}
+rules:
+  - {when: {launcher: local, method: baseline, name: baseline, evaluation: lvis}, set: {launcher.minutes: 7}}
+  - {when: {engine: mmdet}, set: {launcher.minutes: 9}}
+"""
+    runs = expand(_sweep(tmp_path, text))
+    assert {run.resources["minutes"] for run in runs} == {7}
+    assert {run.name for run in runs} == {"baseline"}
+    assert [run.choices["backbone"] for run in runs] == ["resnet18", "resnet50"] * 2
+    assert {run.choices["schedule"] for run in runs} == {"mini"}
+
+
+def test_runs_that_differ_in_the_seed_alone_are_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[list[str]] = []
+    original = harness.compose.compose
+
+    def counted(overrides: list[str]) -> harness.compose.Composed:
+        composed.append(overrides)
+        return original(overrides)
+
+    monkeypatch.setattr(harness.compose, "compose", counted)
+    text = """
+grid: {method: [baseline, xpaste], seed: [%s]}
+rules:
+  - {when: {launcher: local}, set: {launcher.parallel: 2}}
+  - {when: {schedule.iterations: 800}, set: {launcher.minutes: 7}}
+"""
+    runs = expand(_sweep(tmp_path, text % ", ".join(map(str, range(50)))))
+    assert len({run.run_id for run in runs}) == 100
+    assert {run.resources["minutes"] for run in runs} == {7}
+    assert len(composed) <= 7, "the defaults, then for each method its groups, its rules' settings and the whole"
+
+
+def test_what_refers_to_the_seed_follows_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        (tmp_path / f"start-{seed}.pth").write_bytes(bytes([seed]))
+    text = f"grid: {{method: baseline, seed: [0, 1], weights: '{tmp_path}/start-${{seed}}.pth'}}"
+    for run in expand(_sweep(tmp_path, text)):
         assert identify(compose(run.overrides).config) == run.run_id
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import state
+from harness.errors import UserError
+from harness.launch import state, tables
 from harness.launch.job import cancelled_path
+from harness.launch.select import select
 from harness.launch.state import RunState, State, collect
-from harness.record.manifest import ExpectedRun, Manifest, Submission
+from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.record.record import Record, Status, write_record
 from harness.run import scheduler
 from harness.run.claim import take
+from harness.run.provenance import code_fingerprint
 from harness.run.scheduler import Job
 
 PARENT, CHILD = "baseline-s0", "bsgal-s0"
@@ -145,3 +148,30 @@ def test_without_accounting_the_jobs_output_says_why_it_was_killed(
     (tmp_path / "7_0_log.err").write_text("step 3\n" + words)
     parent, _ = _collect(tmp_path, manifest, monkeypatch, [], [])
     assert (parent.state, parent.failure_kind) == (State.failed, "time-out")
+
+
+def test_a_complete_run_of_other_code_is_stale(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id, code in ((PARENT, code_fingerprint()), (CHILD, "of another day")):
+        write_record(tmp_path, Record(run_id, run_id, Status.complete, provenance={"code": code}))
+    parent, child = _collect(tmp_path, manifest, monkeypatch, [], [])
+    assert (parent.stale, child.stale) == (False, True)
+    assert parent.state is child.state is State.complete
+    assert "other code or defaults" in child.reason
+    assert tables.counts([parent, child]) == "2 runs: 2 complete, stale: 1"
+
+
+def test_a_run_of_two_sweeps_is_shown_once_and_filtered_by_groups_not_given(tmp_path: Path) -> None:
+    def run(name: str, schedule: str) -> ExpectedRun:
+        return ExpectedRun(name, name, [f"method={name}"], {}, choices={"method": name, "schedule": schedule})
+
+    first = Manifest("first", "", None, [run("baseline", "mini"), run("bsgal", "mini_continue")])
+    second = Manifest("second", "", None, [run("xpaste", "mini_continue"), run("baseline", "mini")])
+    for manifest in (first, second):
+        write_manifest(tmp_path, manifest)
+    rows = [(row.sweep, row.run.name) for row in select(tmp_path, [])]
+    assert rows == [("first", "baseline"), ("first", "bsgal"), ("second", "xpaste")]
+    assert [row.run.name for row in select(tmp_path, ["schedule=mini_continue"])] == ["bsgal", "xpaste"]
+    with pytest.raises(UserError, match=r"no run has the setting 'shedule'; did you mean 'schedule'\?"):
+        select(tmp_path, ["shedule=mini"])

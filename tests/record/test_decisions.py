@@ -1,65 +1,155 @@
-"""The decision log and the figures that a record keeps of it."""
+"""The decision log, the figure that a record keeps of it, and how it agrees with the hidden truth."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from scipy.stats import mannwhitneyu
 
-from harness.record.decisions import SCHEMA, decision_statistics
+from harness.record.decisions import (
+    ceiling,
+    clean_and_bad,
+    contribution_roc,
+    decision_statistics,
+    read_decisions,
+    read_pasted,
+    roc,
+    write_decisions,
+)
+
+CLEAN = np.array([True, False, True, False])  # by pool row
 
 
 def row(
-    accepted: bool, contribution: float | None, clean_share: float | None, decided: bool = True
-) -> dict[str, object]:
+    pool_rows: list[int], accepted: bool, contribution: float | None = None, decided: bool = True
+) -> dict[str, Any]:
     return {
         "iteration": 0,
         "rank": 0,
         "image": 0,
-        "pool_rows": [1, 2],
-        "categories": [0, 0],
+        "pool_rows": pool_rows,
+        "categories": [7 + row for row in pool_rows],
         "contribution": contribution,
         "threshold": 0.0,
         "accepted": accepted,
         "decided": decided,
-        "clean_share": clean_share,
     }
 
 
-def statistics(folder: Path, *rows: dict[str, object]) -> dict[str, object]:
-    pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), folder / "decisions.parquet")
-    return decision_statistics(folder)
+# ------------------------------------------------------------------------------------------------- on disk
 
 
-def test_figures_of_a_log_by_hand(tmp_path: Path) -> None:
-    found = statistics(
-        tmp_path,
-        row(True, 0.9, 1.0),
-        row(True, 0.2, 0.4),
-        row(False, 0.4, 0.8),
-        row(False, 0.1, 0.2),
-        row(True, -5.0, 0.0, decided=False),
+def test_what_was_decided_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [row([0, 1, 0], True, 0.9), row([3], True, -5.0, decided=False), row([], False, 0.5), row([2, 3], False)]
+    write_decisions(tmp_path, rows, CLEAN)
+    decisions = read_decisions(tmp_path)
+    assert decisions is not None
+    assert decisions["contribution"].tolist() == pytest.approx([0.9, 0.5, np.nan], nan_ok=True)
+    assert decisions["accepted"].tolist() == [True, False, False]
+    assert decisions["instances"].tolist() == [3, 0, 2]
+    assert decisions["clean_share"].tolist() == pytest.approx([2 / 3, np.nan, 1 / 2], nan_ok=True)
+    pasted = read_pasted(tmp_path)
+    assert pasted is not None
+    assert pasted["pool_row"].tolist() == [0, 1, 0, 2, 3]
+    assert pasted["category"].tolist() == [7, 8, 7, 9, 10]
+    assert pasted["contribution"].tolist() == pytest.approx([0.9, 0.9, 0.9, np.nan, np.nan], nan_ok=True)
+    assert pasted["accepted"].tolist() == [True, True, True, False, False]
+
+
+def test_a_record_keeps_the_acceptance_rate_of_what_was_decided(tmp_path: Path) -> None:
+    rows = [row([0], accepted) for accepted in (True, False, False, True, True)]
+    rows.append(row([0], True, decided=False))
+    write_decisions(tmp_path, rows, None)
+    assert decision_statistics(tmp_path) == {"acceptance_rate": 3 / 5}
+
+
+def test_without_decisions_there_is_nothing_to_read_and_nothing_to_keep(tmp_path: Path) -> None:
+    write_decisions(tmp_path, [row([0], True, 1.0, decided=False)], CLEAN)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert read_decisions(folder) is None
+        assert read_pasted(folder) is None
+        assert decision_statistics(folder) == {}
+
+
+def test_a_pool_without_truth_leaves_the_clean_share_open(tmp_path: Path) -> None:
+    write_decisions(tmp_path, [row([0, 1], True, 1.0), row([2], False, 0.5)], None)
+    decisions = read_decisions(tmp_path)
+    assert decisions is not None
+    assert decisions["clean_share"].isna().all()
+    assert contribution_roc(decisions) is None
+    assert ceiling(decisions) is None
+
+
+# ------------------------------------------------------------------------------------------------- agreement
+
+
+def logged(**columns: list[float]) -> pd.DataFrame:
+    """Ten instances in four images, four of them clean: by image 1, 2, 0, 1 clean and 0, 2, 1, 3 bad."""
+    known: dict[str, Any] = {
+        "iteration": [1, 1, 2, 2],
+        "rank": [0, 0, 0, 0],
+        "contribution": [0.9, 0.5, 0.5, -0.1],
+        "clean_share": [1.0, 0.5, 0.0, 0.25],
+        "instances": [1, 4, 1, 4],
+    }
+    return pd.DataFrame(known | columns)
+
+
+def test_roc_of_single_scores_by_hand() -> None:
+    curve = roc([3.0, 1.0, 2.0, np.nan], [True, True, False, False], [False, False, True, True])
+    assert curve is not None
+    assert curve.auroc == 0.5  # of the pairs (3, 2) and (1, 2) one is won
+    assert curve.good.tolist() == [0, 0.5, 0.5, 1]
+    assert curve.bad.tolist() == [0, 0, 1, 1]
+    tied = roc([1.0, 1.0], [True, False], [False, True])
+    assert tied is not None
+    assert tied.auroc == 0.5
+    assert roc([1.0], [True], [False]) is None
+    assert roc([np.nan, 1.0], [True, False], [False, True]) is None
+    assert roc([], [], []) is None
+
+
+def test_every_pasted_instance_counts_with_its_images_contribution() -> None:
+    curve = contribution_roc(logged())
+    assert curve is not None
+    # Thresholds at 0.9, at 0.5 (two images at once) and at -0.1.
+    np.testing.assert_allclose(curve.bad, [0, 0, 3 / 6, 1])
+    np.testing.assert_allclose(curve.good, [0, 1 / 4, 3 / 4, 1])
+    # Of 4 x 6 pairs of a clean and a bad instance: 1*6 + 2*3 won, 2*3 tied at 0.5 and 1*3 at -0.1.
+    assert curve.auroc == pytest.approx((6 + 2 * 3 + 0.5 * (2 * 3 + 1 * 3)) / 24)
+
+
+def test_auroc_is_mann_whitneys_u_over_the_pairs() -> None:
+    rng = np.random.default_rng(5)
+    instances = rng.integers(1, 9, 200)
+    share = rng.binomial(instances, 0.4) / instances
+    decisions = pd.DataFrame(
+        {"contribution": rng.normal(share, 0.5).round(1), "clean_share": share, "instances": instances}
     )
-    assert found["decided_images"] == 4
-    assert found["acceptance_rate"] == 0.5
-    assert found["clean_share_accepted"] == pytest.approx(0.7)
-    assert found["clean_share_rejected"] == pytest.approx(0.5)
-    # Above the median share lie 1.0 and 0.8, with contributions 0.9 and 0.4; below, 0.2 and 0.1: all four pairs right.
-    assert found["decisions_auroc"] == 1.0
+    clean, bad = (np.repeat(decisions["contribution"], n.round().astype(int)) for n in clean_and_bad(decisions))
+    curve = contribution_roc(decisions)
+    assert curve is not None
+    assert curve.auroc == pytest.approx(mannwhitneyu(clean, bad).statistic / (len(clean) * len(bad)), abs=1e-12)
 
 
-def test_a_method_without_contributions_has_no_auroc(tmp_path: Path) -> None:
-    found = statistics(tmp_path, row(True, None, 0.5), row(False, None, 1.0))
-    assert found == {
-        "acceptance_rate": 0.5,
-        "decided_images": 2,
-        "clean_share_accepted": 0.5,
-        "clean_share_rejected": 1.0,
-    }
+def test_the_ceiling_of_decisions_by_image() -> None:
+    # Judged by their clean share: 1*6 pairs won; 2*4 won and 2*2 tied; 1*1 won and 1*3 tied.
+    assert ceiling(logged(contribution=[0.4, 0.3, 0.2, 0.1])) == pytest.approx((6 + 8 + 1 + 0.5 * (4 + 3)) / 24)
 
 
-def test_without_decisions_there_are_no_figures(tmp_path: Path) -> None:
-    assert decision_statistics(tmp_path) == {}
-    assert statistics(tmp_path, row(True, 1.0, 1.0, decided=False)) == {}
-    assert isinstance(pd.read_parquet(tmp_path / "decisions.parquet"), pd.DataFrame)
+def test_what_shares_a_decision_is_judged_together() -> None:
+    # 3 of 5 are clean in the first batch, 1 of 5 in the second: 3*4 pairs won, 3*2 and 1*4 tied.
+    batches = logged(contribution=[0.9, 0.9, -0.1, -0.1])
+    assert ceiling(batches) == pytest.approx((3 * 4 + 0.5 * (3 * 2 + 1 * 4)) / 24)
+    # Two ranks that decide as one share a contribution; the same one in another step is another decision.
+    assert ceiling(batches.assign(rank=[0, 1, 0, 1])) == ceiling(batches)
+    assert ceiling(batches.assign(contribution=0.9)) == ceiling(batches)
+
+
+def test_without_truth_or_contribution_there_is_nothing_to_say() -> None:
+    for unknown in ("contribution", "clean_share"):
+        nothing = logged(**{unknown: [np.nan] * 4})
+        assert contribution_roc(nothing) is None
+        assert ceiling(nothing) is None

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.record.manifest import ExpectedRun, Manifest, write_manifest
+from harness.record.matches import read_matches
+from harness.record.matches import write_matches as write_match_files
 from harness.record.record import Record, Status, write_record
-from reports.images import read_matches, resampled_ap
+from reports.images import resampled_ap
 
 METRICS = {
     "AP": 0.0,
@@ -105,7 +107,7 @@ def write_matches(folder: Path, rng: np.random.Generator, gain: float, images: i
     image = np.repeat(np.arange(images), 2)
     category = (np.arange(2 * images) % count).astype(np.int32)
     group = frequency[category]
-    tables = []
+    detections = {}
     for iou, below in (("bbox", 0.0), ("segm", 0.03)):
         found = np.repeat(np.arange(2 * images), 4)
         best = np.tile([True, False, False, False], 2 * images)
@@ -114,21 +116,15 @@ def write_matches(folder: Path, rng: np.random.Generator, gain: float, images: i
         bits = (overlap[:, None] >= np.arange(0.5, 1, 0.05)) @ (1 << np.arange(10))
         score = np.where(best, 0.6, 0.3) + rng.normal(0, 0.2, len(found))
         order = np.lexsort((-score, category[found]))
-        columns = {
-            "iou_type": [iou] * len(found),
+        detections[iou] = {
             "image": image[found][order].astype(np.int32),
             "category": category[found][order],
             "score": score[order],
             "matched": bits[order].astype(np.uint16),
             "ignored": np.zeros(len(found), np.uint16),
         }
-        tables.append(pa.table(columns))
-    pq.write_table(pa.concat_tables(tables), folder / "matches.parquet")
     truth = {"image": image.astype(np.int32), "category": category, "instances": np.ones(2 * images, np.int32)}
-    metadata = {"images": str(images), "categories": str(count)}
-    pq.write_table(
-        pa.table(truth | {"frequency": group}).replace_schema_metadata(metadata), folder / "ground_truth.parquet"
-    )
+    write_match_files(folder, detections, truth | {"frequency": group}, images, count)
 
 
 def matched_figures(folder: Path) -> dict[str, dict[str, float | None]]:

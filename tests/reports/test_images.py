@@ -1,4 +1,4 @@
-"""AP under resampled images; `tests/evaluate/test_bootstrap.py` holds it against evaluations of such images."""
+"""AP under resampled images; `tests/evaluate/test_resampling.py` holds it against evaluations of such images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from harness.evaluate.precision import average_precision
-from reports.images import ImageIntervals, Matches, image_weights, read_matches, resampled_ap
+from harness.record.matches import RankedMatches, read_matches
+from reports.images import ImageIntervals, image_weights, resampled_ap
 from reports.spec import COLUMNS, Intervals
 from tests.reports.made_up import matched_figures, write_matches
 
@@ -39,7 +40,7 @@ def test_equal_to_the_evaluations_average_precision(run: Path, iou: str) -> None
 def test_an_image_drawn_twice_counts_twice_by_hand() -> None:
     """One category, two images with one instance each; the detection in the first is a hit, in the second a miss that
     scores higher. Drawn once each: precision 1/2 up to recall 1/2. The first alone, twice: everything is found."""
-    matches = Matches(
+    matches = RankedMatches(
         images=2,
         image=np.array([1, 0]),
         starts=np.array([0, 2]),

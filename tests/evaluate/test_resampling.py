@@ -8,7 +8,8 @@ import pytest
 
 from harness.data.lvis.cache import load_annotations
 from harness.evaluate import Detections, evaluate
-from reports.images import image_weights, read_matches, resampled_ap
+from harness.record.matches import read_matches
+from reports.images import image_weights, resampled_ap
 from tests.evaluate.made_detections import REAL, make_results
 
 
