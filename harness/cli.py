@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,10 +29,12 @@ app.add_typer(weights, name="weights")
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides in Hydra's grammar, such as seed=1.")]
 Which = Annotated[
-    list[str] | None, typer.Argument(help="Sweeps, runs (or their beginning), filters: method=bsgal status=failed.")
+    list[str] | None,
+    typer.Argument(help="Sweeps, runs (or their beginning), jobs' ids, filters: method=bsgal status=failed."),
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+_USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 # ---------------------------------------------------------------------- runs and sweeps
@@ -51,14 +54,20 @@ def sweep(
     name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; submit nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="On SLURM too, stay until the sweep has ended.")] = False,
+    notify: Annotated[
+        str | None, typer.Option("--notify", help="With --wait: a shell command that gets one line at the end.")
+    ] = None,
 ) -> None:
     """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
 
-    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended.
+    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
     """
     from harness.launch.submit import launch_sweep
 
-    raise typer.Exit(launch_sweep(name, overrides or [], dry_run))
+    if notify and not wait:
+        raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
+    raise typer.Exit(launch_sweep(name, overrides or [], dry_run, wait, notify))
 
 
 @app.command()
@@ -67,11 +76,15 @@ def status(
     runs: Runs = RUNS,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Add the hours used, lost starts included.")] = False,
 ) -> None:
-    """How runs stand: progress, loss, what pends or failed and why. Exit code 1 when one failed."""
+    """How runs stand: progress, loss, what pends or failed and why.
+
+    Exit codes: 1 a run failed, 69 the scheduler gives no answer, 75 a run stopped, 3 one is not under way.
+    """
     from harness.launch.status import status as show_status
 
-    raise typer.Exit(show_status(runs, which or [], watch, as_json))
+    raise typer.Exit(show_status(runs, which or [], watch, as_json, cost))
 
 
 @app.command()
@@ -100,6 +113,14 @@ def retry(which: Which = None, runs: Runs = RUNS) -> None:
     from harness.launch.control import retry as retry_runs
 
     raise typer.Exit(retry_runs(runs, which or []))
+
+
+@app.command()
+def change(which: Which = None, runs: Runs = RUNS) -> None:
+    """Give runs that wait in SLURM's queue other settings: `harness change mini launcher.minutes=600`."""
+    from harness.launch.pending import change as change_runs
+
+    raise typer.Exit(change_runs(runs, which or []))
 
 
 @app.command()
@@ -374,6 +395,10 @@ def main() -> None:
         app()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _USERS_TO_MEND or error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; mend that, or use another folder (--runs, runs_dir=)")
 
 
 if __name__ == "__main__":

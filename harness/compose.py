@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
-from harness.config import RunConfig
+from harness.config import MaskTargets, RunConfig
 from harness.errors import UserError, first_line, nearest
 
 
@@ -141,6 +141,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("weights and init_from both say where to start from; give one of them")
     if not config.train and not (config.weights or config.init_from):
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
+    if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
+        raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
     try:
         config.method.validate()
     except ValueError as error:

@@ -35,6 +35,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Determinism(Enum):
+    """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
+    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+
+    native = "native"
+    strict = "strict"
+
+
 class RoiAlign(Enum):
     """exact: torchvision's operation. grid: one bilinear sample a bin; faster on the CPU, not equal."""
 
@@ -46,6 +54,14 @@ class Blending(Enum):
     basic = "basic"
     alpha = "alpha"
     gaussian = "gaussian"
+
+
+class MaskTargets(Enum):
+    """bitmask: the mask's pixels in the view, cropped. polygon: its polygons drawn in each region's grid; for methods
+    that paste nothing, as in the published baselines."""
+
+    bitmask = "bitmask"
+    polygon = "polygon"
 
 
 @dataclass
@@ -67,7 +83,9 @@ class DataConfig:
     val_annotations: str = "lvis/lvis_v1_val.json"
     images: str = "coco"
     pool: str | None = None  # a path, or the name of a pool below root/pools
-    area_statistics: str | None = None  # JSON of mean and standard deviation; computed from the annotations without
+    # How large pasted instances are, by category: `lvis_v1` for the published figures, or the path of a JSON like them;
+    # measured from the annotations without.
+    area_statistics: str | None = None
     num_classes: int | None = None  # 1453 with DiverGen's extra categories; the dataset's own number without
     # Training view: scale jitter, then a crop to size² (padded where the image is smaller), then a flip.
     size: int = 640
@@ -78,6 +96,8 @@ class DataConfig:
     test_short: int = 800
     test_long: int = 1333
     repeat_threshold: float = 0.001  # repeat factor sampling; 0 switches it off
+    aspect_grouping: bool = False  # a batch of a rank holds images wider than high, or such as are not
+    mask_targets: MaskTargets = MaskTargets.bitmask
     paste: PasteConfig = field(default_factory=PasteConfig)
     workers: int = 2  # per rank; no part of a run's identity
     cache: str | None = None  # folder of memory-mapped annotations; beside the annotations without
@@ -150,6 +170,8 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
+    cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
@@ -164,9 +186,10 @@ class ScheduleConfig:
 
 @dataclass
 class EvaluationConfig:
-    batch: int = 1
+    batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 
 @dataclass
@@ -174,7 +197,9 @@ class LauncherConfig:
     """Where runs are executed and with what; no part of a run's identity."""
 
     name: str = "local"  # local or slurm
-    parallel: int = 1  # runs at a time (local) or array_parallelism (slurm)
+    parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
+    jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
+    retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task
@@ -186,6 +211,7 @@ class LauncherConfig:
     constraint: str | None = None
     exclude: str | None = None
     comment: str | None = None
+    rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
     signal_seconds: int = 120  # how long before the time limit the run is told to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
@@ -197,9 +223,10 @@ class RunConfig:
 
     name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
     seed: int = 0
+    determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
-    weights: str | None = None  # a checkpoint to start from
+    weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average
     init_from: str | None = None  # the run_id whose final weights (not EMA) this run goes on from
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods

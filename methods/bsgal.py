@@ -83,6 +83,14 @@ class ReferenceLoss(Enum):
     all = "all"
 
 
+class ReferenceDraws(Enum):
+    """Of the two reference passes that the loss difference compares: whether they draw proposals and federated classes
+    alike, so that the comparison holds less noise, or each for itself (published for Swin-L, ACTIVE_SEED=0)."""
+
+    paired = "paired"
+    independent = "independent"
+
+
 class ReferencePolicy(Enum):
     """What a reference image holds: one of the drawn classes, a class of the training set, or whatever it holds."""
 
@@ -122,6 +130,9 @@ CACHE_DTYPES = {
     CachePrecision.fp64: torch.float64,
 }
 PUBLISHED_TAU = -0.05
+FIRST_REFERENCES = (
+    4  # reference images that an image's first ones make up; more take a second one of each, as published
+)
 
 
 @register("bsgal")
@@ -130,7 +141,8 @@ class BSGAL(PoolPasting):
     """Accepts pasted batches by their contribution to the loss of real reference images (gradient cache).
 
     tau: threshold of paste_only; without it -0.05 for cosines, as published, and 0 for other figures.
-    reference_images: at most so many of the batch's reference images are used. reference_every: the reference gradient
+    reference_images: at most so many of the batch's reference images are used; above 4 every image brings a second one,
+    of a uniform class, and the batch is all first ones, then the second ones. reference_every: the reference gradient
     is taken every so many steps. shared_pass: the augmented view's training pass serves the contribution; exact unless
     the backbone behaves otherwise in training (stochastic depth, batch statistics), for which the published code ran it
     apart. sync: one decision for all ranks, from averaged gradients. probe_lr: rate of the loss difference's SGD step.
@@ -153,6 +165,7 @@ class BSGAL(PoolPasting):
     reference_loss: ReferenceLoss = ReferenceLoss.classification
     reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
     reference_proposals: ReferenceProposals = ReferenceProposals.as_published
+    reference_draws: ReferenceDraws = ReferenceDraws.paired
     empty_reference: EmptyReference = EmptyReference.leave_out
     reference_images: int = 4
     reference_every: int = 1
@@ -196,7 +209,7 @@ class BSGAL(PoolPasting):
         if not by_gradient or self.cache is not CacheRule.momentum:
             self.refuse_if_set("estimator=gradient and cache=momentum", "momentum")
         if by_gradient:
-            self.refuse_if_set("estimator=loss_difference", "probe_lr")
+            self.refuse_if_set("estimator=loss_difference", "probe_lr", "reference_draws")
 
     def required(self) -> frozenset[Need]:
         needs = {Need.PASTED_ATTRIBUTION} if self.mode is Mode.paste_only else set()
@@ -211,20 +224,22 @@ class BSGAL(PoolPasting):
 
     # -------------------------------------------------------------------------------------------- per image, in workers
 
-    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...]:
+        first = self._reference_image(draw, dataset, rng)
+        if self.reference_images <= FIRST_REFERENCES:
+            return first
+        return first, _of_any_class(dataset, rng)
+
+    def _reference_image(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int:
+        if self.reference_policy is ReferencePolicy.random_image:
+            return _any_image(dataset, rng)
         if self.reference_policy is ReferencePolicy.drawn_class:
-            # Drawn, even if the instance was discarded later; the image's own classes where nothing was drawn.
-            own = draw.image.categories if draw.image is not None else draw.categories
-            classes = np.unique(draw.categories) if len(draw.categories) else own
-        elif self.reference_policy is ReferencePolicy.random_class:
-            classes = np.flatnonzero(dataset.image_count)
-        else:
-            classes = np.zeros(0, np.int64)
-        if len(classes):
-            images = dataset.images_of(int(rng.choice(classes)))
+            # Drawn, even if the instance was discarded later; the classes that the view shows where nothing was drawn.
+            classes = np.unique(draw.categories) if len(draw.categories) else draw.visible_categories
+            images = dataset.images_of(int(rng.choice(classes))) if len(classes) else classes
             if len(images):  # none for a category that has generated instances alone
                 return int(rng.choice(images))
-        return int(rng.integers(dataset.num_images))
+        return _of_any_class(dataset, rng)
 
     def keeps_emptied_references(self) -> bool:
         return self.empty_reference is EmptyReference.sampled
@@ -232,6 +247,12 @@ class BSGAL(PoolPasting):
     # ------------------------------------------------------------------------------------------ per step, on the device
 
     def start(self, start: Start) -> None:
+        brought = start.images_per_rank * (1 if self.reference_images <= FIRST_REFERENCES else 2)
+        if FIRST_REFERENCES < self.reference_images > brought:
+            raise ValueError(
+                f"reference_images is {self.reference_images}, and {start.images_per_rank} images a rank bring "
+                f"{brought}: take fewer, or a larger schedule.batch_per_rank"
+            )
         self._device = start.device
         self._gradients: GradientCache | None = None
         self._buffer: Tensor | None = None
@@ -333,16 +354,19 @@ class BSGAL(PoolPasting):
             contribution = before - self._after_probe(step, ViewKind.AUGMENTED, pasted)
             return _for_all(step, contribution, self._threshold(step, contribution))
         original = self._after_probe(step, ViewKind.ORIGINAL, self._view_loss(step, ViewKind.ORIGINAL))
-        augmented = self._after_probe(step, ViewKind.AUGMENTED, self._view_loss(step, ViewKind.AUGMENTED))
+        augmented_loss = self._view_loss(step, ViewKind.AUGMENTED)
+        draws = 0 if self.reference_draws is ReferenceDraws.paired else 1
+        augmented = self._after_probe(step, ViewKind.AUGMENTED, augmented_loss, draws)
         step.log("reference_loss/after_original", original)
         step.log("reference_loss/after_augmented", augmented)
         # As published, a tie goes to the original view.
         keep = (augmented < original).expand(len(step.has_pasted))
         return Selection(keep=keep, contribution=original - augmented, threshold=torch.zeros_like(original))
 
-    def _after_probe(self, step: Step, view: ViewKind, loss: Tensor) -> Tensor:
+    def _after_probe(self, step: Step, view: ViewKind, loss: Tensor, draws: int = 0) -> Tensor:
         proposals, images = self._reference_proposals(step), self.reference_images
-        return self._reference_total(step.losses_after_step(view, self.probe_lr, proposals, loss=loss, images=images))
+        table = step.losses_after_step(view, self.probe_lr, proposals, loss=loss, images=images, draws=draws)
+        return self._reference_total(table)
 
     def _reference_losses(self, step: Step, grad: bool) -> LossTable:
         proposals, images = self._reference_proposals(step), self.reference_images
@@ -394,3 +418,19 @@ def _for_all(step: Step, contribution: Tensor, threshold: Tensor) -> Selection:
     """One decision for every image of the batch: accept at or above the threshold."""
     keep = (contribution >= threshold).expand(len(step.has_pasted))
     return Selection(keep=keep, contribution=contribution, threshold=threshold)
+
+
+def _of_any_class(dataset: DatasetFacts, rng: np.random.Generator) -> int:
+    """A uniform image of a uniform class, among those that training images hold."""
+    while True:
+        images = dataset.images_of(int(rng.integers(dataset.num_categories)))
+        if len(images):
+            return int(rng.choice(images))
+
+
+def _any_image(dataset: DatasetFacts, rng: np.random.Generator) -> int:
+    """A uniform training image that holds something."""
+    while True:
+        image = int(rng.integers(dataset.num_images))
+        if len(dataset.categories_of(image)):
+            return image

@@ -60,7 +60,11 @@ class Need(Enum):
 
 
 class PasteRule(Enum):
-    """AREA: X-Paste's category area statistics, anywhere in the image. AS_IT_LIES: same place and size as at home."""
+    """AREA: X-Paste's category area statistics, anywhere in the image.
+
+    AS_IT_LIES: same place and size as at home, after a scale jitter, crop and flip of its own image. Rows in sequence
+    that lie so in one training image are pasted in one go, and do not hide one another.
+    """
 
     AREA = "area"
     AS_IT_LIES = "as_it_lies"
@@ -146,13 +150,17 @@ class ImageFacts:
 class Draw:
     """What to paste into one image: pool rows, in pasting order, and how each is placed.
 
-    The harness fills in `categories` (k,) and `image` before it hands the draw to `Method.reference`.
+    at_most: of the instances of a training image that lie as at home, a uniform number in 0..at_most is pasted, at most
+    those that its view shows, chosen uniformly; all of them without it. The harness fills in `categories` (k,), `image`
+    and `visible_categories`, those that the unpasted view shows, before it hands the draw to `Method.reference`.
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     rules: tuple[PasteRule, ...] | PasteRule = PasteRule.AREA
     categories: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     image: ImageFacts | None = None
+    at_most: int | None = None
+    visible_categories: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def rule_of(self, place: int) -> PasteRule:
         return self.rules if isinstance(self.rules, PasteRule) else self.rules[place]
@@ -395,11 +403,12 @@ class Step(Protocol):
         *,
         loss: Tensor | None = None,
         images: int | None = None,
+        draws: int = 0,
     ) -> LossTable:
         """The reference batch's losses (no gradient) after one plain SGD step of size `lr` on the view's total loss.
 
         `loss`, a scalar of the view's pass, replaces the total; `images` takes only the first so many references.
-        Every call of a step draws the reference proposals alike. Weights are restored bit for bit.
+        Calls of a step with equal `draws` draw the reference proposals alike. Weights are restored bit for bit.
         """
 
     def average(self, value: Tensor) -> Tensor:
@@ -422,7 +431,8 @@ class Selection:
     contribution: scalar, (n,) or (n, G) float, threshold: scalar, (n,) or (n, G), both as they go into the decision
     log; None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
     gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
-    has it already; the backward pass is then saved.
+    has it already. It saves the backward pass where every rank has one; a loss that ranks share a normaliser of is then
+    over each rank's own.
     """
 
     keep: Tensor
@@ -479,6 +489,10 @@ class Method:
         """Whether a reference image that lost all instances to the crop stays in the reference batch."""
         return False
 
+    def decides(self) -> bool:
+        """Whether there are decisions to log."""
+        return type(self).select is not Method.select
+
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         """Offline, once: filter, subset or replace the pool."""
         return pool
@@ -487,8 +501,11 @@ class Method:
         """Per image, in loader workers: what to paste."""
         return Draw()
 
-    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
-        """Per image, in loader workers: index of the training image that joins the reference batch."""
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
+        """Per image, in loader workers: index of the training image that joins the reference batch, or of several.
+
+        The reference batch is the first ones of all images, then the second ones, and so on.
+        """
         return None
 
     def start(self, start: Start) -> None:
@@ -524,9 +541,10 @@ def uniform_over_categories(pool: Pool, rng: np.random.Generator, max_samples: i
 
 
 def concatenated(draws: Iterable[Draw]) -> Draw:
-    """One draw of several, in order."""
+    """One draw of several, in order; `at_most` is that of the first part that has it."""
     parts = [draw for draw in draws if len(draw.rows)]
     if not parts:
         return Draw()
     rules = tuple(part.rule_of(i) for part in parts for i in range(len(part.rows)))
-    return Draw(rows=np.concatenate([part.rows for part in parts]), rules=rules)
+    at_most = next((part.at_most for part in parts if part.at_most is not None), None)
+    return Draw(rows=np.concatenate([part.rows for part in parts]), rules=rules, at_most=at_most)

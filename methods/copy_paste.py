@@ -1,10 +1,11 @@
-"""Simple copy-paste: instances of another training image, placed as they lie there."""
+"""Simple copy-paste: instances of a training image, placed as they lie there."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,25 +13,43 @@ from methods.contract import DatasetFacts, Draw, ImageFacts, PasteRule, Pool, co
 from methods.registry import register
 from methods.xpaste import PoolPasting
 
-TRIES = 20  # at finding another image that has instances
-
 
 class Source(Enum):
-    """train: instances of training images. pool: generated ones. both: first the one, then the other."""
+    """train: instances of training images. pool: generated ones. both: generated ones, and real ones on top."""
 
     train = "train"
     pool = "pool"
     both = "both"
 
 
+class _RealRows(NamedTuple):
+    """The rows of a pool that are training instances, its first ones: their images (R,), ascending, each once too."""
+
+    pool: Pool
+    images: np.ndarray
+    holding: np.ndarray
+
+
 @register("copy_paste")
 @dataclass
 class CopyPaste(PoolPasting):
-    """Pastes instances cut from another training image; with source=both, X-Paste + Copy-Paste."""
+    """Pastes instances of one uniform training image; with source=both, X-Paste + Copy-Paste.
+
+    max_real: so many of those that the image's jittered view shows at most, a uniform number from 0 on. max_samples is
+    of the generated ones.
+    """
 
     paper = "Simple Copy-Paste, arXiv 2012.07177; X-Paste, arXiv 2212.03863"
 
     source: Source = Source.train
+    max_real: int = 99
+
+    def validate(self) -> None:
+        super().validate()
+        if self.max_real < 0:
+            raise ValueError(f"max_real is {self.max_real}, and must be at least 0")
+        if self.source is Source.pool:
+            self.refuse_if_set("source=train or both", "max_real")
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         if self.source is Source.pool:
@@ -43,32 +62,27 @@ class CopyPaste(PoolPasting):
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         if self.source is Source.pool:
             return super().draw(image, pool, rng)
-        images = self._images_of(pool)
-        real = bisect_left(range(len(pool)), True, key=lambda row: images[row] < 0)  # real rows stand first
-        parts = [Draw(rows=self._of_another_image(image.index, images[:real], rng), rules=PasteRule.AS_IT_LIES)]
-        if self.source is Source.both and real < len(pool):
-            parts.append(Draw(rows=self._generated(pool, real, rng)))
+        real = self._real_rows(pool)
+        parts = [Draw(rows=self._of_one_image(real, rng), rules=PasteRule.AS_IT_LIES, at_most=self.max_real)]
+        if self.source is Source.both and len(real.images) < len(pool):
+            parts.insert(0, Draw(rows=self._generated(pool, len(real.images), rng)))  # so the real ones lie on top
         return concatenated(parts)
 
-    def _images_of(self, pool: Pool) -> np.ndarray:
-        """The column `image`, read once a worker: it is as long as the training set's annotations."""
-        known = self.__dict__.get("_known")
-        if known is None or known[0] is not pool:
-            known = self._known = (pool, pool.column("image"))
-        images: np.ndarray = known[1]
-        return images
+    def _real_rows(self, pool: Pool) -> _RealRows:
+        """Read once a worker: they are as many as the training set's annotations."""
+        known: _RealRows | None = self.__dict__.get("_known")
+        if known is None or known.pool is not pool:
+            images = pool.column("image")  # ascending, then -1 for what is generated
+            images = images[: bisect_left(range(len(pool)), True, key=lambda row: images[row] < 0)]
+            known = self._known = _RealRows(pool, images, np.unique(images))
+        return known
 
-    def _of_another_image(self, own: int, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A random subset of the instances of one uniformly drawn image; `images` (N,) ascending."""
-        if len(images) == 0 or self.max_samples < 2:
+    def _of_one_image(self, real: _RealRows, rng: np.random.Generator) -> np.ndarray:
+        """The rows of a uniform image among those that hold any."""
+        if len(real.images) == 0 or self.max_real == 0:
             return np.zeros(0, np.int64)
-        for _ in range(TRIES):
-            other = int(rng.integers(0, int(images[-1]) + 1))
-            first, last = np.searchsorted(images, [other, other + 1])
-            if other != own and last > first:
-                count = int(rng.integers(1, min(int(last - first), self.max_samples - 1) + 1))
-                return np.sort(rng.choice(np.arange(first, last), count, replace=False))
-        return np.zeros(0, np.int64)
+        chosen = real.holding[rng.integers(len(real.holding))]
+        return np.arange(*np.searchsorted(real.images, [chosen, chosen + 1]))
 
     def _generated(self, pool: Pool, first: int, rng: np.random.Generator) -> np.ndarray:
         """X-Paste's draw among the rows from `first` on."""

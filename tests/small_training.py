@@ -18,6 +18,7 @@ from harness.engine import create
 from harness.engine.contract import Engine
 from harness.training.distributed import Ranks
 from harness.training.loop import Trainer
+from harness.training.torch_settings import prepare_torch
 from methods.contract import Method, Start
 
 TINY = [
@@ -41,6 +42,7 @@ def setup(
     config: RunConfig, rank: int = 0, world: int = 1, device: str = "cpu"
 ) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
     """What a run makes before it trains: the detector, the started method, and batches from an iteration on."""
+    prepare_torch(config)
     dataset = Dataset(config.data)
     torch.manual_seed(config.seed)
     engine = create(config, dataset.num_classes, dataset.train.image_counts)
@@ -66,7 +68,6 @@ class SmallRun:
     """A trainer and its batches; `stop_after` iterations it is asked to stop."""
 
     def __init__(self, overrides: Sequence[str], folder: Path, stop_after: int | None = None) -> None:
-        torch.set_num_threads(1)
         self.config = compose([*TINY, *overrides]).config
         self.engine, self.method, self.batches = setup(self.config)
         folder.mkdir(exist_ok=True)

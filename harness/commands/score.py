@@ -31,6 +31,7 @@ from harness.record.files import write_atomically
 from harness.run.finished_run import finished_run
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
+from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, ReferencePolicy
 from methods.contract import DatasetFacts, Draw, ImageFacts, LossKind, Method, Pool, Proposals, Scope, ViewKind
 
@@ -67,7 +68,7 @@ class _OneInstance(Method):
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
-    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | None:
+    def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
         if self.policy is not ReferencePolicy.drawn_class:
             return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
@@ -89,8 +90,8 @@ def score_pool(
         for category in np.unique(categories):
             places = np.flatnonzero(categories == category)
             data.method.row = int(rows[places[0]])
-            references = [data[position].reference for position in range(options.references)]
-            scorer = _CategoryScorer(engine, [view for view in references if view is not None], options)
+            references = Batch([data[position] for position in range(options.references)]).reference
+            scorer = _CategoryScorer(engine, references, options)
             for place in places:
                 data.method.row = int(rows[place])
                 hosts = [data[position] for position in range(options.hosts)]
@@ -108,7 +109,7 @@ class _CategoryScorer:
         self.references = [view.to(self.device) for view in references]
         if not self.references:
             return
-        step = self._step([Sample(0, 0, view, None, view) for view in self.references])
+        step = self._step([Sample(0, 0, view, None, (view,)) for view in self.references])
         by_gradient = options.estimator is Estimator.gradient
         loss = step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=by_gradient).total(
             CLASSIFICATION
@@ -125,8 +126,8 @@ class _CategoryScorer:
 
     def _score(self, host: Sample) -> Tensor:
         # The host stands first; the other samples only bring their reference images along.
-        others = [Sample(0, 0, view, None, view) for view in self.references[1:]]
-        first = dataclasses.replace(Batch([host]).to(self.device).samples[0], reference=self.references[0])
+        others = [Sample(0, 0, view, None, (view,)) for view in self.references[1:]]
+        first = dataclasses.replace(Batch([host]).to(self.device).samples[0], references=(self.references[0],))
         step = self._step([first, *others])
         loss = step.losses(ViewKind.AUGMENTED, backbone_in_eval=True, images=1).pasted_total(CLASSIFICATION)
         if self.options.estimator is Estimator.gradient:
@@ -161,7 +162,7 @@ def score_command(
     instances = dataset.pool
     if "path" not in instances.columns:
         raise UserError("the pool has no column `path`, so its ranking could not be read again")
-    torch.set_num_threads(config.threads)
+    prepare_torch(config)
     engine = finished.engine(torch.device("cuda" if gpu else "cpu"))
     rows = _chosen(instances, options)
     scores = score_pool(engine, scoring_data(dataset, instances, options), instances, rows, options)

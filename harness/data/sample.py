@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise, zip_longest
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +66,65 @@ class Masks:
 
 
 @dataclass
+class Outlines:
+    """Instance masks as polygons in a view, which may reach beyond it; they stay on the host.
+
+    coordinates float64 x, y, x, y ... of all polygons; polygon i is coordinates[points[i] : points[i + 1]], instance j
+    has the polygons polygons[j]..polygons[j + 1] - 1. rows (n,) int64: the instances that these are. size: (H, W).
+    """
+
+    coordinates: Tensor
+    points: Tensor
+    polygons: Tensor
+    rows: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, outlines: Sequence[Sequence[np.ndarray]], size: tuple[int, int]) -> Outlines:
+        """From a list of polygons, x, y, x, y ... each, for every instance."""
+        flat = [polygon for outline in outlines for polygon in outline]
+        return cls(
+            torch.from_numpy(np.concatenate([np.zeros(0), *flat])),
+            _offsets([len(polygon) for polygon in flat]),
+            _offsets([len(outline) for outline in outlines]),
+            torch.arange(len(outlines)),
+            size,
+        )
+
+    def polygons_of(self, instance: int) -> list[np.ndarray]:
+        row = int(self.rows[instance])
+        bounds = self.points[int(self.polygons[row]) : int(self.polygons[row + 1]) + 1].tolist()
+        return [self.coordinates[a:b].numpy() for a, b in pairwise(bounds)]
+
+    def full(self) -> Tensor:
+        """(n, H, W) uint8 over the whole image, rasterised as COCO does it."""
+        height, width = self.size
+        parts = [torch.from_numpy(rasterised(self.polygons_of(i), height, width)) for i in range(len(self))]
+        return torch.stack(parts) if parts else torch.zeros(0, height, width, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, keep: Tensor) -> Outlines:
+        return replace(self, rows=self.rows[keep.cpu()])
+
+    def to(self, device: torch.device | str) -> Outlines:
+        return self
+
+
+def rasterised(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """(height, width) uint8 0/1: the union of polygons as COCO draws it."""
+    from pycocotools import mask as mask_utils
+
+    mask: np.ndarray = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(list(polygons), height, width)))
+    return mask
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)])
+
+
+@dataclass
 class Targets:
     """Ground truth of one image.
 
@@ -72,7 +134,7 @@ class Targets:
 
     boxes: Tensor
     labels: Tensor
-    masks: Masks
+    masks: Masks | Outlines
     pasted: Tensor
     pool_row: Tensor
 
@@ -111,16 +173,16 @@ class View:
 class Sample:
     """One training position.
 
-    augmented is None where nothing was drawn or nothing of it survived; reference is None where none was asked for, or
-    the crop left it without instances and the method keeps no such image. drawn_rows (k,) int64 are the pool rows that
-    the method drew. skipped counts pool images that could not be read, by fault.
+    augmented is None where nothing was drawn or nothing of it survived. references are those that the method asked for,
+    None in place of one that its crop left without instances where the method keeps no such image. drawn_rows (k,)
+    int64 are the pool rows that the method drew. skipped counts pool images that could not be read, by fault.
     """
 
     position: int
     image_index: int
     original: View
     augmented: View | None = None
-    reference: View | None = None
+    references: tuple[View | None, ...] = ()
     drawn_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     skipped: dict[str, int] = field(default_factory=dict)
 
@@ -142,7 +204,9 @@ class Batch:
 
     @property
     def reference(self) -> list[View]:
-        return [sample.reference for sample in self.samples if sample.reference is not None]
+        """The first reference image of every sample, then the second ones, and so on."""
+        rounds = zip_longest(*(sample.references for sample in self.samples))
+        return [view for each in rounds for view in each if view is not None]
 
     @property
     def has_pasted(self) -> Tensor:
@@ -158,7 +222,7 @@ class Batch:
                     sample,
                     original=sample.original.to(device),
                     augmented=moved(sample.augmented),
-                    reference=moved(sample.reference),
+                    references=tuple(moved(view) for view in sample.references),
                 )
                 for sample in self.samples
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, islice
 
 import numpy as np
 
@@ -50,20 +51,21 @@ class SampleOrder:
             repeats, _ = self._repeats(len(self._starts) - 1)
             self._starts.append(self._starts[-1] + int(repeats.sum()))
         epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return int(self.epoch(epoch)[position - self._starts[epoch]])
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The images of an epoch in their order; epoch 0 begins at position 0, each other one where the last ends."""
         if epoch not in self._epochs:
             while len(self._epochs) >= KEPT_EPOCHS:
                 self._epochs.pop(next(iter(self._epochs)))
-            self._epochs[epoch] = self._epoch(epoch)
-        return int(self._epochs[epoch][position - self._starts[epoch]])
+            repeats, rng = self._repeats(epoch)
+            self._epochs[epoch] = rng.permutation(np.repeat(np.arange(len(repeats)), repeats))
+        return self._epochs[epoch]
 
     def _repeats(self, epoch: int) -> tuple[np.ndarray, np.random.Generator]:
         rng = generator(self.seed, "sampler", epoch)
         whole = np.floor(self.factors)
         return (whole + (rng.random(len(whole)) < self.factors - whole)).astype(np.int64), rng
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        repeats, rng = self._repeats(epoch)
-        return rng.permutation(np.repeat(np.arange(len(repeats)), repeats))
 
 
 def batch_positions(start: int, stop: int, batch_per_rank: int, rank: int, world: int) -> Iterator[list[int]]:
@@ -74,3 +76,35 @@ def batch_positions(start: int, stop: int, batch_per_rank: int, rank: int, world
     for iteration in range(start, stop):
         first = (iteration * world + rank) * batch_per_rank
         yield list(range(first, first + batch_per_rank))
+
+
+def grouped_positions(
+    order: SampleOrder, wide: np.ndarray, start: int, stop: int, batch_per_rank: int, rank: int, world: int
+) -> Iterator[list[int]]:
+    """As `batch_positions`, each batch of images that are all wider than high (`wide` (I,) bool) or all not.
+
+    A position waits for others of its shape; batches come in the order in which they are full, and the ranks take them
+    in turn. A function of the order alone, found by scanning it from position 0: 10 ms for an epoch of LVIS. As
+    published (detectron2), but for two things: there each rank waits for itself, and after a paste the view's shape
+    counts and not the image's.
+    """
+    groups = _full_groups(order, wide, batch_per_rank)
+    first, last = start * world + rank, (stop - 1) * world + rank
+    yield from (group.tolist() for group in islice(groups, first, last + 1, world))
+
+
+def _full_groups(order: SampleOrder, wide: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """(size,) int64 positions of one shape, group by group in the order of their last position."""
+    waiting = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+    begin = 0
+    for epoch in count():
+        shape = wide[order.epoch(epoch)]
+        complete = []
+        for kind in (False, True):
+            line = np.concatenate([waiting[kind], begin + np.flatnonzero(shape == kind)])
+            whole = len(line) // size * size
+            complete.append(line[:whole].reshape(-1, size))
+            waiting[kind] = line[whole:]
+        groups = np.concatenate(complete)
+        yield from groups[np.argsort(groups[:, -1])]
+        begin += len(shape)

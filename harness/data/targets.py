@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,14 +13,19 @@ from pycocotools import mask as mask_utils
 
 from harness.data.augment import Jitter
 from harness.data.lvis.annotations import Annotations, rasterise
-from harness.data.sample import Masks, Targets
+from harness.data.sample import Masks, Outlines, Targets
+from harness.errors import UserError
+
+Box = tuple[float, float, float, float]
+SMALLEST_BOX = 1e-5  # pixels; an annotation whose box shows no more of itself is no instance, as in detectron2
 
 
 @dataclass(frozen=True)
 class Instance:
     """An instance in a view. mask (h, w) uint8 0/1, every border of which has a 1; its corner x, y in the view.
 
-    pool_row is -1 for an instance of the image itself.
+    pool_row is -1 for an instance of the image itself. annotated: the annotation's box x0, y0, x1, y1 in the view, of
+    an instance that no paste has touched; it may reach beyond the mask.
     """
 
     mask: np.ndarray
@@ -28,11 +33,18 @@ class Instance:
     y: int
     label: int
     pool_row: int = -1
+    annotated: Box | None = None
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
+    def extent(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the pixels that are set."""
         h, w = self.mask.shape
         return self.x, self.y, self.x + w, self.y + h
+
+    @property
+    def box(self) -> Box:
+        """The annotation's box as long as it stands, else the mask's extent."""
+        return self.annotated or self.extent
 
 
 def tightened(instance: Instance) -> Instance | None:
@@ -46,16 +58,40 @@ def tightened(instance: Instance) -> Instance | None:
 
 
 def visible_instances(annotations: Annotations, image: int, jitter: Jitter) -> list[Instance]:
-    """The annotated instances of which the view shows a pixel, rasterised inside their windows as COCO does it."""
+    """The annotated instances of which the view shows a pixel."""
+    found = (visible_instance(annotations, index, jitter) for index in _trained_on(annotations, image))
+    return [instance for instance in found if instance is not None]
+
+
+def visible_instance(annotations: Annotations, index: int, jitter: Jitter) -> Instance | None:
+    """Annotation `index` in a view, rasterised inside its window as COCO does it; None when no pixel shows."""
+    box = jitter.box(annotations.boxes[index])
+    if not _has_area(box):
+        return None
+    instance = _rasterised(annotations, index, jitter)
+    return None if instance is None else replace(instance, annotated=box)
+
+
+def outlined_targets(annotations: Annotations, image: int, jitter: Jitter) -> Targets:
+    """Targets with the annotations' boxes and polygons. An instance stays whose box shows, if no pixel of it does.
+
+    Raises UserError for an annotation that is no polygon.
+    """
     found = []
-    span = annotations.annotations_of(image)
-    for index in range(span.start, span.stop):
-        if annotations.ignore[index]:
-            continue
-        instance = _visible_instance(annotations, index, jitter)
-        if instance is not None:
-            found.append(instance)
-    return found
+    for index in _trained_on(annotations, image):
+        box = jitter.box(annotations.boxes[index])
+        if _has_area(box):
+            found.append(
+                (box, int(annotations.annotation_categories[index]), _moved_outline(annotations, index, jitter))
+            )
+    count = len(found)
+    return Targets(
+        boxes=torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(count, 4),
+        labels=torch.tensor([label for _, label, _ in found], dtype=torch.int64),
+        masks=Outlines.of([outline for _, _, outline in found], jitter.size),
+        pasted=torch.zeros(count, dtype=torch.bool),
+        pool_row=torch.full((count,), -1, dtype=torch.int64),
+    )
 
 
 def to_targets(instances: Sequence[Instance], size: tuple[int, int]) -> Targets:
@@ -81,7 +117,26 @@ def to_targets(instances: Sequence[Instance], size: tuple[int, int]) -> Targets:
     )
 
 
-def _visible_instance(annotations: Annotations, index: int, jitter: Jitter) -> Instance | None:
+def _trained_on(annotations: Annotations, image: int) -> Iterator[int]:
+    span = annotations.annotations_of(image)
+    return (index for index in range(span.start, span.stop) if not annotations.ignore[index])
+
+
+def _has_area(box: Box) -> bool:
+    return box[2] - box[0] > SMALLEST_BOX and box[3] - box[1] > SMALLEST_BOX
+
+
+def _moved_outline(annotations: Annotations, index: int, jitter: Jitter) -> list[np.ndarray]:
+    """The polygons of an annotation in a view, x, y, x, y ... each; beyond the view too."""
+    first, last = annotations.polygon_offsets[index : index + 2]
+    if first == last:
+        known = annotations.annotation_ids[index]
+        raise UserError(f"annotation {known} is no polygon, and data.mask_targets=polygon needs them; take bitmask")
+    bounds = annotations.point_offsets[first : last + 1].tolist()
+    return [jitter.points(annotations.coordinates[a:b]) for a, b in pairwise(bounds)]
+
+
+def _rasterised(annotations: Annotations, index: int, jitter: Jitter) -> Instance | None:
     label = int(annotations.annotation_categories[index])
     first, last = annotations.polygon_offsets[index : index + 2]
     if first == last:

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,18 +13,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from harness.config import ScheduleConfig
+from harness.config import MaskTargets, ScheduleConfig
 from harness.data.augment import Jitter, draw_jitter
 from harness.data.dataset import Dataset
 from harness.data.images import TrainingImages
-from harness.data.paste.area_statistics import area_statistics
+from harness.data.paste.area_statistics import area_statistics, statistics_file
 from harness.data.paste.paster import Paster
 from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, View
-from harness.data.sample_order import SampleOrder, batch_positions, repeat_factors
+from harness.data.sample_order import SampleOrder, batch_positions, grouped_positions, repeat_factors
 from harness.data.seeding import generator
-from harness.data.targets import Instance, to_targets, visible_instances
+from harness.data.targets import Instance, outlined_targets, to_targets, visible_instances
 from harness.data.transport import PackedBatch, pack, unpack
+from harness.data.workers import held_back, start_worker
 from harness.errors import UserError
 from methods.contract import Draw, ImageFacts, Method
 
@@ -47,16 +47,18 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
         self.pool = pool
         self.order = SampleOrder(repeat_factors(self.facts, data.repeat_threshold), seed)
         self.images = TrainingImages(self.annotations, dataset.image_root)
-        statistics = Path(data.area_statistics).expanduser() if data.area_statistics else None
-        self.paster = Paster(pool, self.images, area_statistics(self.annotations, statistics), data)
+        statistics = area_statistics(self.annotations, statistics_file(data.area_statistics))
+        self.paster = Paster(pool, self.images, statistics, data)
 
     def __getitem__(self, position: int) -> Sample:
         index = self.order.image_at(position)
         rng = generator(self.seed, "augment", position)
         jitter = self._jitter(index, rng)
         image = np.ascontiguousarray(jitter.image(self.images.read(index)))
+        if self.data.mask_targets is MaskTargets.polygon:  # no method that pastes is combined with it
+            return Sample(position, index, View(_planes(image), outlined_targets(self.annotations, index, jitter)))
         instances = visible_instances(self.annotations, index, jitter)
-        draw = self._draw(index, position)
+        draw = self._draw(index, position, instances)
         augmented: View | None = None
         skipped: Mapping[str, int] = {}
         if len(draw.rows):
@@ -69,7 +71,7 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
             index,
             _view(image, instances),
             augmented,
-            self._reference(draw, position),
+            self._references(draw, position),
             torch.from_numpy(draw.rows),
             dict(skipped),
         )
@@ -83,20 +85,24 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
         scale = self.data.scale_min, self.data.scale_max
         return draw_jitter(source, (self.data.size, self.data.size), scale, self.data.flip, rng)
 
-    def _draw(self, index: int, position: int) -> Draw:
+    def _draw(self, index: int, position: int, instances: list[Instance]) -> Draw:
         height, width = int(self.annotations.heights[index]), int(self.annotations.widths[index])
         image = ImageFacts(index, width, height, self.facts.categories_of(index))
         draw = self.method.draw(image, self.pool, generator(self.seed, "draw", position))
         rows = np.array(draw.rows, np.int64)
-        return replace(draw, rows=rows, categories=self.pool.categories[rows], image=image)
+        visible = np.unique(np.array([instance.label for instance in instances], np.int64))
+        return replace(draw, rows=rows, categories=self.pool.categories[rows], image=image, visible_categories=visible)
 
-    def _reference(self, draw: Draw, position: int) -> View | None:
+    def _references(self, draw: Draw, position: int) -> tuple[View | None, ...]:
         if not self._uses_reference:
-            return None
+            return ()
         rng = generator(self.seed, "reference", position)
-        index = self.method.reference(draw, self.facts, rng)
-        if index is None:
-            return None
+        asked = self.method.reference(draw, self.facts, rng)
+        if asked is None:
+            return ()
+        return tuple(self._reference(index, rng) for index in np.atleast_1d(asked).tolist())
+
+    def _reference(self, index: int, rng: np.random.Generator) -> View | None:
         jitter = self._jitter(index, rng)
         instances = visible_instances(self.annotations, index, jitter)
         if not instances and not self.method.keeps_emptied_references():
@@ -111,13 +117,18 @@ def training_loader(
 
     Raises UserError, while iterating, for a training image that is missing or damaged.
     """
-    positions = batch_positions(start_iteration, schedule.iterations, schedule.batch_per_rank, rank, world)
+    batch, stop = schedule.batch_per_rank, schedule.iterations
+    if data.data.aspect_grouping:
+        wide = data.annotations.widths > data.annotations.heights
+        positions = grouped_positions(data.order, wide, start_iteration, stop, batch, rank, world)
+    else:
+        positions = batch_positions(start_iteration, stop, batch, rank, world)
     loader: DataLoader[Any] = DataLoader(
         _Guarded(data),
         batch_sampler=positions,
         num_workers=data.data.workers,
         collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     return _unpacked(loader)
 
@@ -141,16 +152,18 @@ def _collate(samples: list[Sample | UserError]) -> PackedBatch | UserError:
 
 
 def _unpacked(loader: Iterable[PackedBatch | UserError]) -> Iterator[Batch]:
-    for packed in loader:
+    with held_back():
+        batches = iter(loader)
+    for packed in batches:
         if isinstance(packed, UserError):
             raise packed
         yield unpack(packed)
 
 
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-
-
 def _view(image: np.ndarray, instances: list[Instance]) -> View:
-    planes = np.stack(cv2.split(image))
-    return View(torch.from_numpy(planes), to_targets(instances, (image.shape[0], image.shape[1])))
+    return View(_planes(image), to_targets(instances, (image.shape[0], image.shape[1])))
+
+
+def _planes(image: np.ndarray) -> torch.Tensor:
+    """(3, H, W) of (H, W, 3)."""
+    return torch.from_numpy(np.stack(cv2.split(image)))

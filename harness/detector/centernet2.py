@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import batched_nms
 
+from backbones import PIXEL_MEAN, PIXEL_STD
 from harness.config import DetectorConfig
 from harness.data.sample import Targets
 from harness.detector import boxes as box
@@ -28,8 +29,6 @@ from harness.detector.sampling import (
 )
 from methods.contract import Loss, LossTable, Proposals
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
-PIXEL_STD = (58.395, 57.12, 57.375)
 SIZE_MULTIPLE = 32
 FIRST_CANDIDATES = 6000  # torchvision suppresses so many class by class, without its inexact shift of coordinates
 

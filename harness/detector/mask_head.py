@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from harness.config import DetectorConfig
-from harness.data.sample import Masks
+from harness.data.sample import Masks, Outlines, rasterised
 from harness.detector.boxes import full_precision
 from harness.detector.cascade import Matches, Rois
 from harness.detector.ground_truth import Truth
-from harness.detector.roi_align import pool
+from harness.detector.roi_align import align, pool
 from methods.contract import Loss, LossKind
+
+SMALLEST_SIDE = 0.1  # pixels of a box that polygons are scaled to
 
 
 class MaskHead(nn.Sequential):
@@ -50,7 +52,7 @@ class MaskHead(nn.Sequential):
         return full_precision(self(pooled))[:, 0]
 
     def losses(
-        self, features: Sequence[Tensor], rois: Rois, matches: Matches, truth: Truth, masks: Sequence[Masks]
+        self, features: Sequence[Tensor], rois: Rois, matches: Matches, truth: Truth, masks: Sequence[Masks | Outlines]
     ) -> dict[str, Loss]:
         """Binary cross-entropy over the pixels of the foreground regions."""
         # The one wait for the device in a forward pass: the convolutions are worth more than it costs.
@@ -71,16 +73,17 @@ class MaskHead(nn.Sequential):
         }
 
     @torch.no_grad()
-    def targets(self, rois: Rois, matches: Matches, masks: Sequence[Masks]) -> Tensor:
+    def targets(self, rois: Rois, matches: Matches, masks: Sequence[Masks | Outlines]) -> Tensor:
         """(R, 2s, 2s) bool, each foreground region's part of the mask that it was matched to."""
         boxes = torch.where(matches.foreground[:, None], rois.boxes, 0.0)
         resolution = 2 * self.config.mask_resolution
-        parts = [
-            crop_and_resize(mask, instance, box, resolution)
-            for mask, instance, box in zip(
-                masks, matches.instance.split(rois.lengths), boxes.split(rois.lengths), strict=True
-            )
-        ]
+        parts = []
+        instances = matches.instance.split(rois.lengths)
+        for mask, instance, box in zip(masks, instances, boxes.split(rois.lengths), strict=True):
+            if isinstance(mask, Outlines):
+                parts.append(drawn_in(mask, instance, box, resolution))
+            else:
+                parts.append(crop_and_resize(mask, instance, box, resolution))
         return torch.cat(parts)
 
 
@@ -95,7 +98,24 @@ def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: i
     windows, corner = _windows(masks)
     shifted = boxes.float() - corner.repeat(1, 2)[instance]
     rois = torch.cat([instance[:, None].float(), shifted], 1)
-    return roi_align(windows[:, None], rois, resolution, 1.0, 0, aligned=True)[:, 0] >= 0.5
+    return align(windows[:, None], rois, resolution, 1.0)[:, 0] >= 0.5
+
+
+def drawn_in(outlines: Outlines, instance: Tensor, boxes: Tensor, resolution: int) -> Tensor:
+    """(R, resolution, resolution) bool: the polygons of these instances (R,), scaled to their boxes (R, 4) and drawn
+    there as COCO does it. Empty boxes cost nothing. Source: detectron2's targets from polygons.
+    """
+    drawn = torch.zeros(len(boxes), resolution, resolution, dtype=torch.bool)
+    for region, (x0, y0, x1, y1) in enumerate(boxes.double().tolist()):
+        if x1 <= x0 or y1 <= y0:
+            continue
+        scale = np.array([resolution / max(x1 - x0, SMALLEST_SIDE), resolution / max(y1 - y0, SMALLEST_SIDE)])
+        moved = [
+            ((polygon.reshape(-1, 2) - (x0, y0)) * scale).reshape(-1)
+            for polygon in outlines.polygons_of(int(instance[region]))
+        ]
+        drawn[region] = torch.from_numpy(rasterised(moved, resolution, resolution)).bool()
+    return drawn.to(boxes.device)
 
 
 def _windows(masks: Masks) -> tuple[Tensor, Tensor]:

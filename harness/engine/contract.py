@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -18,14 +19,19 @@ from methods.contract import LossTable, Need, Proposals, Scope
 class Prediction:
     """Detections of one image, best first.
 
-    boxes (k, 4) float32 xyxy in pixels of the image as it lies on disk; scores (k,) float32; labels (k,) int64
-    0-based; rles: COCO's compressed run-length encodings over the whole image, one a detection.
+    On the CPU: boxes (k, 4) float32 xyxy in pixels of the image as it lies on disk; scores (k,) float32; labels (k,)
+    int64 0-based. encode makes `rles`; it needs no device, so that another thread may do it meanwhile.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    rles: list[dict[str, object]]
+    encode: Callable[[], list[dict[str, object]]]
+
+    @cached_property
+    def rles(self) -> list[dict[str, object]]:
+        """COCO's compressed run-length encodings over the whole image, one a detection."""
+        return self.encode()
 
 
 class Engine(Protocol):
@@ -62,8 +68,11 @@ class Engine(Protocol):
     def parameters(self, scope: Scope) -> list[nn.Parameter]:
         """The trained parameters of a scope, always in the same order."""
 
-    def load(self, weights: Path) -> str:
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
         """Loads a checkpoint by name without executing code; returns what matched, was missing and was left over.
+
+        Of a file with both, `averaged` takes the moving average, which is evaluated, and else the raw weights, which
+        are trained on.
 
         Raises UserError when a required part is missing.
         """

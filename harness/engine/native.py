@@ -18,7 +18,7 @@ from harness.detector import boxes as box
 from harness.detector.centernet2 import CenterNet2, Detections
 from harness.detector.mask_encoding import encode_masks
 from harness.engine.contract import Prediction
-from harness.engine.precision import autocast
+from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError
 from harness.weights.loading import load_backbone, load_published
 from methods.contract import LossTable, Need, Proposals, Scope
@@ -69,9 +69,7 @@ class NativeEngine:
         self.module.train()
         if backbone_in_eval:
             self.module.backbone.eval()
-        # Stochastic depth draws from the process's generator, which has to follow the pass's own.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng):
             features = self._features([view.image for view in views], mixed=True)
         with autocast(self.device, self.precision, self.module.config.autocast_heads):
             table = self.module.losses(
@@ -104,8 +102,8 @@ class NativeEngine:
         }
         return [p for part in parts[scope] for p in part.parameters() if p.requires_grad]
 
-    def load(self, weights: Path) -> str:
-        return str(load_published(self.module, weights, new_classes=self.train))
+    def load(self, weights: Path, *, averaged: bool = True) -> str:
+        return str(load_published(self.module, weights, new_classes=self.train, averaged=averaged))
 
     def _features(self, images: Sequence[Tensor], mixed: bool) -> list[Tensor]:
         batch = self.module.batch(images)
@@ -124,10 +122,10 @@ def _prediction(found: Detections, input_size: tuple[int, int], size: tuple[int,
     scale = found.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
     boxes = box.clip(found.boxes * scale, found.boxes.new_tensor([height, width]))
     keep = box.nonempty(boxes)
-    boxes = boxes[keep]
+    boxes, masks = boxes[keep].cpu(), found.masks[keep].cpu()
     return Prediction(
         boxes=boxes.float(),
-        scores=found.scores[keep].float(),
-        labels=found.labels[keep],
-        rles=encode_masks(found.masks[keep], boxes, height, width),
+        scores=found.scores[keep].float().cpu(),
+        labels=found.labels[keep].cpu(),
+        encode=lambda: encode_masks(masks, boxes, height, width),
     )

@@ -22,6 +22,7 @@ _COLOURS = {
     State.interrupted: "yellow",
     State.failed: "bold red",
     State.cancelled: "magenta",
+    State.unknown: "bold yellow",
     State.missing: "dim",
 }
 

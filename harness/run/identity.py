@@ -16,12 +16,14 @@ from harness.compose import plain
 from harness.config import RunConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
+from harness.data.paste.area_statistics import statistics_file
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
 
-# Fields of ScheduleConfig and DataConfig that change cost or bookkeeping, not results.
+# Fields of ScheduleConfig, EvaluationConfig and DataConfig that change cost or bookkeeping, not results.
 _SCHEDULE_BOOKKEEPING = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "log_every", "tensorboard"}
+_EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 
 
@@ -42,7 +44,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
         "pool": dataset.pool_file if config.method.pastes else None,
-        "area_statistics": Path(config.data.area_statistics) if config.data.area_statistics else None,
+        "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
@@ -58,10 +60,17 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 
 def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
     differing = _difference(plain(config), plain(_defaults(config)))
-    places = {"schedule": _SCHEDULE_BOOKKEEPING, "data": _DATA_PLACES, "backbone": {"weights"}}
+    places = {
+        "schedule": _SCHEDULE_BOOKKEEPING,
+        "evaluation": _EVALUATION_BOOKKEEPING,
+        "data": _DATA_PLACES,
+        "backbone": {"weights"},
+    }
     for group, ignored in places.items():
         for name in ignored:
             differing.get(group, {}).pop(name, None)
+    if not differing.get("evaluation", True):  # others stay when emptied, so that old names hold
+        del differing["evaluation"]
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
     if own_file(config.engine.config):
@@ -70,8 +79,9 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         differing.get("engine", {})["overrides"] = [_without_paths(text) for text in config.engine.overrides]
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
-    if config.launcher.gpus > 0:
-        differing.pop("threads", None)  # sums on a GPU do not depend on the CPU's threads
+    # Sums on a GPU do not depend on the CPU's threads, nor those on the CPU on what only a GPU has.
+    for name in ["threads"] if config.launcher.gpus > 0 else ["determinism"]:
+        differing.pop(name, None)
     return {**differing, "method_name": method, "backbone_name": backbone, "contents": fingerprints(config)}
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run in training: every rank's part in one folder that appears complete or not at all.
 
 checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
-                     rank0.pt    the method's state and the decisions so far, one file a rank
+                     rank0.pt    the method's state and how many decisions there were, one file a rank
 checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
 """
 
@@ -51,13 +51,18 @@ def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[
             state = (_read(candidate / "shared.pt", device), _read(candidate / f"rank{ranks.rank}.pt", device))
         except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
             log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, first_line(error))
-        if not ranks.any(state is None, device):
+        if not ranks.any(state is None):
             return state
     return None
 
 
 def save_final(folder: Path, content: dict[str, Any]) -> None:
     _write(folder / "final.pt", content)
+
+
+def has_final(folder: Path) -> bool:
+    """Whether training has ended."""
+    return (folder / "final.pt").is_file()
 
 
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:

@@ -19,9 +19,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from harness.config import Precision, RunConfig, ScheduleConfig
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
+from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
-from harness.training.distributed import Ranks
+from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
@@ -30,7 +31,8 @@ from methods.contract import Method, Scope, Selection
 
 log = logging.getLogger(__name__)
 
-Decision = dict[str, Any]
+
+RECENT_ITERATIONS = 200  # that the acceptance rate in the metrics is taken from
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,7 +55,6 @@ class Trainer:
     stop_asked: Callable[[], bool] = lambda: False
     before_write: Callable[[], None] = lambda: None
     iteration: int = 0
-    decisions: list[Decision] = field(default_factory=list)
     train_seconds: float = 0.0
     skips: SkipMonitor = field(default_factory=SkipMonitor)
 
@@ -64,6 +65,8 @@ class Trainer:
         self.device = parameters[0].device
         self.flat = FlatGradient(parameters)
         self.flat.attach()
+        self.decisions = DecisionLog(self.folder, self.ranks.rank)
+        self.agreement = Agreement(self.ranks)
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
@@ -84,7 +87,7 @@ class Trainer:
             now = time.monotonic()
             self.train_seconds += now - started
             started = now
-            due = self._is_due(now - last_saved)
+            due, stop = self._due_and_stop(now - last_saved)
             if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
                 self._write_metrics(self._mean(losses) | logged, progress)
             if self.iteration == self.schedule.iterations:
@@ -92,16 +95,16 @@ class Trainer:
             if due:
                 self.save()
                 last_saved = time.monotonic()
-                if self.ranks.any(self.stop_asked(), self.device):
-                    return False
-        return True
+                if stop:
+                    break
+        self.agreement.finish()
+        return self.iteration == self.schedule.iterations
 
-    def _is_due(self, seconds: float) -> bool:
-        """Whether to save now; agreed among ranks, since their clocks and signals differ."""
-        if self.iteration % self.schedule.checkpoint_every == 0:
-            return True
-        own = self.stop_asked() or (self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes)
-        return self.ranks.any(own, self.device)
+    def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
+        """Whether to save now, and to end after it; agreed among ranks, since their clocks and signals differ."""
+        late = self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes
+        late, stop = self.agreement.exchange(late, self.stop_asked())
+        return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One update. Returns this rank's losses, and what its method logged."""
@@ -110,14 +113,22 @@ class Trainer:
         scale = self.scaler.scale if self.scaler.is_enabled() else None
         step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
         selection = self.method.select(step)
-        losses = step.batch_losses(step.trained_table(selection))
+        trained = step.trained_table(selection)
+        if self.method.decides():
+            # Here, where the host waits for the decision anyway: later it would wait for the whole step.
+            self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
+        losses = step.batch_losses(trained)
         step.share_statistics()
         self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
-        self.decisions += _decisions(self.iteration, self.ranks.rank, batch, selection)
         return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
     def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
-        if selection.gradient is not None and self.ranks.world == 1:
+        known = selection.gradient is not None
+        if self.ranks.world > 1:
+            # The normalisers that ranks share hold for all of them or for none.
+            known = self.method.decides() and not self.ranks.any(not known)
+        if known:
+            assert selection.gradient is not None
             torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
@@ -147,14 +158,12 @@ class Trainer:
             raise TrainingDiverged(f"the loss is {values['loss']} at iteration {self.iteration}; lower schedule.lr")
         if not self.ranks.is_main:
             return
-        recent = [d for d in self.decisions[-2000:] if d["decided"] and d["iteration"] >= self.iteration - 200]
-        acceptance = sum(d["accepted"] for d in recent) / len(recent) if recent else None
         line = {
             "iteration": self.iteration,
             "total": self.schedule.iterations,
             **values,
             "lr": learning_rate(self.schedule, self.iteration - 1),
-            "acceptance": acceptance,
+            "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
             "time": time.time(),
         }
@@ -178,7 +187,7 @@ class Trainer:
         }
         own = {
             "method": self.method.state_dict(),
-            "decisions": json.dumps(self.decisions),
+            "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
         }
         path = self.folder / "checkpoint"
@@ -188,6 +197,7 @@ class Trainer:
         """Restores the newest checkpoint; False without one."""
         state = checkpoint.load_newest(self.folder / "checkpoint", self.ranks, self.device)
         if state is None:
+            self.decisions.restore(None)
             _keep_metrics_before(self.folder / "metrics.jsonl", 0, self.ranks)
             return False
         shared, own = state
@@ -198,7 +208,7 @@ class Trainer:
         self.scaler.load_state_dict(shared["scaler"])
         self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
         self.method.load_state_dict(own["method"])
-        self.decisions = json.loads(own["decisions"])
+        self.decisions.restore(own["decisions"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
@@ -214,7 +224,7 @@ class Trainer:
 Progress = Callable[[dict[str, Any]], None]
 
 
-def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Decision]:
+def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:
     """One row an image into which something was pasted."""
     pasted = batch.has_pasted.tolist()
     if not any(pasted):

@@ -122,8 +122,10 @@ class TrainingStep:
         key = (view, proposals, backbone_in_eval, len(views))
         if key in self._tables:
             return self._tables[key]
+        # A pass that is not trained on draws for itself, as published.
+        apart = "/apart" if backbone_in_eval and view is not ViewKind.REFERENCE else ""
         with torch.set_grad_enabled(grad):
-            table = self._pass(view, views, proposals, backbone_in_eval)
+            table = self._pass(view, views, proposals, backbone_in_eval, apart)
         if grad:
             self._tables[key] = table
         return table
@@ -134,9 +136,12 @@ class TrainingStep:
             raise ValueError("the step has no reference image; ask `num_references` first")
         return views
 
-    def _pass(self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool) -> LossTable:
+    def _pass(
+        self, view: ViewKind, views: list[View], proposals: Proposals, backbone_in_eval: bool, draws: str = ""
+    ) -> LossTable:
+        """`draws` keys the proposals and federated classes that are drawn, beside view, rank and iteration."""
         rng = torch.Generator(self.device)
-        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}/rank{self.ranks.rank}", self.iteration))
+        rng.manual_seed(derived_seed(self.seed, f"detector/{view.value}{draws}/rank{self.ranks.rank}", self.iteration))
         before = [b.clone() for b in self._statistics]
         table = self.engine.losses(views, proposals, rng, backbone_in_eval=backbone_in_eval)
         if not backbone_in_eval:
@@ -169,6 +174,7 @@ class TrainingStep:
         *,
         loss: Tensor | None = None,
         images: int | None = None,
+        draws: int = 0,
     ) -> LossTable:
         parameters = self.engine.parameters(Scope.all)
         gradient = self.gradient(self.losses(view).total() if loss is None else loss)
@@ -179,7 +185,8 @@ class TrainingStep:
         try:
             views = self._views(ViewKind.REFERENCE)[:images]
             with torch.no_grad():
-                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True)
+                key = f"/{draws}" if draws else ""
+                return self._pass(ViewKind.REFERENCE, views, reference_proposals, backbone_in_eval=True, draws=key)
         finally:
             _overwrite(parameters, held)
 

@@ -21,8 +21,9 @@ from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.weights.runner_logs import readable_logs
 
-# Where a checkpoint keeps its model, the better one first.
-MODEL_KEYS = ("model_ema", "model", "state_dict")
+# Where a checkpoint keeps its model: the moving average, and the raw weights.
+AVERAGED, RAW = "model_ema", ("model", "state_dict")
+MODEL_KEYS = (AVERAGED, *RAW)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Weights:
         return f"{self.path.name}{f' ({self.part})' if self.part else ''}"
 
 
-def read_weights(path: Path) -> Weights:
-    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of EMA and raw weights the EMA.
+def read_weights(path: Path, *, averaged: bool = True) -> Weights:
+    """Reads a PyTorch checkpoint, a detectron2 pickle or safetensors, of both the EMA where `averaged`, else the raw.
 
     Nothing in the file is executed: a pickle that asks for more than arrays is refused. Raises UserError.
     """
@@ -54,11 +55,12 @@ def read_weights(path: Path) -> Weights:
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
         raise UserError(f"{path} is damaged or no file of weights: {first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
-    found = content[parts[0]] if parts else content
+    chosen = next((key for key in parts if averaged or key != AVERAGED), parts[0] if parts else "")
+    found = content[chosen] if chosen else content
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
     if not tensors:
         raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
-    return Weights(path, tensors, parts[0] if parts else "", parts)
+    return Weights(path, tensors, chosen, parts)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -66,13 +66,13 @@ def refusal(path: Path, layout: Layout, engine: str) -> UserError:
     )
 
 
-def load_published(module: nn.Module, path: Path, *, new_classes: bool = False) -> LoadReport:
-    """Loads a detector's weights, published ones or ours, EMA preferred.
+def load_published(module: nn.Module, path: Path, *, new_classes: bool = False, averaged: bool = True) -> LoadReport:
+    """Loads a detector's weights, published ones or ours, of both the EMA where `averaged`.
 
     With `new_classes`, the detector may have more classes than the file: these keep their initialisation.
     Raises UserError when the file lacks a part of the detector or has one of another shape.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, averaged=averaged)
     layout = layout_of(weights.tensors)
     if layout not in (Layout.NATIVE, Layout.DETECTRON2):
         raise refusal(path, layout, "native")

@@ -180,10 +180,11 @@ def check_reference(method: Method) -> None:
             chosen = method.reference(draw, dataset, rng_at(image))
             if chosen is None:
                 continue
-            require(
-                isinstance(chosen, int) and 0 <= chosen < dataset.num_images,
-                f"`reference` gave {chosen!r}, not the index (int) of a training image",
-            )
+            for index in chosen if isinstance(chosen, tuple) else (chosen,):
+                require(
+                    isinstance(index, int) and 0 <= index < dataset.num_images,
+                    f"`reference` gave {chosen!r}, not the index (int) of a training image, or a tuple of such",
+                )
             require(
                 chosen == fresh(method).reference(draw, dataset, rng_at(image)),
                 "`reference` depends on more than the draw and its `rng`",

@@ -48,7 +48,10 @@ def drawn(method: Method, image: int, pool: Any, dataset: TinyDataset) -> Draw:
 
 def as_drawn(draw: Draw, image: int, pool: Any, dataset: TinyDataset) -> Draw:
     """With what the harness fills in before `reference`."""
-    return dataclasses.replace(draw, categories=pool.categories[draw.rows], image=facts(image, dataset))
+    known = facts(image, dataset)
+    return dataclasses.replace(
+        draw, categories=pool.categories[draw.rows], image=known, visible_categories=known.categories
+    )
 
 
 def tiny_steps(
@@ -78,7 +81,7 @@ def tiny_batch(seed: int, pasted: tuple[int, ...] = (0, 2), references: int = IM
         rng = rng_at(seed + image)
         original = tiny_view(rng, instances=3)
         augmented = tiny_view(rng, instances=5, of_which_pasted=2) if image in pasted else None
-        reference = tiny_view(rng, instances=3) if image < references else None
+        reference = (tiny_view(rng, instances=3),) if image < references else ()
         samples.append(Sample(seed + image, image, original, augmented, reference))
     return Batch(samples)
 

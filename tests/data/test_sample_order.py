@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.data.sample_order import SampleOrder, batch_positions, repeat_factors
+from harness.data.sample_order import SampleOrder, batch_positions, grouped_positions, repeat_factors
 from harness.errors import UserError
 
 
@@ -58,3 +58,47 @@ def test_ranks_share_the_order_of_one_process() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(UserError, match="no instance"):
         SampleOrder(np.zeros(4), seed=0)
+
+
+def groups_one_by_one(order: SampleOrder, wide: np.ndarray, size: int, number: int) -> list[list[int]]:
+    """Two buckets that are emptied when they are full."""
+    buckets: dict[bool, list[int]] = {False: [], True: []}
+    full, position = [], 0
+    while len(full) < number:
+        bucket = buckets[bool(wide[order.image_at(position)])]
+        bucket.append(position)
+        if len(bucket) == size:
+            full.append(bucket.copy())
+            bucket.clear()
+        position += 1
+    return full
+
+
+def test_batches_of_one_shape_are_a_function_of_the_order() -> None:
+    """Over several epochs, for any rank and start, as buckets filled one by one."""
+    factors = np.random.default_rng(0).uniform(1, 3, 23)
+    wide = np.arange(23) % 3 > 0
+    expected = groups_one_by_one(SampleOrder(factors, 4), wide, 4, 60)
+    taken = [position for group in expected for position in group]
+    assert len(set(taken)) == len(taken)
+    for world in (1, 3):
+        stop = 60 // world
+        for start in (0, 7):
+            ranks = [
+                list(grouped_positions(SampleOrder(factors, 4), wide, start, stop, 4, rank, world))
+                for rank in range(world)
+            ]
+            dealt = [group for step in zip(*ranks, strict=True) for group in step]
+            assert dealt == expected[start * world :]
+
+
+def test_an_epoch_of_lvis_is_grouped_in_a_moment() -> None:
+    import time
+
+    factors = np.ones(100_000)
+    wide = np.random.default_rng(0).random(100_000) < 0.7
+    order = SampleOrder(factors, 0)
+    begun = time.process_time()
+    batches = list(grouped_positions(order, wide, 99_000, 100_000, 4, 0, 1))  # in the fourth epoch
+    assert len(batches) == 1000
+    assert time.process_time() - begun < 5

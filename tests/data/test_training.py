@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.commands.data_show import show_method
-from harness.config import RunConfig
+from harness.config import MaskTargets, RunConfig
 from harness.data.dataset import Dataset
 from harness.data.facts import TrainingFacts
 from harness.data.pool.pool import InstancePool
-from harness.data.sample import Batch, Sample, Targets, View
+from harness.data.sample import Batch, Outlines, Sample, Targets, View
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.data.transport import pack, unpack
@@ -128,6 +128,29 @@ def test_ranks_make_the_batch_of_one_process(small) -> None:
         assert equal(batch, Batch(ranks[0][step].samples + ranks[1][step].samples))
 
 
+def test_batches_of_one_shape(small) -> None:
+    known = small.annotations
+    config = small.config(Pasting(), aspect_grouping=True, iterations=8)
+    alone = batches(small, Pasting(), config)
+    for batch in alone:
+        shapes = {bool(known.widths[s.image_index] > known.heights[s.image_index]) for s in batch.samples}
+        assert len(shapes) == 1
+    workers = batches(small, Pasting(), small.config(Pasting(), aspect_grouping=True, iterations=8, workers=2))
+    assert all(equal(a, b) for a, b in zip(alone, workers, strict=True))
+    assert equal(batches(small, Pasting(), config, start_iteration=5)[0], alone[5])
+
+
+def test_views_with_polygons_travel_and_train(small) -> None:
+    config = small.config(Plain(), mask_targets=MaskTargets.polygon, workers=1)
+    (first, *_) = batches(small, Plain(), config)
+    usual = batches(small, Plain(), small.config(Plain()))[0]
+    for sample, other in zip(first.samples, usual.samples, strict=True):
+        outlines = sample.original.targets.masks
+        assert isinstance(outlines, Outlines)
+        assert torch.equal(sample.original.image, other.original.image)
+        assert outlines.full().sum() == other.original.targets.masks.full().sum()
+
+
 def test_pasting_never_changes_the_original_view(small) -> None:
     plain = batches(small, Plain(), small.config(Plain()))
     pasting = batches(small, Pasting(), small.config(Pasting()))
@@ -167,12 +190,13 @@ def test_what_a_sample_promises(small, method: Method) -> None:
 def test_reference_images_hold_what_was_asked_for(small) -> None:
     data = data_of(small, Pasting())
     samples = [data[position] for position in range(30)]
-    assert sum(sample.reference is not None for sample in samples) > 20
+    assert sum(len(sample.references) for sample in samples) > 20
     for sample in samples:
-        if sample.reference is not None:
-            assert len(sample.reference.targets)
-            assert not sample.reference.targets.pasted.any()
-    assert all(data_of(small, Plain())[p].reference is None for p in range(5))
+        for view in sample.references:
+            assert view is not None
+            assert len(view.targets)
+            assert not view.targets.pasted.any()
+    assert all(data_of(small, Plain())[p].references == () for p in range(5))
 
 
 @dataclass
@@ -186,7 +210,7 @@ class KeepsEmptied(Pasting):
 def test_emptied_reference_images_stay_for_a_method_that_keeps_them(small) -> None:
     near = {"scale_min": 5.0, "scale_max": 6.0}  # crops that miss instances
     usual, keeping = data_of(small, Pasting(), **near), data_of(small, KeepsEmptied(), **near)
-    pairs = [(usual[position].reference, keeping[position].reference) for position in range(100)]
+    pairs = [(usual[position].references[0], keeping[position].references[0]) for position in range(100)]
     emptied = [kept for left_out, kept in pairs if left_out is None]
     assert emptied
     assert all(kept is not None and len(kept.targets) == 0 for kept in emptied)

@@ -60,7 +60,7 @@ def view(seed: int, count: int, pasted: int = 0) -> View:
 
 def sample(seed: int) -> Sample:
     return Sample(
-        seed, seed, original=view(seed + 1, 3), augmented=view(seed, 6, pasted=3), reference=view(seed + 5, 4)
+        seed, seed, original=view(seed + 1, 3), augmented=view(seed, 6, pasted=3), references=(view(seed + 5, 4),)
     )
 
 

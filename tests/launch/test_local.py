@@ -91,7 +91,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
 
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     printed, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 1
+    assert sweep.returncode == 75
     assert "goes on from the checkpoints" in printed
     record = read_record(runs, second)
     assert record is not None
@@ -101,7 +101,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     again = _resumed(project, runs / second, times=1)
     again.terminate()  # as `kill` does, to the sweep's process alone
     printed, _ = again.communicate(timeout=60)
-    assert again.returncode == 1
+    assert again.returncode == 75
     assert "goes on from the checkpoints" in printed
     assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
 

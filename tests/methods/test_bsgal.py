@@ -224,7 +224,8 @@ def test_the_gradient_estimates_the_loss_difference() -> None:
 
 def drawn(categories: list[int], image: int = 3) -> Draw:
     facts = ImageFacts(image, 64, 64, DATASET.categories_of(image))
-    return Draw(rows=np.arange(len(categories)), categories=np.array(categories, np.int64), image=facts)
+    rows, labels = np.arange(len(categories)), np.array(categories, np.int64)
+    return Draw(rows=rows, categories=labels, image=facts, visible_categories=facts.categories[:1])
 
 
 def chosen(policy: ReferencePolicy, draw: Draw, number: int = 200) -> list[int]:
@@ -243,13 +244,32 @@ def test_reference_images_hold_a_drawn_class() -> None:
     assert 60 < sum(image == 0 for image in chosen(ReferencePolicy.drawn_class, drawn([0, 2, 2, 2, 2, 2]))) < 140
 
 
-def test_without_a_draw_one_of_the_image_s_own_classes_is_taken() -> None:
-    own = set(DATASET.categories_of(3))
-    assert all(own & set(DATASET.categories_of(image)) for image in chosen(ReferencePolicy.drawn_class, drawn([])))
+def test_without_a_draw_one_of_the_classes_that_the_view_shows_is_taken() -> None:
+    visible = int(DATASET.categories_of(3)[0])
+    assert all(visible in DATASET.categories_of(image) for image in chosen(ReferencePolicy.drawn_class, drawn([])))
 
 
-def test_a_class_without_training_images_falls_back_to_any_image() -> None:
-    assert len(set(chosen(ReferencePolicy.drawn_class, drawn([5])))) > 15
+def test_without_a_usable_class_one_of_all_classes_is_taken() -> None:
+    nothing = dataclasses.replace(drawn([]), visible_categories=np.zeros(0, np.int64))
+    for draw in (drawn([5]), nothing):  # no training image holds class 5
+        picks = chosen(ReferencePolicy.drawn_class, draw, 400)
+        assert 0.12 < np.mean([image == 0 for image in picks]) < 0.35  # image 0 alone holds class 0, one of five
+
+
+def test_above_four_a_second_image_of_any_class_follows_all_first_ones() -> None:
+    method = BSGAL(reference_images=8)
+    pairs = [method.reference(drawn([2]), DATASET, np.random.Generator(np.random.PCG64(s))) for s in range(400)]
+    assert [first for first, _ in pairs] == chosen(ReferencePolicy.drawn_class, drawn([2]), 400)
+    assert 0.12 < np.mean([second == 0 for _, second in pairs]) < 0.35
+    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET)
+    with pytest.raises(ValueError, match="3 images a rank bring 6"):
+        method.start(start)
+    method.start(dataclasses.replace(start, images_per_rank=4))
+    batch = tiny_batch(7)
+    for sample in batch.samples:
+        sample.references = (sample.original, sample.references[0])
+    assert batch.reference == [*batch.original, *(sample.references[1] for sample in batch.samples)]
+    assert TrainingStep(TinyEngine(), batch, StepPosition(0, 1, 10), Ranks()).num_references == 8
 
 
 def test_random_policies() -> None:
@@ -269,9 +289,9 @@ def test_the_number_of_reference_images_is_bounded() -> None:
 
 def with_emptied_reference(step: TrainingStep, image: int) -> TrainingStep:
     """The step with a reference image that lost all its instances, as training data hands it over."""
-    view = step.batch.samples[image].reference
+    (view,) = step.batch.samples[image].references
     assert view is not None
-    step.batch.samples[image].reference = dataclasses.replace(view, targets=view.targets[torch.zeros(0).long()])
+    step.batch.samples[image].references = (dataclasses.replace(view, targets=view.targets[torch.zeros(0).long()]),)
     return step
 
 

@@ -154,16 +154,24 @@ def test_inter_similarity_from_a_column_and_from_embeddings(tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------------------------------- copy_paste
 
 
-def test_copy_paste_takes_one_other_image_as_it_lies() -> None:
+def test_copy_paste_takes_one_uniform_image_as_it_lies() -> None:
+    """All instances of it, of which the harness takes a number that depends on what its view shows."""
     method = CopyPaste()
     pool = method.prepare(tiny_pool(), TinyDataset(), rng())
-    for seed in range(200):
+    of_image = pool.column("image")
+    seen = []
+    for seed in range(2000):
         draw = method.draw(facts(seed % 24), pool, rng(seed))
-        images = set(pool.column("image")[draw.rows])
-        assert len(images) == 1
-        assert seed % 24 not in images
+        (image,) = set(of_image[draw.rows])
+        assert draw.rows.tolist() == np.flatnonzero(of_image == image).tolist()
         assert draw.rule_of(0) is PasteRule.AS_IT_LIES
-        assert len(set(draw.rows.tolist())) == len(draw.rows)
+        assert draw.at_most == 99
+        seen.append(image)
+    shares = np.unique(seen, return_counts=True)[1] / len(seen)
+    assert len(shares) == len(np.unique(of_image))
+    assert np.abs(shares * len(shares) - 1).max() < 0.4
+    with pytest.raises(ValueError, match="max_real belongs to source=train or both"):
+        CopyPaste(source=Source.pool, max_real=3).validate()
 
 
 def test_both_sources_are_told_apart() -> None:
@@ -176,5 +184,6 @@ def test_both_sources_are_told_apart() -> None:
             real = pool.column("image")[row] >= 0
             assert draw.rule_of(place) is (PasteRule.AS_IT_LIES if real else PasteRule.AREA)
             generated += not real
+        assert draw.rule_of(len(draw.rows) - 1) is PasteRule.AS_IT_LIES  # on top
     assert generated > 500
     assert len(CopyPaste(source=Source.pool).prepare(tiny_pool(), TinyDataset(), rng())) == len(tiny_pool())

@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.record.record import Record, Status, read_record
 from harness.run.run import execute
 from harness.training import checkpoint
+from harness.weights.file import read_weights
 from tests.small_training import TINY
 
 CPU = torch.device("cpu")
@@ -84,6 +85,17 @@ def test_a_run_goes_on_from_the_raw_weights(runs: Path, trained: Record) -> None
     names = [name for name in weights if "running_" not in name and "num_batches" not in name]
     assert all(torch.equal(weights[name], parent["model"][name]) for name in names)
     assert any(not torch.equal(weights[name], parent["model_ema"][name]) for name in names)
+
+
+def test_training_from_a_file_starts_from_its_raw_weights(runs: Path, trained: Record, tmp_path: Path) -> None:
+    """As going on from a run does; evaluating the file takes the average."""
+    file = runs / trained.run_id / "checkpoint" / "final.pt"
+    child = _run(runs, f"weights={file}", "schedule.iterations=1", "schedule.lr=0", "schedule.ema=null")
+    parent, weights = _final(runs, trained), _final(runs, child)["model"]
+    names = [name for name in weights if "running_" not in name and "num_batches" not in name]
+    assert all(torch.equal(weights[name], parent["model"][name]) for name in names)
+    raw, averaged = read_weights(file, averaged=False), read_weights(file)
+    assert (raw.part, averaged.part) == ("model", "model_ema")
 
 
 def test_a_run_with_further_classes_goes_on_from_one_without(runs: Path, trained: Record) -> None:

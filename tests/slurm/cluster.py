@@ -43,7 +43,9 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
@@ -72,7 +74,8 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={database_port}
 AccountingStoragePass={folder}/munge.sock
-AccountingStorageTRES=gres/gpu"""
+AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations,limits"""
 DATABASE = """\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock

@@ -14,7 +14,7 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class AreaStatistics:
-    """Per category: mean and standard deviation (C,) float64 of the square root of relative area, NaN where unknown."""
+    """Per category: mean and standard deviation (C,) float64 of √(box area / image area), NaN where unknown."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -24,17 +24,28 @@ class AreaStatistics:
 
 
 def area_statistics(annotations: Annotations, path: Path | None = None) -> AreaStatistics:
-    """The statistics from a JSON file `{"<1-based id>": [mean, std], ...}`, or of the annotations without one.
+    """The statistics from a JSON file `{"<1-based id>": [mean, std], ...}`, or of the annotations' boxes without one.
+
+    `area_statistics_lvis_v1.json` holds those of LVIS v1 train that X-Paste and DiverGen publish
+    (datasets/metadata/area_mean_std2.json, equal in both).
 
     Raises UserError when the file is missing or holds something else.
     """
     return _measured(annotations) if path is None else _read(path)
 
 
+def statistics_file(named: str | None) -> Path | None:
+    """The file that `data.area_statistics` names: one that comes with the package, or a path."""
+    if named is None:
+        return None
+    shipped = Path(__file__).parent / f"area_statistics_{named}.json"
+    return shipped if shipped.is_file() else Path(named).expanduser()
+
+
 def _measured(annotations: Annotations) -> AreaStatistics:
     image = annotations.annotation_images
     pixels = annotations.heights[image].astype(np.float64) * annotations.widths[image]
-    root = np.sqrt(annotations.areas / pixels)
+    root = np.sqrt(annotations.boxes[:, 2] * annotations.boxes[:, 3] / pixels)
     category = annotations.annotation_categories
     count = np.bincount(category, minlength=len(annotations.category_ids)).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):

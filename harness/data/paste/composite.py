@@ -48,32 +48,34 @@ def lay(
 def hide(instances: Sequence[Instance], mask: np.ndarray, x: int, y: int) -> list[Instance]:
     """What `instances` show once `mask` (h, w) uint8 0/1 lies over them at x, y.
 
-    One stays when its box moved by at most 10 pixels on every side or more than 300 pixels of it remain, and always
-    needs a pixel. Source: X-Paste (2212.03863).
+    From now on each has its mask's box. One stays when its box moved by at most 10 pixels on every side or more than
+    300 pixels of it remain, and always needs a pixel; so one goes too whose annotation's box reached far beyond its
+    mask, though nothing covers it. Source: X-Paste (2212.03863).
     """
     shown = []
-    h, w = mask.shape
     for instance in instances:
-        left, top, right, bottom = instance.box
-        x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)
-        if x1 <= x0 or y1 <= y0:
-            shown.append(instance)
-            continue
-        over = mask[y0 - y : y1 - y, x0 - x : x1 - x]
-        window = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-        if not (instance.mask[window] & over).any():
-            shown.append(instance)
-            continue
-        rest = instance.mask.copy()
-        rest[window] &= 1 - over
-        remaining = tightened(replace(instance, mask=rest))
-        if remaining is not None and _stays(instance.box, remaining):
-            shown.append(remaining)
+        rest = _without(instance, mask, x, y)
+        if rest is instance or (rest is not None and _stays(instance, rest)):
+            shown.append(rest)
     return shown
 
 
-def _stays(before: tuple[int, int, int, int], remaining: Instance) -> bool:
-    moved = max(abs(a - b) for a, b in zip(before, remaining.box, strict=True))
+def _without(instance: Instance, mask: np.ndarray, x: int, y: int) -> Instance | None:
+    """What `mask` at x, y leaves of an instance, the same object where that is all; None where it is nothing."""
+    h, w = mask.shape
+    left, top, right, bottom = instance.extent
+    x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)
+    window = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    over = mask[y0 - y : y1 - y, x0 - x : x1 - x] if x1 > x0 and y1 > y0 else None
+    if over is None or not (instance.mask[window] & over).any():
+        return instance if instance.annotated is None else replace(instance, annotated=None)
+    rest = instance.mask.copy()
+    rest[window] &= 1 - over
+    return tightened(replace(instance, mask=rest, annotated=None))
+
+
+def _stays(before: Instance, remaining: Instance) -> bool:
+    moved = max(abs(a - b) for a, b in zip(before.box, remaining.box, strict=True))
     return moved <= BOX_TOLERANCE or cv2.countNonZero(remaining.mask) > MIN_VISIBLE
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import ceil
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from harness.data.paste.composite import hide, lay
 from harness.data.paste.cutout import MIN_AREA_SHARE, Cutout, FaultyInstance, annotated_cutout, isolate, read_rgba
 from harness.data.pool.pool import InstancePool
 from harness.data.pool.sources import AnnotationSource, FileSource
-from harness.data.targets import Instance, tightened
+from harness.data.targets import Instance, tightened, visible_instance
 from methods.contract import Draw, PasteRule
 
 MIN_SIDE = 10  # pixels: lower bound of the root of an instance's area, relative to the view's height
@@ -52,13 +54,18 @@ class Paster:
     ) -> tuple[np.ndarray, list[Instance], Counter[str]]:
         """A new (H, W, 3) uint8 RGB image and its instances, and how many pool files failed, by fault and file.
 
-        Nothing handed in is changed. When nothing shows, the image is handed back itself.
+        The new image is larger where training instances that lie as at home reach beyond. Nothing handed in is changed.
+        When nothing shows, the image is handed back itself.
         """
         canvas, shown, skipped = image, list(instances), Counter[str]()
-        home_jitters: dict[object, Jitter] = {}
-        for place, row in enumerate(draw.rows.tolist()):
+        for home, places in self._groups(draw):
+            if home is not None:
+                scene = self._scene(home, places, draw, rng)
+                if scene:
+                    canvas, shown = self._overlaid(canvas, shown, home, scene)
+                continue
             try:
-                placed = self._placed(row, draw.rule_of(place), image.shape[:2], home_jitters, rng)
+                placed = self._placed(places[0], draw, canvas.shape[:2], rng)
             except FaultyInstance as fault:
                 skipped[str(fault)] += 1
                 _report(fault)
@@ -73,31 +80,82 @@ class Paster:
                 continue
             mask, x, y = laid
             shown = hide(shown, mask, x, y)
-            pasted = tightened(Instance(mask, x, y, int(draw.categories[place]), row))
+            pasted = tightened(Instance(mask, x, y, int(draw.categories[places[0]]), int(draw.rows[places[0]])))
             if pasted is not None:
                 shown.append(pasted)
         changed = any(instance.pool_row >= 0 for instance in shown)
         return canvas if changed else image, shown, skipped
 
+    def _groups(self, draw: Draw) -> Iterator[tuple[int | None, list[int]]]:
+        """Places of the draw in pasting order, each by itself; but those that lie as in one training image together,
+        with that image's index."""
+
+        def home_of(place: int) -> int | None:
+            if draw.rule_of(place) is not PasteRule.AS_IT_LIES:
+                return None
+            source = self.pool.source(int(draw.rows[place]))
+            return source.image if isinstance(source, AnnotationSource) else None
+
+        for home, places in groupby(range(len(draw.rows)), home_of):
+            if home is None:
+                yield from ((None, [place]) for place in places)
+            else:
+                yield home, list(places)
+
+    # ------------------------------------------------------------------------------ training instances, as they lie
+
+    def _scene(
+        self, home: int, places: list[int], draw: Draw, rng: np.random.Generator
+    ) -> tuple[Jitter, list[Instance]] | None:
+        """A training image's view by itself, and the instances of it that are pasted; None when there is none."""
+        known, side = self.images.annotations, self.config.size
+        size = int(known.heights[home]), int(known.widths[home])
+        jitter = draw_jitter(size, (side, side), (self.config.scale_min, self.config.scale_max), self.config.flip, rng)
+        seen = []
+        for place in places:
+            row = int(draw.rows[place])
+            source = self.pool.source(row)
+            assert isinstance(source, AnnotationSource)
+            instance = visible_instance(known, source.annotation, jitter)
+            if instance is not None:
+                seen.append(replace(instance, label=int(draw.categories[place]), pool_row=row))
+        if draw.at_most is not None:
+            count = int(rng.integers(0, min(len(seen), draw.at_most) + 1))
+            seen = [seen[i] for i in rng.choice(len(seen), count, replace=False)] if count else []
+        return (jitter, seen) if seen else None
+
+    def _overlaid(
+        self, canvas: np.ndarray, shown: list[Instance], home: int, scene: tuple[Jitter, list[Instance]]
+    ) -> tuple[np.ndarray, list[Instance]]:
+        """Canvas and instances with a scene's instances over them, corner on corner.
+
+        They hide what lies below and not one another; the canvas grows, black, to hold their boxes. Source: X-Paste.
+        """
+        jitter, pasted = scene
+        height = max(canvas.shape[0], *(ceil(instance.box[3]) for instance in pasted))
+        width = max(canvas.shape[1], *(ceil(instance.box[2]) for instance in pasted))
+        grown = np.zeros((height, width, 3), np.uint8)
+        grown[: canvas.shape[0], : canvas.shape[1]] = canvas
+        mask, x, y = _union(pasted)
+        window = slice(y, y + mask.shape[0]), slice(x, x + mask.shape[1])
+        pixels = jitter.image(self.images.read(home))[window]
+        np.copyto(grown[window], pixels, where=mask.view(bool)[..., None])
+        return grown, [*hide(shown, mask, x, y), *pasted]
+
+    # --------------------------------------------------------------------------------------------- single instances
+
     def _placed(
-        self,
-        row: int,
-        rule: PasteRule,
-        view: tuple[int, int],
-        home_jitters: dict[object, Jitter],
-        rng: np.random.Generator,
+        self, place: int, draw: Draw, view: tuple[int, int], rng: np.random.Generator
     ) -> tuple[np.ndarray, tuple[int, int], int] | None:
         """The cut-out in its final size, its corner and the alpha above which it counts; None when it is rejected."""
+        row = int(draw.rows[place])
         source = self.pool.source(row)
-        if rule is PasteRule.AS_IT_LIES:
-            cutout = self._cutout(source)
-            home = source.image if isinstance(source, AnnotationSource) else source
+        if draw.rule_of(place) is PasteRule.AS_IT_LIES:
+            cutout, side = self._cutout(source), self.config.size
             if cutout is None:
                 return None
-            if home not in home_jitters:
-                scale = self.config.scale_min, self.config.scale_max
-                home_jitters[home] = draw_jitter(cutout.home, view, scale, self.config.flip, rng)
-            return _as_it_lies(cutout, home_jitters[home])
+            scale = self.config.scale_min, self.config.scale_max
+            return _as_it_lies(cutout, draw_jitter(cutout.home, (side, side), scale, self.config.flip, rng))
         category = int(self.pool.categories[row])
         known = self.areas.has(category)
         if known or isinstance(source, AnnotationSource):
@@ -134,8 +192,26 @@ class Paster:
             rgba = _rotated(rgba, rng.uniform(-self.config.paste.rotation, self.config.paste.rotation))
         if self.config.paste.jitter and rng.random() < JITTER_SHARE:
             rgba = _color_jittered(rgba, self.config.paste.jitter, rng)
-        centre_x, centre_y = int(rng.integers(0, view[1])), int(rng.integers(0, view[0]))
-        return rgba, (centre_x - rgba.shape[1] // 2, centre_y - rgba.shape[0] // 2), 0
+        return rgba, (_corner(rgba.shape[1], view[1], rng), _corner(rgba.shape[0], view[0], rng)), 0
+
+
+def _corner(side: int, view: int, rng: np.random.Generator) -> int:
+    """Where along one axis an instance of `side` pixels begins so that its centre is uniform over the view's pixels.
+
+    Both ends are cut towards zero, as published: an odd side has one place fewer.
+    """
+    return int(rng.integers(int(-side / 2), int(view - side / 2)))
+
+
+def _union(instances: Sequence[Instance]) -> tuple[np.ndarray, int, int]:
+    """(h, w) uint8 0/1, the instances' masks together, and its corner x, y."""
+    extents = np.array([instance.extent for instance in instances])
+    (x, y), (right, bottom) = extents[:, :2].min(0).tolist(), extents[:, 2:].max(0).tolist()
+    mask = np.zeros((bottom - y, right - x), np.uint8)
+    for instance in instances:
+        left, top, end, low = instance.extent
+        mask[top - y : low - y, left - x : end - x] |= instance.mask
+    return mask, x, y
 
 
 def area_size(

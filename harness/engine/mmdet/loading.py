@@ -10,12 +10,12 @@ from harness.weights.file import read_weights
 from harness.weights.loading import Layout, layout_of, load_by_name, refusal
 
 
-def load_weights(module: nn.Module, path: Path) -> str:
-    """Loads what has the module's names; returns what became of the file.
+def load_weights(module: nn.Module, path: Path, *, averaged: bool = True) -> str:
+    """Loads what has the module's names, of both the EMA where `averaged`; returns what became of the file.
 
     Buffers may be missing. Raises UserError when a parameter is missing or has another shape.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, averaged=averaged)
     layout, own = layout_of(weights.tensors), module.state_dict()
     if layout is not Layout.MMDET and not any(name in own for name in weights.tensors):
         raise refusal(path, layout, "mmdet")
