@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +105,11 @@ class ProposalNetwork(nn.Module):
         # its centre counts in their normaliser.
         of_background = replace(of_centre, terms=torch.zeros_like(of_centre.terms))
         background = -NEGATIVE_WEIGHT * (1 - ALPHA) * negative.sum(1)
-        kind, shared = LossKind.PROPOSAL, {"across_ranks": True}
+        proposal = partial(Loss, LossKind.PROPOSAL, across_ranks=True)
         return {
-            "loss_centernet_loc": Loss(kind, location.sum(1), regressed, **shared, attribution=of_location),
-            "loss_centernet_agn_pos": Loss(kind, weighted.sum(1), positives, **shared, attribution=of_centre),
-            "loss_centernet_agn_neg": Loss(kind, background, positives, **shared, attribution=of_background),
+            "loss_centernet_loc": proposal(location.sum(1), regressed, attribution=of_location),
+            "loss_centernet_agn_pos": proposal(weighted.sum(1), positives, attribution=of_centre),
+            "loss_centernet_agn_neg": proposal(background, positives, attribution=of_background),
         }
 
     # ------------------------------------------------------------------------------------------------- proposals
