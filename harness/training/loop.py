@@ -253,8 +253,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     if not any(pasted):
         return []
     keep = selection.keep.tolist()
-    contribution = _per_image(selection.contribution, len(pasted))
-    threshold = _per_image(selection.threshold, 1)[0]
+    single = _is_by_instance(selection)
+    contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
+    threshold = None if single else _per_image(selection.threshold, 1)[0]
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -271,9 +272,23 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "threshold": threshold,
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
+                "contributions": _of_instances(selection.contribution, image, own.pasted),
+                "kept": _of_instances(selection.instances, image, own.pasted),
+                "weights": _of_instances(selection.weight, image, own.pasted),
             }
         )
     return rows
+
+
+def _is_by_instance(selection: Selection) -> bool:
+    return selection.contribution is not None and selection.contribution.dim() == 2
+
+
+def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
+    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    if value is None or value.dim() < 2:
+        return None
+    return value[image, : len(pasted)][pasted.to(value.device)].tolist()
 
 
 def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:
