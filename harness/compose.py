@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
-from harness.config import MaskTargets, RunConfig
+from harness.config import MaskTargets, RunConfig, profile_steps
 from harness.errors import UserError, first_line, nearest
 
 
@@ -57,7 +57,21 @@ def compose(overrides: Sequence[str]) -> Composed:
         raise explained(error, overrides) from error
 
 
+<<<<<<< HEAD
 def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Sequence[str]) -> Composed:
+=======
+def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
+    """The option that every configuration group comes to, whatever else is missing yet. Raises UserError."""
+    register_groups(overrides)
+    try:
+        with _hydra():
+            return _without_hydra_s(_composed_tree(overrides)[1])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, overrides) from error
+
+
+def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
+>>>>>>> main
     """The typed configuration of a composed tree, checked for options that contradict one another.
 
     `choices`: as Hydra has them, its own groups among them.
@@ -65,8 +79,16 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Se
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     _validate(config)
+<<<<<<< HEAD
     own = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     return Composed(config, own, tuple(overrides))
+=======
+    return Composed(config, _without_hydra_s(choices))
+
+
+def _without_hydra_s(choices: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+>>>>>>> main
 
 
 def _hydra() -> AbstractContextManager[None]:
@@ -141,6 +163,11 @@ def _validate(config: RunConfig) -> None:
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
             f"schedule.batch_per_rank={schedule.batch_per_rank}: the number of ranks is one divided by the other"
         )
+    if schedule.profile is not None:
+        try:
+            profile_steps(schedule.profile)
+        except ValueError as error:
+            raise UserError(f"schedule.profile: {error}") from error
     if config.weights and config.init_from:
         raise UserError("weights and init_from both say where to start from; give one of them")
     if not config.train and not (config.weights or config.init_from):

@@ -28,7 +28,8 @@ HEADS = ("roi_heads.", "proposal_generator.", "head.")
 def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
     """Loads a detector's .pth or .pkl; returns what matched, was missing and was left over.
 
-    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
+    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may
+    have more classes than the file. Raises UserError when the file lacks a part.
     """
     weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):
