@@ -57,9 +57,6 @@ def compose(overrides: Sequence[str]) -> Composed:
         raise explained(error, overrides) from error
 
 
-<<<<<<< HEAD
-def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Sequence[str]) -> Composed:
-=======
 def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
     """The option that every configuration group comes to, whatever else is missing yet. Raises UserError."""
     register_groups(overrides)
@@ -70,8 +67,7 @@ def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
         raise explained(error, overrides) from error
 
 
-def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
->>>>>>> main
+def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Sequence[str]) -> Composed:
     """The typed configuration of a composed tree, checked for options that contradict one another.
 
     `choices`: as Hydra has them, its own groups among them.
@@ -79,16 +75,11 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     _validate(config)
-<<<<<<< HEAD
-    own = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    return Composed(config, own, tuple(overrides))
-=======
-    return Composed(config, _without_hydra_s(choices))
+    return Composed(config, _without_hydra_s(choices), tuple(overrides))
 
 
 def _without_hydra_s(choices: Mapping[str, str | None]) -> dict[str, str | None]:
     return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
->>>>>>> main
 
 
 def _hydra() -> AbstractContextManager[None]:
