@@ -165,7 +165,7 @@ class TinyEngine:
             named = [(name, p) for name, p in named if name.startswith("stages.1")]
         return [p for _, p in named]
 
-    def load(self, weights: Any) -> str:
+    def load(self, weights: Any, *, averaged: bool = True) -> str:
         self.module.load_state_dict(torch.load(weights, weights_only=True))
         return "everything matched"
 

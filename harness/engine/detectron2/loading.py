@@ -26,7 +26,7 @@ HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
 def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
-    """Loads a detector's .pth or .pkl, of both its EMA where `averaged`; returns what matched, was missing and was left over.
+    """Loads a detector's .pth or .pkl, of both its EMA where `averaged`; returns what matched, was missing, was left.
 
     With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
     """
