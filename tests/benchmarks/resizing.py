@@ -40,7 +40,9 @@ def main() -> None:
         pairs = zip(found[name], found["Pillow"], strict=True)
         apart = max(int(np.abs(view.astype(int) - other).max()) for view, other in pairs)
         ratio = seconds["ours"] / seconds[name]
-        print(f"{name:<8}{each:6.2f} ms a view, at most {apart} of 255 from Pillow's; ours takes {ratio:.2f} of its time")
+        print(
+            f"{name:<8}{each:6.2f} ms a view, at most {apart} of 255 from Pillow's; ours takes {ratio:.2f} of its time"
+        )
 
 
 def _seconds(way: Callable[[Jitter], np.ndarray], views: list[Jitter]) -> float:

@@ -37,7 +37,10 @@ def test_where_nothing_underflows_scaled_and_unscaled_are_bit_equal(loss_size: f
 def test_in_half_precision_small_gradients_vanish_unscaled() -> None:
     shares = []
     for loss_size in (64.0, 1.0, 1e-2, 1e-4, 1e-6):
-        plain, scaled = gradient(torch.half, loss_size, 1.0), gradient(torch.half, loss_size, min(SCALE, 64 / loss_size))
+        plain, scaled = (
+            gradient(torch.half, loss_size, 1.0),
+            gradient(torch.half, loss_size, min(SCALE, 64 / loss_size)),
+        )
         assert scaled.isfinite().all()
         shares.append(float(((plain == 0) & (scaled != 0)).float().mean() / (scaled != 0).float().mean()))
         if loss_size >= 1:

@@ -39,6 +39,8 @@ class _Reader:
             if not isinstance(data, dict) or not isinstance(data.get(section), list):
                 raise UserError(f"{self.path}: has no list {section!r}; an LVIS annotation file is wanted")
             sections[section] = data[section]
+        if _is_coco(sections["categories"], sections["images"]):
+            raise self._fail("holds COCO annotations, and only LVIS's are read: all methods and figures are LVIS's")
         categories = self._categories(sections["categories"])
         images = self._images(sections["images"], categories["category_ids"])
         annotations = self._annotations(sections["annotations"], categories["category_ids"], images)
@@ -100,6 +102,7 @@ class _Reader:
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
             "category_names": np.array([str(name) for name in self._column(entries, "name", "category")]),
+            "category_synsets": np.array([str(entry.get("synset", "")) for entry in entries]),
             "frequency": np.array(frequency),
             "image_counts": self._numbers(entries, "image_count", "category", int) if counted else None,
         }
@@ -216,3 +219,10 @@ def _images_per_category(annotations: dict[str, Any], categories: int) -> np.nda
     images = annotations["annotation_images"].astype(np.int64)
     pairs = np.unique(images * categories + annotations["annotation_categories"])
     return np.bincount(pairs % categories, minlength=categories)
+
+
+def _is_coco(categories: list, images: list) -> bool:
+    """Neither frequencies nor the lists of verified categories, but what COCO has."""
+    first = categories[0] if categories and isinstance(categories[0], dict) else {}
+    image = images[0] if images and isinstance(images[0], dict) else {}
+    return "supercategory" in first and "frequency" not in first and "neg_category_ids" not in image
