@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# What images are normalised by before any backbone: ImageNet's mean and deviation, RGB in 0..255.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
 class Backbone(Protocol):
     """What a registered dataclass must have."""
 

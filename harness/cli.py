@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,10 +32,12 @@ app.add_typer(weights, name="weights")
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides in Hydra's grammar, such as seed=1.")]
 Which = Annotated[
-    list[str] | None, typer.Argument(help="Sweeps, runs (or their beginning), filters: method=bsgal status=failed.")
+    list[str] | None,
+    typer.Argument(help="Sweeps, runs (or their beginning), jobs' ids, filters: method=bsgal status=failed."),
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+_USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 # ---------------------------------------------------------------------- runs and sweeps
@@ -54,14 +57,38 @@ def sweep(
     name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; submit nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="On SLURM too, stay until the sweep has ended.")] = False,
+    notify: Annotated[
+        str | None, typer.Option("--notify", help="With --wait: a shell command that gets one line at the end.")
+    ] = None,
 ) -> None:
     """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
 
-    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended.
+    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
     """
-    from harness.launch.submit import launch_sweep
+    from harness.launch.sweep import launch_sweep
 
-    raise typer.Exit(launch_sweep(name, overrides or [], dry_run))
+    if notify and not wait:
+        raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
+    code = launch_sweep(name, overrides or [], dry_run, wait, notify)
+    if dry_run:
+        _say_power(name, overrides or [])
+    raise typer.Exit(code)
+
+
+def _say_power(sweep_name: str, overrides: list[str]) -> None:
+    """What the seeds of a sweep can show, where its report has records."""
+    from harness.launch.sweepfile import find, read
+    from reports.power import report_noise, sentence
+    from reports.spec import read_spec, spec_names
+
+    sweep = read(find(sweep_name))
+    report_name = sweep.report or sweep.name
+    runs = Path(next((text.partition("=")[2] for text in overrides if text.startswith("runs_dir=")), RUNS))
+    if report_name in spec_names() and runs.is_dir():
+        noise = report_noise(read_spec(report_name), runs)
+        if noise is not None:
+            typer.echo(sentence(noise))
 
 
 @app.command()
@@ -70,11 +97,15 @@ def status(
     runs: Runs = RUNS,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Add the hours used, lost starts included.")] = False,
 ) -> None:
-    """How runs stand: progress, loss, what pends or failed and why. Exit code 1 when one failed."""
+    """How runs stand: progress, loss, what pends or failed and why.
+
+    Exit codes: 1 a run failed, 69 the scheduler gives no answer, 75 a run stopped, 3 one is not under way.
+    """
     from harness.launch.status import status as show_status
 
-    raise typer.Exit(show_status(runs, which or [], watch, as_json))
+    raise typer.Exit(show_status(runs, which or [], watch, as_json, cost))
 
 
 @app.command()
@@ -106,6 +137,14 @@ def retry(which: Which = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
+def change(which: Which = None, runs: Runs = RUNS) -> None:
+    """Give runs that wait in SLURM's queue other settings: `harness change mini launcher.minutes=600`."""
+    from harness.launch.pending import change as change_runs
+
+    raise typer.Exit(change_runs(runs, which or []))
+
+
+@app.command()
 def doctor() -> None:
     """What is installed: engines with versions and capabilities, CUDA, SLURM, datasets; what to type for the rest."""
     from harness.commands.doctor import doctor as examine
@@ -119,11 +158,14 @@ def evaluate(
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],
     iou: Annotated[str, typer.Option("--iou", help="bbox, segm or both.")] = "both",
     json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out categories that the annotations lack.")
+    ] = False,
 ) -> None:
     """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
     from harness.commands.evaluate import evaluate_command
 
-    evaluate_command(detections, annotations, iou, json_out)
+    evaluate_command(detections, annotations, iou, json_out, ignore_unknown)
 
 
 @app.command()
@@ -170,6 +212,17 @@ def compare(
     from reports.compare import compare_command
 
     typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
+
+
+@app.command()
+def power(
+    name: Annotated[str, typer.Argument(help="A report that comes with the package, or the path of a spec.")],
+    runs: Runs = RUNS,
+) -> None:
+    """What how many seeds can show, by the noise of the records at hand."""
+    from reports.power import power_command
+
+    typer.echo("\n".join(as_user_error(power_command, name, runs)))
 
 
 def as_user_error(function, *arguments):
@@ -457,6 +510,10 @@ def main() -> None:
         app()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _USERS_TO_MEND or error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; mend that, or use another folder (--runs, runs_dir=)")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Determinism(Enum):
+    """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
+    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+
+    native = "native"
+    strict = "strict"
+
+
 class RoiAlign(Enum):
     """exact: torchvision's operation. grid: one bilinear sample a bin; faster on the CPU, not equal."""
 
@@ -146,6 +154,14 @@ class EngineConfig:
     overrides: list[str] = field(default_factory=list)
 
 
+def profile_steps(text: str) -> tuple[int, int]:
+    """First and last step, the first being 1, of "10:15". Raises ValueError."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"{text} is not the first and the last step to trace, like 10:15")
+    return int(first), int(last)
+
+
 @dataclass
 class ScheduleConfig:
     """Training. Iterations count optimiser steps; the number of ranks is global_batch / batch_per_rank."""
@@ -162,11 +178,14 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
+    cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
     log_every: int = 20
+    profile: str | None = None  # steps, 10:15, whose trace goes to runs/<run_id>/profile
     tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
     @property
@@ -176,9 +195,10 @@ class ScheduleConfig:
 
 @dataclass
 class EvaluationConfig:
-    batch: int = 1
+    batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 
 @dataclass
@@ -186,7 +206,9 @@ class LauncherConfig:
     """Where runs are executed and with what; no part of a run's identity."""
 
     name: str = "local"  # local or slurm
-    parallel: int = 1  # runs at a time (local) or array_parallelism (slurm)
+    parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
+    jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
+    retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task
@@ -198,6 +220,7 @@ class LauncherConfig:
     constraint: str | None = None
     exclude: str | None = None
     comment: str | None = None
+    rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
     signal_seconds: int = 120  # how long before the time limit the run is told to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
@@ -209,6 +232,7 @@ class RunConfig:
 
     name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
     seed: int = 0
+    determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
     weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average

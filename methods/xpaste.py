@@ -29,8 +29,8 @@ class PoolPasting(Method):
     """Pastes instances of the pool by X-Paste's rule.
 
     max_samples: an image gets a uniform number in 0..max_samples-1. groups: frequency groups (letters of r, c, f)
-    that instances are taken from. filtered: applies X-Paste's offline filter. strict_filters: a filter whose columns the
-    pool lacks is an error, not a warning.
+    that instances are taken from. filtered: applies X-Paste's offline filter. strict_filters: a filter
+    whose columns the pool lacks is an error, not a warning.
     """
 
     pastes = True

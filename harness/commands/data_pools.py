@@ -1,4 +1,4 @@
-"""Making pools of pictures, of other pools, and of parts of one: `harness data make-pool`, `merge-pools`, `subset-pool`."""
+"""Pools of pictures, of other pools and of parts of one: `harness data make-pool`, `merge-pools`, `subset-pool`."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def make_pool(
     """Writes a pool of `pictures/<category>/<file>`, each with its mask of the same name in every folder of `masks`.
 
     Without masks the pictures must be RGBA. A mask folder's `results.json`, as X-Paste and DiverGen write it, gives
-    clip_score (percent) and area_fraction; a CSV `category,filename,similarity`, as DiverGen writes it, inter_similarity.
-    They go into NAME.columns.csv beside it. Raises UserError for what does not fit together.
+    clip_score (percent) and area_fraction; a CSV `category,filename,similarity`, as DiverGen writes it, gives
+    inter_similarity. They go into NAME.columns.csv beside it. Raises UserError for what does not fit together.
     """
     if not pictures.is_dir():
         raise UserError(f"{pictures}: no such folder of pictures, one folder a category")

@@ -31,6 +31,7 @@ from harness.record.files import write_atomically
 from harness.run.finished_run import finished_run
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
+from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, ReferencePolicy
 from methods.contract import DatasetFacts, Draw, ImageFacts, LossKind, Method, Pool, Proposals, Scope, ViewKind
 
@@ -161,7 +162,7 @@ def score_command(
     instances = dataset.pool
     if "path" not in instances.columns:
         raise UserError("the pool has no column `path`, so its ranking could not be read again")
-    torch.set_num_threads(config.threads)
+    prepare_torch(config)
     engine = finished.engine(torch.device("cuda" if gpu else "cpu"))
     rows = _chosen(instances, options)
     scores = score_pool(engine, scoring_data(dataset, instances, options), instances, rows, options)

@@ -25,6 +25,7 @@ from harness.data.sample_order import SampleOrder, batch_positions, grouped_posi
 from harness.data.seeding import generator
 from harness.data.targets import Instance, outlined_targets, to_targets, visible_instances
 from harness.data.transport import PackedBatch, pack, unpack
+from harness.data.workers import held_back, start_worker
 from harness.errors import UserError
 from methods.contract import Draw, ImageFacts, Method
 
@@ -127,7 +128,7 @@ def training_loader(
         batch_sampler=positions,
         num_workers=data.data.workers,
         collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     return _unpacked(loader)
 
@@ -151,14 +152,12 @@ def _collate(samples: list[Sample | UserError]) -> PackedBatch | UserError:
 
 
 def _unpacked(loader: Iterable[PackedBatch | UserError]) -> Iterator[Batch]:
-    for packed in loader:
+    with held_back():
+        batches = iter(loader)
+    for packed in batches:
         if isinstance(packed, UserError):
             raise packed
         yield unpack(packed)
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
 
 
 def _view(image: np.ndarray, instances: list[Instance]) -> View:

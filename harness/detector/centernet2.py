@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import batched_nms
 
+from backbones import PIXEL_MEAN, PIXEL_STD
 from harness.config import DetectorConfig
 from harness.data.sample import Targets
 from harness.detector import boxes as box
@@ -28,8 +29,6 @@ from harness.detector.sampling import (
 )
 from methods.contract import Loss, LossTable, Proposals
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
-PIXEL_STD = (58.395, 57.12, 57.375)
 SIZE_MULTIPLE = 32
 FIRST_CANDIDATES = 6000  # torchvision suppresses so many class by class, without its inexact shift of coordinates
 
@@ -140,6 +139,17 @@ class CenterNet2(nn.Module):
         rois = Rois.of(every.boxes[flat], kept.flatten(), [index.shape[1]] * n)
         matches = Matches(matches.instance[flat], matches.foreground[flat] & rois.valid)
         return self._region_losses(features, rois, matches, targets, truth, rng, self.federated)
+
+    def confidence(
+        self, features: Sequence[Tensor], targets: Sequence[Targets], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(n, G) probability of each instance's own label, with its own box as the proposal: the mean over stages."""
+        truth = padded(targets, sizes, features[0].dtype if features[0].dtype == torch.float64 else torch.float32)
+        n, most = truth.present.shape
+        rois = Rois.of(truth.boxes.flatten(0, 1), truth.present.flatten(), [most] * n)
+        _, classes = self.cascade.predict(features[: len(self.config.strides)], rois, truth.sizes)
+        own = classes.gather(1, truth.labels.flatten()[:, None]).view(n, most)
+        return own.masked_fill(~truth.present, 0.0)
 
     def _ground_truth_losses(
         self, features: Sequence[Tensor], targets: Sequence[Targets], truth: Truth, rng: torch.Generator

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from harness.config import DetectorConfig
 from harness.data.sample import Masks, Outlines, rasterised
 from harness.detector.boxes import full_precision
 from harness.detector.cascade import Matches, Rois
 from harness.detector.ground_truth import Truth
-from harness.detector.roi_align import pool
+from harness.detector.roi_align import align, pool
 from methods.contract import Loss, LossKind
 
 SMALLEST_SIDE = 0.1  # pixels of a box that polygons are scaled to
@@ -69,6 +68,7 @@ class MaskHead(nn.Sequential):
                 sum=rois.per_image(each),
                 count=pixels * rois.per_image(matches.foreground.to(each.dtype)),
                 pasted=rois.per_image(each * matches.pasted(rois, truth)),
+                attribution=matches.attribution(rois, truth, each, pixels),
             )
         }
 
@@ -98,7 +98,7 @@ def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: i
     windows, corner = _windows(masks)
     shifted = boxes.float() - corner.repeat(1, 2)[instance]
     rois = torch.cat([instance[:, None].float(), shifted], 1)
-    return roi_align(windows[:, None], rois, resolution, 1.0, 0, aligned=True)[:, 0] >= 0.5
+    return align(windows[:, None], rois, resolution, 1.0)[:, 0] >= 0.5
 
 
 def drawn_in(outlines: Outlines, instance: Tensor, boxes: Tensor, resolution: int) -> Tensor:

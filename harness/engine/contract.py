@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -18,14 +19,19 @@ from methods.contract import LossTable, Need, Proposals, Scope
 class Prediction:
     """Detections of one image, best first.
 
-    boxes (k, 4) float32 xyxy in pixels of the image as it lies on disk; scores (k,) float32; labels (k,) int64
-    0-based; rles: COCO's compressed run-length encodings over the whole image, one a detection.
+    On the CPU: boxes (k, 4) float32 xyxy in pixels of the image as it lies on disk; scores (k,) float32; labels (k,)
+    int64 0-based. encode makes `rles`; it needs no device, so that another thread may do it meanwhile.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    rles: list[dict[str, object]]
+    encode: Callable[[], list[dict[str, object]]]
+
+    @cached_property
+    def rles(self) -> list[dict[str, object]]:
+        """COCO's compressed run-length encodings over the whole image, one a detection."""
+        return self.encode()
 
 
 class Engine(Protocol):
@@ -48,6 +54,12 @@ class Engine(Protocol):
         """Per-image losses of views already on the module's device. No collective is called inside.
 
         `rng` (on that device) draws proposals and federated classes.
+        """
+
+    def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
+        """(n, G) the probability of each instance's own label in its own box, 0 for padding; `table` is of these views.
+
+        G is the largest number of instances of a view, at least 1. Without gradient; the mean over cascade stages.
         """
 
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

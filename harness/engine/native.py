@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -17,12 +18,12 @@ from harness.detector import boxes as box
 from harness.detector.centernet2 import CenterNet2, Detections
 from harness.detector.mask_encoding import encode_masks
 from harness.engine.contract import Prediction
-from harness.engine.precision import autocast
+from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError
 from harness.weights.loading import load_backbone, load_published
 from methods.contract import LossTable, Need, Proposals, Scope
 
-CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+CAPABILITIES = frozenset(Need)
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> NativeEngine:
@@ -68,14 +69,19 @@ class NativeEngine:
         self.module.train()
         if backbone_in_eval:
             self.module.backbone.eval()
-        # Stochastic depth draws from the process's generator, which has to follow the pass's own.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng):
             features = self._features([view.image for view in views], mixed=True)
         with autocast(self.device, self.precision, self.module.config.autocast_heads):
-            return self.module.losses(
+            table = self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng
             )
+        return replace(table, trace=features)
+
+    @torch.no_grad()
+    def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
+        assert isinstance(table.trace, list)
+        with autocast(self.device, self.precision, self.module.config.autocast_heads):
+            return self.module.confidence(table.trace, [view.targets for view in views], [view.size for view in views])
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
@@ -116,10 +122,10 @@ def _prediction(found: Detections, input_size: tuple[int, int], size: tuple[int,
     scale = found.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
     boxes = box.clip(found.boxes * scale, found.boxes.new_tensor([height, width]))
     keep = box.nonempty(boxes)
-    boxes = boxes[keep]
+    boxes, masks = boxes[keep].cpu(), found.masks[keep].cpu()
     return Prediction(
         boxes=boxes.float(),
-        scores=found.scores[keep].float(),
-        labels=found.labels[keep],
-        rles=encode_masks(found.masks[keep], boxes, height, width),
+        scores=found.scores[keep].float().cpu(),
+        labels=found.labels[keep].cpu(),
+        encode=lambda: encode_masks(masks, boxes, height, width),
     )

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
+import psutil
 
-from harness.errors import UserError, nearest
-from harness.launch import tables
+from harness.errors import UserError
+from harness.launch import queue, tables
+from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
+from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path
+from harness.launch.queue import Look
 from harness.launch.select import select
-from harness.launch.state import ACTIVE, RunState, State
+from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
-from harness.record.manifest import ExpectedRun, Manifest, read_manifest
-from harness.run import claim, scheduler
+from harness.record.files import write_atomically
+from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
+from harness.run import claim
 
 
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     """Cancels those of the selected runs that wait or run. What they have saved stays; `retry` goes on from it.
 
-    Raises UserError for words that name nothing and for a scheduler that is silent.
+    Runs of which the scheduler told nothing are cancelled as well, should it answer now. The exit code is 1 when
+    something could not be cancelled. Raises UserError for words that name nothing and for a scheduler that is silent.
     """
     if not words:
         raise UserError("say what to cancel: a sweep, a run, or filters such as method=bsgal")
-    rows = [row for row in select(runs_dir, words) if row.state in ACTIVE]
+    manifests = [m for name in sweep_names(runs_dir) if (m := read_manifest(runs_dir, name))]
+    look = queue.look(submission for manifest in manifests for submission in manifest.submissions)
+    rows = [row for row in select(runs_dir, words, look) if row.state in (*ACTIVE, State.unknown)]
+    on_slurm = [row for row in rows if row.run.resources.get("name") == "slurm"]
+    kept = _cancel_jobs([row for row in on_slurm if row.job], look)
+    kept |= {row.run.run_id: f"it has no job that is known: {row.reason}" for row in on_slurm if not row.job}
     for row in rows:
-        marker = cancelled_path(runs_dir, row.run.run_id)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-    scheduler.cancel([row.job for row in rows if row.job and row.run.resources.get("name") == "slurm"])
-    for row in rows:
-        if row.run.resources.get("name") != "slurm":
-            _stop_process(runs_dir, row)
-    tables.console().print(f"cancelled {len(rows)} runs", highlight=False)
-    return 0
+        if row not in on_slurm and (why := _stop_process(runs_dir, row, manifests)):
+            kept[row.run.run_id] = why
+    cancelled = [row for row in rows if row.run.run_id not in kept]
+    for row in cancelled:
+        _mark(runs_dir, row)
+    out = tables.console()
+    out.print(f"cancelled {len(cancelled)} runs", highlight=False)
+    for run_id, why in kept.items():
+        out.print(f"not cancelled: {run_id}: {why}", highlight=False, markup=False)
+    return FAILED if kept else 0
 
 
 def retry(runs_dir: Path, words: Sequence[str]) -> int:
     """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
 
     Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
-    `harness retry mini status=failed launcher.memory_gb=64`. Raises UserError.
+    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
+    are avoided. Raises UserError.
     """
-    changes = dict(word.split("=", 1) for word in words if word.startswith("launcher.") and "=" in word)
-    rows = select(runs_dir, [word for word in words if not word.startswith("launcher.")])
+    changes, words = read_changes(words)
+    rows = select(runs_dir, words)
+    for row in rows:
+        if row.state is State.unknown:
+            raise UserError(f"{row.run.run_id} may be on its way, so nothing is submitted: {row.reason}")
     chosen = [row for row in rows if row.state not in (State.complete, *ACTIVE)]
     if not chosen:
         tables.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
@@ -58,26 +71,68 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
             raise UserError("a run that belongs to no sweep is started again by `harness run` with its overrides")
         wanted = {row.run.run_id for row in chosen if row.sweep == sweep}
         manifest = read_manifest(runs_dir, sweep)
+        failed = {row.run.run_id: row for row in chosen if row.sweep == sweep}
         wanted |= _descendants(manifest.runs if manifest else [], wanted)
 
-        def updated(earlier: Manifest | None, wanted: set[str] = wanted, sweep: str = sweep) -> Manifest:
+        def updated(
+            earlier: Manifest | None,
+            wanted: set[str] = wanted,
+            failed: dict[str, RunState] = failed,
+            sweep: str = sweep,
+        ) -> Manifest:
             if earlier is None:
                 raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it anew")
             for run in earlier.runs:
                 if run.run_id in wanted:
-                    _change(run, changes)
+                    apply_changes(run, changes)
+                if run.run_id in failed:
+                    avoid_bad_node(run, failed[run.run_id])
             return earlier
 
         code = max(code, submit_runs(runs_dir, sweep, updated, wanted))
     return code
 
 
-def _stop_process(runs_dir: Path, row: RunState) -> None:
+def _cancel_jobs(rows: Sequence[RunState], look: Look) -> dict[str, str]:
+    """Cancels the jobs of runs; the runs whose jobs SLURM did not cancel, with its words."""
+    refused = queue.cancel([row.job for row in rows if row.job], look) if rows else {}
+    return {row.run.run_id: f"job {row.job}: {refused[row.job]}" for row in rows if row.job in refused}
+
+
+def _mark(runs_dir: Path, row: RunState) -> None:
+    """Leaves the marker by which the run's job, told to stop, knows that it is not to queue itself again."""
+    marker = cancelled_path(runs_dir, row.run.run_id)
+    try:
+        with write_atomically(marker) as temporary:
+            temporary.write_text(row.job or "")
+    except OSError as error:
+        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
+
+
+def _stop_process(runs_dir: Path, row: RunState, manifests: Sequence[Manifest]) -> str:
+    """Stops a run of this machine; why it could not be stopped, empty when it was.
+
+    Only a process that is known to be the run's is sent a signal: by machine and start time as its claim has them, or
+    by the command line of submitit's controller.
+    """
     owner = claim.owner(runs_dir / row.run.run_id)
-    if owner is not None and claim.held(runs_dir / row.run.run_id, lambda job: None):
-        os.kill(owner.pid, signal.SIGTERM)
-    elif row.job:
-        os.kill(int(row.job), signal.SIGTERM)
+    manifest = next((m for m in manifests if m.sweep == row.sweep), None)
+    last = (jobs_of(manifest).get(row.run.run_id) if manifest else None) or []
+    try:
+        process = owner.process() if owner else None
+        process = process or (local_process(*last[-1]) if last else None)
+        if process is not None:
+            process.terminate()
+            return ""
+    except psutil.AccessDenied:
+        return "its process is another user's"
+    except psutil.NoSuchProcess:
+        return ""
+    hosts = [last[-1][0].host] if last else []
+    host = owner.host if owner and not owner.is_here else hosts[0] if hosts else ""
+    if host and host != socket.gethostname():
+        return f"it runs on {host}; `harness cancel {row.run.run_id}` there stops it"
+    return "its process is not to be seen from here"
 
 
 def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:
@@ -86,17 +141,3 @@ def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:
         if found.intersection(run.parents):
             found.add(run.run_id)
     return found - roots
-
-
-def _change(run: ExpectedRun, changes: dict[str, str]) -> None:
-    """Puts other launcher settings into a run."""
-    for key, text in changes.items():
-        name = key.removeprefix("launcher.")
-        if name not in run.resources or name in ("name", "ranks"):
-            raise UserError(f"{key}={text}: no such launcher setting; {nearest(name, list(run.resources))}")
-        value: Any = yaml.safe_load(text)
-        old = run.resources[name]
-        if isinstance(old, int | float) and not isinstance(value, int | float):
-            raise UserError(f"{key}={text}: a number is expected")
-        run.resources[name] = value
-        run.overrides = [o for o in run.overrides if o.partition("=")[0] != key] + [f"{key}={text}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.launch import slurm, tables
+from harness.launch import tables
+from harness.launch.resources import sbatch_parameters
 from harness.launch.state import ACTIVE, RunState, State
 from harness.record.manifest import ExpectedRun
 from harness.record.record import Record, Status, read_records
@@ -25,6 +27,8 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
     if runs[0].resources["name"] == "slurm":
         for parameters, count in Counter(_sbatch_words(run) for run in open_runs).items():
             out.print(f"sbatch, {count} runs: {parameters}", highlight=False, markup=False)
+        for asked, needed in _walltimes(open_runs, records):
+            out.print(f"launcher.minutes={asked}: like runs took up to {needed} minutes undisturbed", highlight=False)
     known = [(run, hours[run.run_id]) for run in open_runs if hours[run.run_id] is not None]
     gpu_hours = sum(_gpus(run) * (own or 0.0) for run, own in known)
     unknown = len(open_runs) - len(known)
@@ -38,19 +42,44 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
 
 def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:
     """Hours of a run, from complete runs of the same method and backbone on the same data; None without one."""
+    seconds = [record.cost["wall_seconds"] / record.cost["iterations"] for record in _alike(run, records)]
+    return statistics.median(seconds) * run.iterations / 3600 if seconds else None
+
+
+def _alike(run: ExpectedRun, records: Sequence[Record]) -> list[Record]:
     alike = {"method": run.choices["method"], "backbone": run.choices["backbone"], "data.name": run.choices["data"]}
-    seconds = [
-        record.cost["wall_seconds"] / record.cost["iterations"]
+    return [
+        record
         for record in records
         if record.cost.get("iterations")
         and all(record.settings.get(key) == value for key, value in alike.items())
         and record.cost.get("gpus", 0.0) == _gpus(run)
     ]
-    return statistics.median(seconds) * run.iterations / 3600 if seconds else None
+
+
+def minutes_needed(run: ExpectedRun, records: Sequence[Record]) -> float | None:
+    """The longest that earlier runs like this one took for as many steps, undisturbed; None without one."""
+    seconds = [
+        record.cost["train_seconds"] / record.cost["iterations"] * run.iterations + record.cost["evaluation_seconds"]
+        for record in _alike(run, records)
+        if {"train_seconds", "evaluation_seconds"} <= record.cost.keys()
+    ]
+    return max(seconds) / 60 if seconds else None
+
+
+def _walltimes(runs: Sequence[ExpectedRun], records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Each time limit that is asked for, with the minutes that the longest of its runs needs by earlier records."""
+    needed: dict[int, float] = {}
+    for run in runs:
+        own = minutes_needed(run, records)
+        if own is not None:
+            asked = run.resources["minutes"]
+            needed[asked] = max(own, needed.get(asked, 0.0))
+    return [(asked, math.ceil(longest)) for asked, longest in needed.items()]
 
 
 def _sbatch_words(run: ExpectedRun) -> str:
-    return " ".join(f"{key}={value}" for key, value in slurm.sbatch_parameters(run.resources).items())
+    return " ".join(f"{key}={value}" for key, value in sbatch_parameters(run.resources).items())
 
 
 def _gpus(run: ExpectedRun) -> float:

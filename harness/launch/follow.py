@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,10 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.launch import tables
+from harness.launch.endings import SCHEDULER_LINE
 from harness.launch.select import select
-from harness.launch.state import ACTIVE, RunState, jobs_of
+from harness.launch.state import RunState, jobs_of
+from harness.launch.status import Pace, under_way
 from harness.record.manifest import read_manifest
 
 POLL_SECONDS = 0.5
@@ -33,15 +36,18 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
         for line in tail.last():
             print(line)
     try:
+        pace = Pace()
         while follow:
-            sys.stdout.flush()
-            ended = not any(row.state in ACTIVE for row in select(runs_dir, words))
-            for _ in range(4):  # what stands of the runs is asked for less often than what they have written
+            goes_on = under_way(rows := select(runs_dir, words))
+            next_look = time.monotonic() + (pace.seconds(rows) if goes_on else 0.0)
+            while True:  # files are read often, the scheduler is asked seldom
                 for line in (line for tail in tails for line in tail.new()):
                     print(line)
-                time.sleep(0 if ended else POLL_SECONDS)
-            if ended:
-                break
+                sys.stdout.flush()
+                if time.monotonic() >= next_look:
+                    break
+                time.sleep(POLL_SECONDS)
+            follow = goes_on
     except KeyboardInterrupt:
         pass
     return 0
@@ -49,33 +55,39 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
 
 @dataclass
 class _Tail:
+    """The end of a file. only: the lines that are shown, all without it."""
+
     path: Path
     prefix: str
+    only: re.Pattern[str] | None = None
     position: int = 0
 
-    def last(self) -> Iterator[str]:
+    def last(self) -> list[str]:
         content = self.path.read_bytes()
         self.position = content.rfind(b"\n") + 1
-        return (self.prefix + line for line in content.decode(errors="replace").splitlines()[-LAST_LINES:])
+        return self._shown(content)[-LAST_LINES:]
 
-    def new(self) -> Iterator[str]:
+    def new(self) -> list[str]:
         """Complete lines since the last look."""
         with self.path.open("rb") as file:
             file.seek(self.position)
             content = file.read()
         content = content[: content.rfind(b"\n") + 1]
         self.position += len(content)
-        return (self.prefix + line for line in content.decode(errors="replace").splitlines())
+        return self._shown(content)
+
+    def _shown(self, content: bytes) -> list[str]:
+        lines = content.decode(errors="replace").splitlines()
+        return [self.prefix + line for line in lines if self.only is None or self.only.match(line)]
 
 
 def _tails(runs_dir: Path, row: RunState, several: bool) -> Iterator[_Tail]:
-    """The run's own log; where it wrote none, what its last job said before the run began."""
+    """The run's own log and SLURM's words about its last job; all that the job said where the run wrote no log."""
     prefix = f"{tables.axes(row.run.name, row.run.axes)}: " if several else ""
     own = runs_dir / row.run.run_id / "log.txt"
     if own.is_file():
         yield _Tail(own, prefix)
-        return
     manifest = read_manifest(runs_dir, row.sweep) if row.sweep else None
     for submission, job in (jobs_of(manifest).get(row.run.run_id, []) if manifest else [])[-1:]:
         for path in sorted(Path(submission.folder).glob(f"{job}_*log.err")):
-            yield _Tail(path, prefix)
+            yield _Tail(path, prefix, SCHEDULER_LINE if own.is_file() else None)

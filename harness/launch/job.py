@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -13,6 +14,8 @@ from harness.record.manifest import ExpectedRun
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run import claim, scheduler
 from harness.run.signals import StopFlag
+
+log = logging.getLogger("harness.launch.job")
 
 # A run may be preempted any number of times as long as it gets on; so many starts in a row without a new checkpoint
 # are taken for a limit that is too short.
@@ -27,24 +30,42 @@ def start(run: ExpectedRun, runs: str) -> None:
     """
     with StopFlag():
         environment = submitit.JobEnvironment()
-        folder = Path(runs) / run.run_id
-        if cancelled_path(Path(runs), run.run_id).exists():
+        folder, job = Path(runs) / run.run_id, scheduler.own_job()
+        if is_cancelled(Path(runs), run.run_id, job or environment.job_id):
             return
-        job = scheduler.own_job()
         is_main = environment.global_rank == 0
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
+        if job and is_main and run.resources.get("comment") is None:
+            scheduler.name_self(run.run_id)
         _describe_ranks(environment)
-        from harness.run.run import execute
+        from harness.console import run_log
+        from harness.run.run import EXIT_CODES, execute
 
         outcome = execute(run.overrides)
-        if outcome.status is Status.interrupted and is_main and not cancelled_path(Path(runs), run.run_id).exists():
-            scheduler.requeue_self()
+        if outcome.status is Status.waiting:
+            sys.exit(EXIT_CODES[Status.waiting])  # what waits for this run's success is not to start
+        # Where rank 0 is the one that was lost, any other queues the job again.
+        if outcome.status is Status.interrupted and job and (is_main or outcome.peer_lost):
+            with run_log(folder / "log.txt", is_main):
+                if is_cancelled(Path(runs), run.run_id, job):
+                    log.info("cancelled; not queued again")
+                    return
+                log.info("%s", scheduler.requeue_self())
 
 
 def cancelled_path(runs: Path, run_id: str) -> Path:
-    """Present while a run is cancelled: it is not to be queued again by its own job."""
+    """Holds the ids of the jobs in which a run was cancelled; they are not to queue it again."""
     return runs / run_id / "cancelled"
+
+
+def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
+    """Whether a run was cancelled in `job`, which is its last one; a later job of the run is not meant."""
+    try:
+        jobs = cancelled_path(runs, run_id).read_text().split()
+    except OSError:
+        return False
+    return not jobs or job in jobs  # markers of older versions name no job
 
 
 def _give_up(run: ExpectedRun, runs: Path) -> None:
@@ -55,7 +76,10 @@ def _give_up(run: ExpectedRun, runs: Path) -> None:
             "raise launcher.minutes or lower schedule.checkpoint_minutes, then `harness retry`"
         )
         failure = {"kind": FailureKind.timeout.value, "message": message}
-        write_record(runs, Record(run.run_id, run.name, Status.failed, failure=failure, ended=time.time()))
+        made_by = {"job": scheduler.own_job()}
+        record = Record(run.run_id, run.name, Status.failed, failure=failure, provenance=made_by, ended=time.time())
+        record.cost = claim.spent(runs / run.run_id, 0.0)
+        write_record(runs, record)
     sys.exit(f"{run.run_id}: no progress")
 
 

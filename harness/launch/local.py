@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -17,8 +18,10 @@ import submitit
 
 from harness.errors import UserError
 from harness.launch import job
+from harness.launch.resources import check_resources
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.record.record import Status, read_record
+from harness.run.scheduler import outside_of_allocations
 
 POLL_SECONDS = 0.5
 # submitit would end a run at its time limit; on a machine of one's own there is none.
@@ -47,6 +50,7 @@ class Local:
     def __post_init__(self) -> None:
         self.free_gpus = visible_gpus()
         for run in self.waiting:
+            check_resources(run.resources)
             needed = run.resources["gpus"]
             if needed > len(self.free_gpus):
                 raise UserError(f"launcher.gpus={needed}, but this machine shows {len(self.free_gpus)} GPUs")
@@ -54,7 +58,7 @@ class Local:
                 raise UserError("launcher.nodes is for launcher=slurm; launcher=local has one node")
         name = f"{self.manifest.sweep}-{uuid.uuid4().hex[:8]}"
         folder = (self.runs_dir / "sweeps" / self.manifest.sweep / "jobs" / name).absolute()
-        self.submission = Submission(name, str(folder), "local", [], [], time.time())
+        self.submission = Submission(name, str(folder), "local", [], [], time.time(), host=socket.gethostname())
         self.manifest.submissions.append(self.submission)
         self.unfinished = {run.run_id for run in self.waiting}
 
@@ -92,7 +96,7 @@ class Local:
                 gpus_per_node=len(gpus),
                 visible_gpus=gpus,
             )
-            with _interrupts_ignored_by_children():
+            with _interrupts_ignored_by_children(), outside_of_allocations():
                 handle = executor.submit(job.start, run, str(self.runs_dir))
             self.running.append(_Running(run, handle, gpus))
             self.submission.run_ids.append(run.run_id)

@@ -1,4 +1,4 @@
-"""Naming runs on the command line: a sweep, a run_id or its beginning, filters such as method=bsgal status=failed."""
+"""Naming runs on the command line: a sweep, a run_id or its beginning, a job's id, filters such as status=failed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError, nearest
-from harness.launch.state import RunState, State, collect
+from harness.launch.queue import Look
+from harness.launch.state import RunState, State, collect, jobs_of
 from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
 from harness.record.record import read_record
 
 
-def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
-    """The runs that all filters fit, of the named sweeps or all of them; each run once.
+def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> list[RunState]:
+    """The runs that all filters fit, of the named sweeps or all of them; each run once. look: as in `collect`.
 
     Raises UserError for words that name nothing.
     """
@@ -27,6 +28,7 @@ def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
         manifests.append(_single_runs(runs_dir, manifests))
     wanted = [word for word in plain if word not in names]
     if wanted:
+        wanted = [run_id for word in wanted for run_id in _runs_of_job(manifests, word) or [word]]
         ids = [run.run_id for manifest in manifests for run in manifest.runs]
         for word in wanted:
             if not any(run_id.startswith(word) for run_id in ids):
@@ -35,11 +37,19 @@ def select(runs_dir: Path, words: Sequence[str]) -> list[RunState]:
                 )
         manifests = [_only(manifest, tuple(wanted)) for manifest in manifests]
     by_id: dict[str, RunState] = {}
-    for row in collect(runs_dir, manifests):
+    for row in collect(runs_dir, manifests, look):
         by_id.setdefault(row.run.run_id, row)  # of several sweeps that share a run, the first shows it
     rows = list(by_id.values())
     _check(filters, rows)
     return [row for row in rows if all(value_of(row, key) in value.split(",") for key, value in filters.items())]
+
+
+def _runs_of_job(manifests: Sequence[Manifest], word: str) -> list[str]:
+    """The runs that a job of SLURM's was for: `123_4` one element's, `123` all of an array's."""
+    if not word.replace("_", "").isdecimal():
+        return []
+    jobs = {run_id: [job for _, job in own] for manifest in manifests for run_id, own in jobs_of(manifest).items()}
+    return [run_id for run_id, own in jobs.items() if any(word in (job, job.partition("_")[0]) for job in own)]
 
 
 def value_of(row: RunState, key: str) -> str | None:

@@ -2,30 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import io
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
 from harness.errors import UserError
-from harness.launch import job
+from harness.launch import job, queue
+from harness.launch.queue import Look
+from harness.launch.resources import python_command, sbatch_parameters, script_parameters
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
-from harness.run import scheduler
+from harness.run.scheduler import outside_of_allocations
+
+# sbatch's words for a submission that may come through when fewer jobs are in the queue.
+_LIMITS = ("SubmitJob", "job submit limit", "MaxJobCount", "temporarily unable to accept job")
+# Words for no answer, after which the job may be there or not.
+_LOST = ("Socket timed out", "Unable to contact", "Zero Bytes", "Transport endpoint", "timed out", "Connection re")
+# How often, and how many seconds apart, squeue is asked about a job whose sbatch had no answer.
+LOOKS, SECONDS_APART = 4, 2.0
+
+
+class _LimitReached(Exception):
+    """SLURM takes no more jobs for the time being."""
 
 
 @dataclass
 class Array:
-    """Runs that are submitted together: equal resources, equal parents. after: parents in earlier arrays or jobs."""
+    """Runs that are submitted together, with equal resources.
+
+    after_jobs: jobs under way that all of them wait for. after_arrays: arrays submitted before, of which each run waits
+    for the element of its own place alone. after_runs: runs submitted before that all of them wait for.
+    """
 
     submission: Submission
-    runs: list[ExpectedRun]
+    runs: list[ExpectedRun] = field(default_factory=list)
     after_jobs: list[str] = field(default_factory=list)
+    after_arrays: list[Array] = field(default_factory=list)
     after_runs: list[str] = field(default_factory=list)
+
+    def dependency(self, jobs: Mapping[str, str]) -> str | None:
+        """sbatch's words for it, once `jobs` holds those of the runs that were submitted before.
+
+        `aftercorr` waits for success, since SLURM has no other way to wait for one element each; where the parents
+        were split, or are no array, all of them are waited for.
+        """
+        words = []
+        parents = sorted(self.after_runs)
+        if all(_are_elements(array, jobs) for array in self.after_arrays) and len(self.runs) > 1:
+            words = [f"aftercorr:{jobs[a.runs[0].run_id].partition('_')[0]}" for a in self.after_arrays]
+        else:
+            mine = {parent for run in self.runs for parent in run.parents}
+            parents += [run.run_id for array in self.after_arrays for run in array.runs if run.run_id in mine]
+        after = [*self.after_jobs, *(jobs[run_id] for run_id in parents)]
+        return ",".join([*([f"afterany:{':'.join(after)}"] if after else []), *words]) or None
+
+
+def _are_elements(array: Array, jobs: Mapping[str, str]) -> bool:
+    """Whether SLURM has an array's runs as one array, in their order."""
+    own = [jobs[run.run_id].partition("_") for run in array.runs]
+    return len({job for job, _, _ in own}) == 1 and [place for _, _, place in own] == [str(i) for i in range(len(own))]
+
+
+@dataclass
+class Submitted:
+    """The job of each run that was submitted; limit: SLURM's words where it took no more, empty otherwise."""
+
+    jobs: dict[str, str] = field(default_factory=dict)
+    limit: str = ""
 
 
 def submit(
@@ -34,136 +85,182 @@ def submit(
     runs: Sequence[ExpectedRun],
     active: Mapping[str, str],
     report: Callable[[str], None],
-) -> dict[str, str]:
-    """Submits runs, parents first, and returns the job of each. `active` holds the jobs of runs that wait or run.
+) -> Submitted:
+    """Submits runs, parents first. `active` holds the jobs of runs that wait or run.
 
-    The manifest on disk names every array before the first sbatch. Raises UserError with sbatch's own words.
+    The manifest on disk names every array before the first sbatch. Where SLURM limits how many jobs may be submitted,
+    arrays are split, and what it does not take is left. Raises UserError with sbatch's own words.
     """
-    arrays = plan(runs_dir, manifest.sweep, runs, active)
-    manifest.submissions += [array.submission for array in arrays]
+    waiting = plan(runs_dir, manifest.sweep, runs, active)
+    manifest.submissions += [array.submission for array in waiting]
     write_manifest(runs_dir, manifest)
-    jobs: dict[str, str] = {}
-    for array in arrays:
-        ids = array.submission.job_ids = _sbatch(array, runs_dir, jobs)
-        jobs |= dict(zip(array.submission.run_ids, ids, strict=True))
+    done = Submitted()
+    try:
+        while waiting:
+            array = waiting[0]
+            try:
+                array.submission.job_ids = _sbatch(array, runs_dir, done.jobs)
+            except _LimitReached as reached:
+                if len(array.runs) == 1:
+                    done.limit = str(reached)
+                    break
+                waiting[:1] = _split(array, (len(array.runs) + 1) // 2, runs_dir, manifest)
+                write_manifest(runs_dir, manifest)
+                continue
+            waiting.pop(0)
+            ids = array.submission.job_ids
+            done.jobs |= dict(zip(array.submission.run_ids, ids, strict=True))
+            write_manifest(runs_dir, manifest)
+            jobs = f"job {ids[0]}" if len(ids) == 1 else f"jobs {ids[0]} to {ids[-1]}"
+            report(f"submitted {array.submission.job_name}: {len(ids)} runs, {jobs}")
+    except UserError as error:
+        counted = f"{len(done.jobs)} of {len(runs)} runs submitted, {len(runs) - len(done.jobs)} not: "
+        raise UserError(f"{counted if len(runs) > 1 else ''}{error}") from error
+    finally:
+        # Whether SLURM has the first of them may be unknown; the others were never handed over.
+        never = waiting if done.limit else waiting[1:]
+        manifest.submissions = [s for s in manifest.submissions if not any(s is a.submission for a in never)]
         write_manifest(runs_dir, manifest)
-        report(f"submitted {array.submission.job_name}: {len(ids)} runs, jobs {ids[0]} to {ids[-1]}")
-    return jobs
+    return done
 
 
 def plan(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], active: Mapping[str, str]) -> list[Array]:
-    """The arrays that `runs` (parents first) make."""
-    submitted = {run.run_id for run in runs}
-    groups: dict[tuple[Any, ...], Array] = {}
+    """The arrays that `runs` (parents first) make: few, since every one is an sbatch.
+
+    Runs whose parents are in the same places of the same arrays make arrays of their own beside them, in which each
+    waits for its own parent; others are grouped by the parents that all of them wait for.
+    """
+    largest = queue.largest_array()
+    places: dict[str, tuple[int, int]] = {}  # run -> (its array, its place there)
+    arrays: list[Array] = []
+    keys: list[tuple[Any, ...]] = []
     for run in runs:
-        after_runs = sorted(parent for parent in run.parents if parent in submitted)
+        sbatch_parameters(run.resources)  # all of them are checked before the first one is submitted
+        resources = repr(sorted(run.resources.items()))
+        after_runs = sorted(parent for parent in run.parents if parent in places)
         after_jobs = sorted(active[parent] for parent in run.parents if parent in active)
-        key = (repr(sorted(run.resources.items())), *after_runs, *after_jobs)
-        if key not in groups:
-            groups[key] = Array(_new_submission(runs_dir, sweep), [], after_jobs, after_runs)
-        groups[key].runs.append(run)
-    limit = scheduler.largest_array()
-    return [part for array in groups.values() for part in _parts(array, limit, runs_dir, sweep)]
+        found = {places[parent] for parent in after_runs}
+        beside = sorted({array for array, _ in found})
+        spots = {spot for _, spot in found}
+        number = None
+        if len(spots) == 1 and not after_jobs:
+            key = (resources, "beside", *beside)
+            (spot,) = spots
+            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) == spot), None)
+            if number is None and spot == 0:
+                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                arrays[number].after_arrays = [arrays[i] for i in beside]
+        if number is None:
+            key = (resources, "after", *after_runs, *after_jobs)
+            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) < largest), None)
+            if number is None:
+                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                arrays[number].after_jobs, arrays[number].after_runs = after_jobs, after_runs
+        places[run.run_id] = (number, len(arrays[number].runs))
+        arrays[number].runs.append(run)
+        arrays[number].submission.run_ids.append(run.run_id)
+    return arrays
 
 
-def sbatch_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """submitit's parameters for a run's launcher settings. Raises UserError for ranks that the nodes cannot share."""
-    nodes, ranks, gpus = resources["nodes"], resources["ranks"], resources["gpus"]
-    if ranks % nodes:
-        raise UserError(f"{ranks} ranks (schedule.global_batch / schedule.batch_per_rank) on launcher.nodes={nodes}")
-    if gpus and gpus * nodes != ranks:
-        raise UserError(
-            f"launcher.nodes={nodes} with launcher.gpus={gpus} each is {nodes * gpus} GPUs, but "
-            f"schedule.global_batch / schedule.batch_per_rank makes {ranks} ranks: one GPU a rank"
-        )
-    further = {key: _flag(value) for key, value in resources["sbatch"].items()}
-    parameters = {
-        "time": resources["minutes"],
-        "nodes": nodes,
-        "ntasks_per_node": ranks // nodes,
-        "cpus_per_task": resources["cpus"],
-        "gpus_per_node": gpus or None,
-        "mem": f"{round(resources['memory_gb'] * 1024)}MB",
-        "array_parallelism": resources["parallel"],
-        "signal_delay_s": resources["signal_seconds"],
-        "setup": resources["setup"] or None,
-        # A rank that dies takes the others with it at once, and srun no longer inherits the number of CPUs.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources['cpus']}"],
-        "additional_parameters": {"requeue": True, **{k: v for k, v in further.items() if v is not None}},
-    }
-    for name in ("partition", "account", "qos", "constraint", "exclude", "comment"):
-        parameters[name] = resources[name]
-    return {key: value for key, value in parameters.items() if value is not None}
+def _new_array(
+    arrays: list[Array], keys: list[tuple[Any, ...]], key: tuple[Any, ...], runs_dir: Path, sweep: str
+) -> int:
+    arrays.append(Array(_new_submission(runs_dir, sweep)))
+    keys.append(key)
+    return len(arrays) - 1
 
 
-def reconcile(runs_dir: Path, manifest: Manifest) -> list[str]:
-    """Settles the submissions whose submitter died before it wrote down their jobs; says what was found.
+def reconcile(runs_dir: Path, manifest: Manifest, look: Look) -> list[str]:
+    """Settles the submissions whose submitter died, or had no answer, before it wrote down their jobs.
 
-    Arrays that are complete are taken over by their unique name. One whose elements lack their instructions, which
-    are put in place after sbatch, is cancelled: its elements could only fail. Raises UserError when SLURM is silent.
+    What SLURM has is taken over by its unique name, and its jobs get the instructions that were to be put in place
+    after sbatch; what it does not have is forgotten. Returns what was found, in words.
     """
     lost = [s for s in manifest.submissions if s.launcher == "slurm" and not s.job_ids]
-    if not lost:
-        return []
-    queue = scheduler.queued(s.job_name for s in lost)
-    if queue is None:
-        raise UserError("squeue gives no answer; is this a machine of the cluster, and is its controller up?")
     settled = []
     for submission in lost:
-        jobs = [j.job_id for j in queue.values() if j.name == submission.job_name]
-        names = sorted(jobs, key=_element)
-        whole = len(names) == len(submission.run_ids) and not _instructions_left(Path(submission.folder))
-        if names and whole:
-            submission.job_ids = names
-            settled.append(f"found {submission.job_name} again: {len(names)} jobs")
-            continue
-        if names:
-            scheduler.cancel(sorted({name.partition("_")[0] for name in names}))
-            settled.append(f"cancelled {submission.job_name}, which was submitted in part")
-        manifest.submissions.remove(submission)
-    write_manifest(runs_dir, manifest)
+        submission.job_ids = found_jobs(submission, look)
+        if submission.job_ids:
+            _put_instructions_in_place(submission)
+            settled.append(f"found {submission.job_name} again: {len(submission.job_ids)} jobs")
+        else:
+            manifest.submissions.remove(submission)
+    if lost:
+        write_manifest(runs_dir, manifest)
     return settled
 
 
+def found_jobs(submission: Submission, look: Look) -> list[str]:
+    """The jobs of a submission whose submitter did not write them down, by its name; empty where SLURM has none."""
+    named = [job for job in (*look.jobs.values(), *look.gone.values()) if job.name == submission.job_name]
+    if not named:
+        return []
+    array, is_element, _ = named[0].job_id.partition("_")
+    return [f"{array}_{index}" for index in range(len(submission.run_ids))] if is_element else [array]
+
+
 def _sbatch(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:
-    executor = submitit.SlurmExecutor(folder=array.submission.folder)
-    after = [*array.after_jobs, *(jobs[run_id] for run_id in array.after_runs)]
-    parameters = sbatch_parameters(array.runs[0].resources) | {"job_name": array.submission.job_name}
-    if after:
-        parameters["dependency"] = f"afterany:{':'.join(after)}"
+    executor = submitit.SlurmExecutor(folder=array.submission.folder, python=python_command())
+    resources = array.runs[0].resources
+    parameters = sbatch_parameters(resources) | script_parameters(resources) | {"job_name": array.submission.job_name}
+    if dependency := array.dependency(jobs):
+        parameters["dependency"] = dependency
     executor.update_parameters(**parameters)
     try:
-        with executor.batch():
+        # submitit prints sbatch's words, which the error holds as well.
+        with outside_of_allocations(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             handles = [executor.submit(job.start, run, str(runs_dir)) for run in array.runs]
     except (FailedJobError, FailedSubmissionError) as error:
-        words = [line for line in str(error).splitlines() if "sbatch: error" in line]
-        raise UserError("; ".join(words) or f"sbatch failed: {error}") from error
+        words = "; ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
+        words = words or f"sbatch failed: {error}"
+        if any(limit in words for limit in _LIMITS):
+            raise _LimitReached(words) from error
+        if any(lost in words for lost in _LOST):
+            return _accepted_all_the_same(array.submission, words)
+        raise UserError(words) from error
     return [handle.job_id for handle in handles]
+
+
+def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
+    """The jobs of a submission that sbatch had no answer to. Raises UserError where squeue does not show them."""
+    for _ in range(LOOKS):
+        look = queue.look([submission])
+        if jobs := found_jobs(submission, look):
+            submission.job_ids = jobs
+            _put_instructions_in_place(submission)
+            return jobs
+        time.sleep(SECONDS_APART)
+    known = f"squeue says neither: {look.silence}" if look.silence else "squeue does not show it"
+    raise UserError(
+        f"whether SLURM took {submission.job_name} is unknown ({words}; {known}); the same command settles it"
+    )
+
+
+def _put_instructions_in_place(submission: Submission) -> None:
+    """Gives jobs the pickles that submitit had written for them and not yet renamed; jobs wait a minute for theirs."""
+    jobs = dict(zip(submission.run_ids, submission.job_ids, strict=True))
+    for path in Path(submission.folder).glob("*.pkl"):
+        if not path.name.endswith(("_submitted.pkl", "_result.pkl")):
+            run: ExpectedRun = DelayedSubmission.load(path).args[0]
+            path.rename(JobPaths(submission.folder, job_id=jobs[run.run_id]).submitted_pickle)
 
 
 def _new_submission(runs_dir: Path, sweep: str) -> Submission:
     name = f"{sweep}-{uuid.uuid4().hex[:8]}"
     folder = (runs_dir / "sweeps" / sweep / "jobs" / name).absolute()
-    return Submission(job_name=name, folder=str(folder), launcher="slurm", run_ids=[], created=time.time())
+    return Submission(name, str(folder), "slurm", [], created=time.time(), user=getpass.getuser())
 
 
-def _parts(array: Array, limit: int, runs_dir: Path, sweep: str) -> Iterator[Array]:
-    for start in range(0, len(array.runs), limit):
-        part = array.runs[start : start + limit]
-        submission = array.submission if start == 0 else _new_submission(runs_dir, sweep)
-        submission.run_ids = [run.run_id for run in part]
-        yield Array(submission, part, array.after_jobs, array.after_runs)
-
-
-def _flag(value: str) -> str | bool | None:
-    """An sbatch flag's value: true for a flag without one, null or false to leave it out."""
-    return {"true": True, "false": None, "null": None}.get(str(value).lower(), value)
-
-
-def _element(name: str) -> int:
-    return int(name.partition("_")[2] or 0)
-
-
-def _instructions_left(folder: Path) -> bool:
-    """Whether pickles lie there that submitit had not yet given to their jobs."""
-    return any(not path.name.endswith("_submitted.pkl") for path in folder.glob("*.pkl"))
+def _split(array: Array, size: int, runs_dir: Path, manifest: Manifest) -> list[Array]:
+    """An array that SLURM refused whole, in parts of other names, each of which waits for all parents of its runs."""
+    within = {run.run_id for parent in array.after_arrays for run in parent.runs}
+    parts = []
+    for start in range(0, len(array.runs), size):
+        runs = array.runs[start : start + size]
+        parents = sorted({*array.after_runs, *(p for run in runs for p in run.parents if p in within)})
+        part = Array(_new_submission(runs_dir, manifest.sweep), runs, array.after_jobs, after_runs=parents)
+        part.submission.run_ids = [run.run_id for run in runs]
+        parts.append(part)
+    place = next(i for i, s in enumerate(manifest.submissions) if s is array.submission)
+    manifest.submissions[place : place + 1] = [part.submission for part in parts]
+    return parts

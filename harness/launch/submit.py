@@ -1,57 +1,40 @@
-"""`harness sweep`: what a sweep still lacks is found out, submitted, and reported."""
+"""What a sweep's runs still lack is found out, submitted to SLURM or worked off here, and reported."""
 
 from __future__ import annotations
 
 import dataclasses
+import getpass
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.live import Live
-from rich.progress import Progress
 from rich.table import Table
 
-from harness.config import RunConfig
 from harness.errors import UserError
-from harness.launch import slurm, sweepfile, tables
-from harness.launch.dryrun import show_plan
-from harness.launch.expand import expand
+from harness.launch import queue, slurm, tables
+from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
+from harness.launch.queue import Look
 from harness.launch.state import ACTIVE, RunState, State, collect
-from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names, write_manifest
-from harness.run import claim, scheduler
-
-
-def launch_sweep(name: str, overrides: Sequence[str], dry_run: bool = False) -> int:
-    """Submits what a sweep lacks; local sweeps are worked off before it returns. The exit code: 1 when a run failed.
-
-    Raises UserError for a sweep, an override or a scheduler that the user must mend.
-    """
-    sweep = sweepfile.read(sweepfile.find(name))
-    with Progress(transient=True, disable=not tables.console().is_terminal) as bar:
-        task = bar.add_task("composing runs", total=None)
-        runs = expand(sweep, overrides, lambda done, total: bar.update(task, completed=done, total=total))
-    runs_dir = Path(_setting(runs[0], "runs_dir") or RunConfig.runs_dir)
-    if dry_run:
-        show_plan(runs, states_of(runs_dir, sweep.name, runs), runs_dir)
-        return 0
-    is_whole = not any(text.partition("=")[0] in (*sweep.axes, "name") for text in overrides)
-
-    def updated(earlier: Manifest | None) -> Manifest:
-        kept = [] if is_whole or earlier is None else _without(earlier.runs, runs)
-        submissions = earlier.submissions if earlier else []
-        return Manifest(sweep.name, sweep.description, sweep.report, [*kept, *runs], submissions)
-
-    return submit_runs(runs_dir, sweep.name, updated, [run.run_id for run in runs])
+from harness.record.files import share_with_group
+from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
+from harness.run import claim
 
 
 def submit_runs(
-    runs_dir: Path, sweep: str, update: Callable[[Manifest | None], Manifest], wanted: Iterable[str]
+    runs_dir: Path,
+    sweep: str,
+    update: Callable[[Manifest | None], Manifest],
+    wanted: Iterable[str],
+    show_table: bool = True,
 ) -> int:
     """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
 
-    `update` turns the manifest on disk into the one to go on with. One submitter works on a sweep at a time.
+    The exit code is 3 where a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
+    on with. One submitter works on a sweep at a time.
     """
+    share_with_group(runs_dir)
     folder = runs_dir / "sweeps" / sweep
     held = claim.take(folder)
     if held is None:
@@ -65,58 +48,90 @@ def submit_runs(
         runs = [run for run in manifest.runs if run.run_id in chosen]
         launchers = {run.resources["name"] for run in runs}
         if launchers == {"slurm"}:
-            return _submit_to_slurm(runs_dir, manifest, runs)
+            return _submit_to_slurm(runs_dir, manifest, runs, show_table)
         if launchers == {"local"}:
             return _work_locally(runs_dir, manifest, runs)
         raise UserError(f"one launcher for all runs: local or slurm, not {', '.join(sorted(launchers))}")
 
 
-def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun]) -> dict[str, RunState]:
-    """How these runs stand, submissions by other sweeps that share them included."""
+def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Look | None = None) -> dict[str, RunState]:
+    """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
-    found: dict[str, RunState] = {}
+    listed: list[Manifest] = []
     for name in sorted({*sweep_names(runs_dir), sweep}, key=lambda name: name != sweep):
         manifest = read_manifest(runs_dir, name) or Manifest(name, "", None, [])
-        listed = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
-        for row in collect(runs_dir, [dataclasses.replace(manifest, runs=listed)]) if listed else []:
+        own = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
+        listed += [dataclasses.replace(manifest, runs=own)] if own else []
+    look = look or queue.look(submission for manifest in listed for submission in manifest.submissions)
+    found: dict[str, RunState] = {}
+    for manifest in listed:
+        for row in collect(runs_dir, [manifest], look):
             known = found.get(row.run.run_id)
-            if known is None or (known.state not in ACTIVE and row.state in ACTIVE):
+            weight = {State.unknown: 1, State.pending: 2, State.running: 2}
+            if known is None or weight.get(row.state, 0) > weight.get(known.state, 0):
                 found[row.run.run_id] = row
     return found
-
-
-def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:
-    """Runs of an earlier submission that this one, of a part of the sweep, neither repeats nor replaces."""
-    replaced = {tuple(sorted(run.axes.items())) for run in runs}
-    ids = {run.run_id for run in runs}
-    return [run for run in earlier if run.run_id not in ids and tuple(sorted(run.axes.items())) not in replaced]
-
-
-def _setting(run: ExpectedRun, key: str) -> str | None:
-    return next((text.partition("=")[2] for text in reversed(run.overrides) if text.startswith(f"{key}=")), None)
 
 
 # ------------------------------------------------------------------------------------------------------- on SLURM
 
 
-def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
+def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun], show_table: bool) -> int:
+    """One look decides what is open; a scheduler that gives no answer is an error, since nothing is known then."""
     out = tables.console()
-    for line in slurm.reconcile(runs_dir, manifest):
+    look = queue.look(_all_submissions(runs_dir, manifest)).required()
+    for line in slurm.reconcile(runs_dir, manifest, look):
         out.print(line, highlight=False)
-    states = states_of(runs_dir, manifest.sweep, runs)
+    everything = states_of(runs_dir, manifest.sweep, manifest.runs, look)
+    states = {run.run_id: everything[run.run_id] for run in runs}
     open_runs = _to_submit(runs_dir, runs, states)
-    if open_runs and scheduler.queued([manifest.sweep]) is None:
-        raise UserError("squeue gives no answer; is this a machine of the cluster, and is its controller up?")
-    active = {run_id: row.job for run_id, row in states.items() if row.state in ACTIVE and row.job}
+    active = {run_id: row.job for run_id, row in everything.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
-    jobs = slurm.submit(runs_dir, manifest, open_runs, active, lambda line: out.print(line, highlight=False))
-    out.print(_submitted_table(runs, states, jobs, resumed))
-    out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
+    allowed = open_runs[: _room(open_runs, manifest, look)]
+    stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job]
+    if stuck:  # jobs that can never start; two for one run would confuse whoever looks at the queue
+        queue.cancel(stuck, look)
+    done = slurm.submit(runs_dir, manifest, allowed, active, lambda line: out.print(line, highlight=False))
+    if show_table:
+        out.print(_submitted_table(runs, states, done.jobs, resumed))
+    left = len(open_runs) - len(done.jobs)
+    if left:
+        why = done.limit or f"launcher.jobs={open_runs[0].resources['jobs']} at a time"
+        if show_table or done.jobs:
+            out.print(f"{len(done.jobs)} of {len(open_runs)} runs submitted, {left} not: {why}", highlight=False)
+        if show_table:
+            further = "goes on when some have ended, `--wait` by itself"
+            out.print(f"`harness sweep {manifest.sweep}` {further}", highlight=False)
+        return NOT_UNDER_WAY
+    if show_table:
+        out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
     return 0
 
 
+def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
+    """How many of these runs, parents first, may be submitted beside the sweep's jobs that wait or run."""
+    limits = [limit for run in runs if (limit := run.resources.get("jobs")) is not None]
+    names = {submission.job_name for submission in manifest.submissions}
+    active = sum(job.name in names and job.state != "COMPLETING" for job in look.jobs.values())
+    return max(0, min(limits) - active) if limits else len(runs)
+
+
+def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
+    """Those of every sweep, since sweeps share runs."""
+    others = [read_manifest(runs_dir, name) for name in sweep_names(runs_dir) if name != manifest.sweep]
+    found = [submission for other in others if other for submission in other.submissions]
+    me = Submission("", "", "slurm", [], user=getpass.getuser())  # whoever submits is to hear from SLURM first
+    return [me, *manifest.submissions, *found]
+
+
 def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, RunState]) -> list[ExpectedRun]:
-    """Runs that are neither complete nor on their way, cleared of an earlier cancelling."""
+    """Runs that are neither complete nor on their way, cleared of an earlier cancelling.
+
+    Raises UserError where one may be on its way.
+    """
+    for row in states.values():
+        if row.state is State.unknown:
+            raise UserError(f"{row.run.run_id} may be on its way, so nothing is started: {row.reason}")
     chosen = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
     for run in chosen:
         cancelled_path(runs_dir, run.run_id).unlink(missing_ok=True)
@@ -141,6 +156,7 @@ def _submitted_table(
             what = f"skipped: {row.state.value}"
         else:
             what = "resumed" if run.run_id in resumed else "submitted"
+            what = what if run.run_id in jobs else "not submitted"
         pending = [p for p in run.parents if p in jobs or (p in states and states[p].state in ACTIVE)]
         after = [jobs.get(parent) or states[parent].job or parent for parent in pending] if run.run_id in jobs else []
         what = f"{what}, waiting" if after else what
@@ -154,7 +170,8 @@ def _submitted_table(
 
 def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun]) -> int:
     out = tables.console()
-    states = states_of(runs_dir, manifest.sweep, runs)
+    look = queue.look(_all_submissions(runs_dir, manifest)[1:])  # what was handed to SLURM earlier is asked for once
+    states = states_of(runs_dir, manifest.sweep, runs, look)
     open_runs = _to_submit(runs_dir, runs, states)
     skipped = len(runs) - len(open_runs)
     stale = sum(row.stale for row in states.values())
@@ -169,29 +186,32 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     parallel = max(run.resources["parallel"] for run in open_runs)
     if out.is_terminal:
         with Live(
-            console=out, refresh_per_second=2, get_renderable=lambda: tables.states(collect(runs_dir, [own]), out.width)
+            console=out,
+            refresh_per_second=2,
+            get_renderable=lambda: tables.states(collect(runs_dir, [own], look), out.width),
         ):
             finished = Local(runs_dir, manifest, open_runs, parallel, lambda: None).work()
     else:
-        finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own)).work()
-    rows = collect(runs_dir, [own])
+        finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own, look)).work()
+    rows = collect(runs_dir, [own], look)
     out.print(tables.states(rows) if not out.is_terminal else tables.counts(rows))
     if not finished:
         out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
-    return 1 if not finished or any(row.state is not State.complete for row in rows) else 0
+    return exit_code(rows) if finished else STOPPED
 
 
 class _PlainLines:
     """Prints every change of a run's state in a line of its own, for logs and pipes."""
 
-    def __init__(self, runs_dir: Path, manifest: Manifest) -> None:
+    def __init__(self, runs_dir: Path, manifest: Manifest, look: Look) -> None:
         self._runs_dir = runs_dir
         self._manifest = manifest
-        self._reported = {row.run.run_id: row.state for row in collect(runs_dir, [manifest])}
+        self._look = look
+        self._reported = {row.run.run_id: row.state for row in collect(runs_dir, [manifest], look)}
         self._out = tables.console()
 
     def __call__(self) -> None:
-        for row in collect(self._runs_dir, [self._manifest]):
+        for row in collect(self._runs_dir, [self._manifest], self._look):
             before, self._reported[row.run.run_id] = self._reported[row.run.run_id], row.state
             if row.state is before or row.state in (State.missing, State.waiting):
                 continue

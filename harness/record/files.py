@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +26,19 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        # mkstemp's files are their maker's alone; ours all may read, and a group write where its folder is.
+        temporary.chmod(0o664 if path.parent.stat().st_mode & stat.S_IWGRP else 0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Deletes what writers that were killed have left below a folder."""
+    for path in folder.rglob(".*.part"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -43,3 +52,13 @@ def write_table(table: pa.Table, path: Path) -> None:
 
     with write_atomically(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def share_with_group(folder: Path) -> None:
+    """Lets the group write what this process makes from now on, where it may write to `folder` (or its nearest parent).
+
+    Several people who work on one folder of runs go on with each other's runs, whatever their umask is.
+    """
+    existing = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), None)
+    if existing is not None and existing.stat().st_mode & stat.S_IWGRP:
+        os.umask(os.umask(0) & ~stat.S_IWGRP)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.record.files import write_json
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass
 class ExpectedRun:
     """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings.
 
-    choices: the option of every configuration group, given by the overrides or not.
+    choices: the option of every configuration group, given by the overrides or not. retried: how often it was tried
+    again by itself, with other resources.
     """
 
     run_id: str
@@ -27,11 +29,15 @@ class ExpectedRun:
     resources: dict[str, Any] = field(default_factory=dict)
     iterations: int = 0
     choices: dict[str, str | None] = field(default_factory=dict)
+    retried: int = 0
 
 
 @dataclass
 class Submission:
-    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order."""
+    """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order.
+
+    user: who handed it over. host: the machine of a local launcher, whose job ids are numbers of processes there.
+    """
 
     job_name: str
     folder: str
@@ -39,6 +45,8 @@ class Submission:
     run_ids: list[str]
     job_ids: list[str] = field(default_factory=list)  # empty until the scheduler has answered
     created: float = 0.0
+    user: str = ""
+    host: str = ""
 
 
 @dataclass
@@ -64,13 +72,15 @@ def read_manifest(runs: Path, sweep: str) -> Manifest | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
-    return Manifest(
-        **{
-            **content,
-            "runs": [ExpectedRun(**run) for run in content["runs"]],
-            "submissions": [Submission(**submission) for submission in content["submissions"]],
-        }
-    )
+    expected = [_known(ExpectedRun, run) for run in content["runs"]]
+    submissions = [_known(Submission, submission) for submission in content["submissions"]]
+    return _known(Manifest, {**content, "runs": expected, "submissions": submissions})
+
+
+def _known(kind: type[T], content: dict[str, Any]) -> T:
+    """An object of the fields that this version knows."""
+    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in content.items() if key in names})
 
 
 def sweep_names(runs: Path) -> list[str]:

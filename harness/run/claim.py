@@ -2,7 +2,8 @@
 
     runs/<run_id>/claim/000001/owner.json   who: machine, process, SLURM job, and how far the run was when it started
                               heartbeat     a number that grows every few seconds while the owner lives
-                              released      present once the owner has ended in good order
+                              released      seconds that the owner lived, present once it has ended in good order
+                              rank1.error   what a rank that failed has to say; rank 0 reads it
 
 A claim is made by renaming a prepared folder to the next generation's name, which fails for all starters but one,
 since a folder that is not empty cannot be replaced. The highest generation is the valid one. An owner that was
@@ -20,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,9 @@ class ClaimLost(Exception):
 @dataclass(frozen=True)
 class Owner:
     """machine: boot id and process namespace, within which `pid` means something. progress: digest of the checkpoints
-    that were there at the start, so that restarts without progress can be told from others."""
+    that were there at the start, so that restarts without progress can be told from others. preparing: seconds that
+    its job had been allocated before the claim was taken. heartbeat: seconds between two heartbeats.
+    """
 
     host: str
     machine: str
@@ -50,6 +53,35 @@ class Owner:
     restart: int
     progress: str
     taken: float
+    preparing: float = 0.0
+    heartbeat: float = HEARTBEAT_SECONDS
+
+    def process(self) -> psutil.Process | None:
+        """The owner's process, where it lives and can be seen from here; never another one of that number."""
+        if self.machine != _machine():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.process_started) < 2.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process, if it lives, could be seen from here."""
+        return self.machine == _machine()
+
+
+@dataclass(frozen=True)
+class Life:
+    """One start of a run, as its heartbeats tell, whatever the clocks of nodes say. seconds: from claim to last sign
+    of life. preparing: seconds that its job was allocated before."""
+
+    seconds: float
+    preparing: float
+    job: str | None
+    host: str
 
 
 class Claim:
@@ -58,9 +90,15 @@ class Claim:
     def __init__(self, folder: Path, generation: int, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self.folder = folder
         self.generation = generation
+        self._begun = time.monotonic()
         self._ended = threading.Event()
         self._beat = threading.Thread(target=self._beat_on, args=(heartbeat_seconds,), name="claim", daemon=True)
         self._beat.start()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been held."""
+        return time.monotonic() - self._begun
 
     def check(self) -> None:
         """To be called before each write below the run's folder. Raises ClaimLost when the claim was taken over."""
@@ -75,7 +113,7 @@ class Claim:
         self._beat.join()
         own = _generation_folder(self.folder, self.generation)
         if own.is_dir():
-            (own / "released").touch()
+            (own / "released").write_text(f"{self.seconds:.1f}")
 
     def __enter__(self) -> Claim:
         return self
@@ -108,7 +146,7 @@ def take(
         return None
     prepared = folder / f".prepared-{uuid.uuid4().hex}"
     prepared.mkdir()
-    (prepared / "owner.json").write_text(json.dumps(asdict(_this_process(run_folder))))
+    (prepared / "owner.json").write_text(json.dumps(asdict(_this_process(run_folder, heartbeat_seconds))))
     (prepared / "heartbeat").write_text("0")
     try:
         prepared.rename(_generation_folder(folder, generation + 1))
@@ -150,6 +188,38 @@ def silent_seconds(run_folder: Path) -> float | None:
         return max(0.0, time.time() - (_generation_folder(folder, generation) / "heartbeat").stat().st_mtime)
     except OSError:
         return None
+
+
+def lives(run_folder: Path) -> list[Life]:
+    """All starts of a run up to now, the earliest first."""
+    folder = run_folder / "claim"
+    found = []
+    for generation in range(1, _newest(folder) + 1):
+        own = _read_owner(folder, generation)
+        if own is not None:
+            place = _generation_folder(folder, generation)
+            seconds = _number(place / "released") or (_number(place / "heartbeat") or 0.0) * own.heartbeat
+            found.append(Life(seconds, own.preparing, own.job, own.host))
+    return found
+
+
+def spent(run_folder: Path, seconds: float) -> dict[str, float]:
+    """A record's cost over all starts: the last one, which this process is, has taken `seconds` so far."""
+    starts = lives(run_folder)
+    wall = seconds + sum(life.seconds for life in starts[:-1])
+    allocated = wall + sum(life.preparing for life in starts)
+    return {"wall_seconds": wall, "allocated_seconds": allocated, "starts": float(len(starts))}
+
+
+def leave_words(run_folder: Path, generation: int, rank: int, text: str) -> None:
+    """Tells the other ranks what this one failed of."""
+    (_generation_folder(run_folder / "claim", generation) / f"rank{rank}.error").write_text(text)
+
+
+def words_of_ranks(run_folder: Path, generation: int) -> dict[int, str]:
+    """What ranks that failed have left, by rank."""
+    paths = _generation_folder(run_folder / "claim", generation).glob("rank*.error")
+    return {int(path.stem.removeprefix("rank")): text for path in paths if (text := _text(path))}
 
 
 def fruitless_restarts(run_folder: Path, job: str | None) -> int:
@@ -198,16 +268,13 @@ def _known_held(folder: Path, generation: int) -> bool | None:
 
 def _process_lives(other: Owner) -> bool:
     try:
-        process = psutil.Process(other.pid)
-        same = abs(process.create_time() - other.process_started) < 2.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        return other.process() is not None
     except psutil.AccessDenied:
         return True
 
 
-def _this_process(run_folder: Path) -> Owner:
+def _this_process(run_folder: Path, heartbeat_seconds: float) -> Owner:
+    begun = os.environ.get("BSGAL_BENCH_JOB_BEGAN", "")
     return Owner(
         host=socket.gethostname(),
         machine=_machine(),
@@ -218,6 +285,8 @@ def _this_process(run_folder: Path) -> Owner:
         restart=_restart_count(),
         progress=_progress(run_folder),
         taken=time.time(),
+        preparing=max(0.0, time.time() - float(begun)) if begun.isdecimal() else 0.0,
+        heartbeat=heartbeat_seconds,
     )
 
 
@@ -259,8 +328,17 @@ def _generation_folder(folder: Path, generation: int) -> Path:
 
 def _read_owner(folder: Path, generation: int) -> Owner | None:
     try:
-        return Owner(**json.loads((_generation_folder(folder, generation) / "owner.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        content = json.loads((_generation_folder(folder, generation) / "owner.json").read_text())
+        known = {f.name for f in fields(Owner)}
+        return Owner(**{key: value for key, value in content.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(_text(path) or "")
+    except ValueError:
         return None
 
 

@@ -21,8 +21,16 @@ from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
 
-# Fields of ScheduleConfig and DataConfig that change cost or bookkeeping, not results.
-_SCHEDULE_BOOKKEEPING = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "log_every", "tensorboard"}
+# Fields of ScheduleConfig, EvaluationConfig and DataConfig that change cost or bookkeeping, not results.
+_SCHEDULE_BOOKKEEPING = {
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "log_every",
+    "profile",
+    "tensorboard",
+}
+_EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 
 
@@ -59,10 +67,17 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 
 def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
     differing = _difference(plain(config), plain(_defaults(config)))
-    places = {"schedule": _SCHEDULE_BOOKKEEPING, "data": _DATA_PLACES, "backbone": {"weights"}}
+    places = {
+        "schedule": _SCHEDULE_BOOKKEEPING,
+        "evaluation": _EVALUATION_BOOKKEEPING,
+        "data": _DATA_PLACES,
+        "backbone": {"weights"},
+    }
     for group, ignored in places.items():
         for name in ignored:
             differing.get(group, {}).pop(name, None)
+    if not differing.get("evaluation", True):  # others stay when emptied, so that old names hold
+        del differing["evaluation"]
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
     if own_file(config.engine.config):
@@ -71,8 +86,9 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         differing.get("engine", {})["overrides"] = [_without_paths(text) for text in config.engine.overrides]
     for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
-    if config.launcher.gpus > 0:
-        differing.pop("threads", None)  # sums on a GPU do not depend on the CPU's threads
+    # Sums on a GPU do not depend on the CPU's threads, nor those on the CPU on what only a GPU has.
+    for name in ["threads"] if config.launcher.gpus > 0 else ["determinism"]:
+        differing.pop(name, None)
     return {**differing, "method_name": method, "backbone_name": backbone, "contents": fingerprints(config)}
 
 

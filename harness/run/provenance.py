@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from harness.run.scheduler import own_job
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
 # What a result depends on. The schema and conf/ belong to it since a run_id leaves out what equals a default: a
 # default that changes renames no run, but makes what it gave stale.
@@ -38,7 +40,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
 

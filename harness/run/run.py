@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,21 @@ from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.record.decisions import decision_statistics, write_decisions
-from harness.record.files import write_atomically
-from harness.record.record import FailureKind, Record, Status, read_record, write_record
-from harness.run.claim import Claim, ClaimLost, take
-from harness.run.evaluation import evaluate_detector
+from harness.record.decision_log import drop_logs, write_decisions
+from harness.record.decisions import decision_statistics
+from harness.record.files import drop_unfinished, share_with_group, write_atomically
+from harness.record.record import Record, Status, read_record, write_record
+from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
+from harness.run.evaluation import Evaluating, in_percent
+from harness.run.evaluation_shards import drop_shards
+from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
 from harness.run.identity import fingerprints, identify
 from harness.run.provenance import provenance
-from harness.run.signals import StopFlag
+from harness.run.signals import Interrupted, StopFlag
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
+from harness.training.torch_settings import prepare_torch
 from harness.weights.classes import extend_classifier
 from methods.contract import Start
 
@@ -43,11 +49,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """status is None where another process holds the run."""
+    """status is None where another process holds the run. peer_lost: it was stopped by the loss of another rank."""
 
     run_id: str
     status: Status | None
     message: str = ""
+    peer_lost: bool = False
 
 
 # Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
@@ -68,24 +75,29 @@ def execute(overrides: Sequence[str]) -> Outcome:
 
 def execute_composed(composed: Composed) -> Outcome:
     config = composed.config
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    ranks = join(config.schedule.ranks, config.launcher.gpus > 0)
+    prepare_torch(config)
+    run_id, runs = identify(config), Path(config.runs_dir)
+    # Any number of ranks evaluates: what is trained already is the same for all.
+    trains = config.train and not checkpoint.has_final(runs / run_id / "checkpoint")
+    expected = config.schedule.ranks if trains else None
+    ranks = join(expected, config.launcher.gpus > 0, config.launcher.rank_patience_minutes)
     try:
-        run_id = identify(config)
-        runs = Path(config.runs_dir)
+        share_with_group(runs)
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
+            if ranks.is_main:
+                _tidy(runs / run_id)  # where a life was killed between its record and this
             return Outcome(run_id, Status.complete, "complete already")
         claim = take(runs / run_id) if ranks.is_main else None
-        if not ranks.broadcast(claim is not None):
+        generation = ranks.broadcast(claim.generation if claim is not None else None)
+        if generation is None:
             return Outcome(run_id, None, "another process is at it")
         with ExitStack() as stack:
             if claim is not None:
                 stack.enter_context(claim)
             stack.enter_context(run_log(runs / run_id / "log.txt", ranks.is_main))
             stop = stack.enter_context(StopFlag())
-            return _Run(composed, run_id, ranks, claim, stop).execute()
+            return _Run(composed, run_id, ranks, claim, generation, stop).execute()
     finally:
         leave()
 
@@ -96,6 +108,7 @@ class _Run:
     run_id: str
     ranks: Ranks
     claim: Claim | None
+    generation: int  # of the claim that rank 0 holds
     stop: StopFlag
     started: float = field(default_factory=time.time)
 
@@ -104,6 +117,7 @@ class _Run:
         self.dataset = Dataset(self.config.data)
         self.runs = Path(self.config.runs_dir)
         self.folder = self.runs / self.run_id
+        self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
@@ -118,20 +132,28 @@ class _Run:
             record = self._train_and_evaluate()
         except Waiting as waiting:
             record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
+        except Interrupted as interrupted:
+            reason = self.stop.reason or "a signal to another rank"
+            log.info("%s: %s", reason, interrupted)
+            record = self._ended(Status.interrupted, failure={"kind": "stopped", "message": reason})
         except ClaimLost as lost:
             return Outcome(self.run_id, None, str(lost))
         except Exception as error:
-            self._record_failure(error)
-            raise _as_user_error(error, self.folder) from error
+            other = of_another_rank(error, self.folder, self.generation, self.ranks.rank)
+            if isinstance(other, PeerLost):
+                return self._stopped_by_a_peer(other)
+            self._record_failure(other or error)
+            raise as_user_error(other or error, self.folder) from error
         if self.ranks.is_main:
             self._write(record)
             if record.status is Status.complete:
-                checkpoint.drop_intermediate(self.folder / "checkpoint")
+                _tidy(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
     def _train_and_evaluate(self) -> Record:
         self._write_config()
+        self.ranks.first_on_each_node(lambda: (self.dataset.train, self.dataset.val))
         parents = self._parents()
         engine = self._engine()
         trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
@@ -139,16 +161,11 @@ class _Run:
         statistics: dict[str, Any] = {}
         if self.config.train:
             if trained is None:
-                outcome = self._train(engine, parents)
-                if outcome is None:
-                    return self._ended(
-                        Status.interrupted,
-                        failure={"kind": "stopped", "message": self.stop.reason or "a signal to another rank"},
-                    )
-                trained = outcome
+                trained = self._train(engine, parents)
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
+                **_step_cost(trained, self.device),
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
                 "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
@@ -212,8 +229,8 @@ class _Run:
         if sentence:
             log.info("%s: %s", self.config.init_from, sentence)
 
-    def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any] | None:
-        """The final weights and what goes with them; None when training was asked to stop."""
+    def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any]:
+        """The final weights and what goes with them. Raises Interrupted."""
         config, method = self.config, self.config.method
         pool = self.dataset.prepared_pool(method, config.seed)
         data = TrainingData(self.dataset, config.seed, method, pool)
@@ -237,34 +254,34 @@ class _Run:
         total = config.schedule.iterations
         with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
             if not trainer.run(batches, progress):
-                return None
-        decisions = self.ranks.gather(trainer.decisions)
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+                raise Interrupted(f"training stopped at step {trainer.iteration}")
+        trainer.decisions.save()
+        content = trainer.final_weights() | trainer.seconds()
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
+        self.ranks.barrier()
         if self.ranks.is_main:
             check()
-            write_decisions(self.folder, [row for part in decisions for row in part], self.dataset.clean_rows(pool))
+            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(pool))
             checkpoint.save_final(self.folder / "checkpoint", content)
         self.ranks.barrier()
         return content
 
     def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
-        limit = self.config.evaluation.limit
-        indices = evaluation_indices(self.dataset, limit, self.ranks.rank, self.ranks.world)
-        images = evaluation_images(self.dataset, indices)
+        config = self.config.evaluation
+        indices = evaluation_indices(self.dataset, config.limit, self.ranks.rank, self.ranks.world)
+        check = self.claim.check if self.claim else lambda: None
         with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
-            found = evaluate_detector(
-                self.config.evaluation, engine, images, indices, self.dataset.val, self.ranks, self.folder, bar.update
-            )
+            evaluating = Evaluating(config, self.dataset.val, self.ranks, self.stop.is_set, check, bar.update)
+            images = partial(evaluation_images, self.dataset)
+            found = evaluating.run(engine, images, indices, self.folder / "evaluation")
         if found is None:
             return {}
-        if self.claim:
-            self.claim.check()
-        found.write(self.folder)
-        return {
-            kind: {name: None if value is None else 100 * value for name, value in figures.items()}
-            for kind, figures in found.metrics.items()
-        }
+        check()
+        evaluation, detections = found
+        evaluation.write(self.folder)
+        if detections is not None:
+            detections.write_parquet(self.folder / "detections.parquet")
+        return in_percent(evaluation.metrics)
 
     # ------------------------------------------------------------------------------------------------ what is left
 
@@ -280,12 +297,12 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
             started=self.started,
             ended=now,
             **content,
         )
-        record.cost["wall_seconds"] = now - self.started
+        record.cost |= spent(self.folder, now - self.started)
         record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
         return record
 
@@ -302,31 +319,40 @@ class _Run:
             self.claim.check()
         write_record(self.runs, record)
 
-    def _record_failure(self, error: Exception) -> None:
-        """Leaves a record where the disk and the claim still allow it."""
+    def _stopped_by_a_peer(self, lost: PeerLost) -> Outcome:
+        log.error("rank %d: %s; the run goes on from its last checkpoint", self.ranks.rank, lost)
+        if self.ranks.is_main:
+            self._write(self._ended(Status.interrupted, failure={"kind": "peer lost", "message": str(lost)}))
+        return Outcome(self.run_id, Status.interrupted, str(lost), peer_lost=True)
+
+    def _record_failure(self, error: BaseException) -> None:
+        """Leaves a record where the disk and the claim still allow it; other ranks tell rank 0."""
         text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
-        if not self.ranks.is_main:
-            return
-        kind = FailureKind.out_of_memory if _is_out_of_memory(error) else FailureKind.python_error
-        lines = "".join(traceback.format_exception(error)).splitlines()
-        message = str(error) if isinstance(error, UserError) else "\n".join(lines[-6:])
-        if self.ranks.world > 1:
-            message += "\n(what went wrong on other ranks is in log.txt)"
+        failure = {"kind": kind_of(error).value, "message": message_of(error, self.folder)}
         try:
-            self._write(self._ended(Status.failed, failure={"kind": kind.value, "message": message}))
+            if not self.ranks.is_main:
+                leave_words(self.folder, self.generation, self.ranks.rank, failure["message"])
+                return
+            for half_written in (self.folder / "checkpoint").glob(".*.part"):
+                shutil.rmtree(half_written, ignore_errors=True)  # on a full disk the record takes its place
+            self._write(self._ended(Status.failed, failure=failure))
         except (OSError, ClaimLost) as second:
             log.error("no record could be written: %s", second)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+def _tidy(folder: Path) -> None:
+    """Deletes what only a run that goes on would need."""
+    checkpoint.drop_intermediate(folder / "checkpoint")
+    drop_logs(folder)
+    drop_shards(folder)
+    drop_unfinished(folder)
 
 
-def _as_user_error(error: Exception, folder: Path) -> Exception:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left for {folder}: free some and start again, the run resumes from its checkpoint")
-    return error
+def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Seconds of the steps by the device's clock, and how busy the machine was: processes that wait for each core."""
+    key = "step_gpu_seconds" if device.type == "cuda" else "step_cpu_seconds"
+    return {key: trained["step_seconds"], "load": os.getloadavg()[2] / (os.cpu_count() or 1)}
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Asking SLURM: squeue for what waits and runs, sacct for what has ended, where the cluster keeps accounts.
+"""SLURM's commands, and what a process asks about its own job.
 
 Jobs are named as SLURM's users name them: `123`, and `123_4` for an element of an array. (An element's SLURM_JOB_ID is
 no such name: that of one element is the array's own id, and scontrol or squeue would take it for the whole array.)
@@ -8,25 +8,45 @@ No answer is never taken for "no such job".
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.errors import UserError
-
 TIMEOUT_SECONDS = 60.0
-ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "REQUEUED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+# Read by SLURM's commands as if they were flags: they would hide jobs from the one who asks.
+_FLAGS_FROM_OUTSIDE = ("SQUEUE_", "SACCT_", "SCANCEL_")
+# What says which cluster and who asks; everything else that begins with SLURM_ describes an allocation.
+_NO_ALLOCATION = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
+_OF_AN_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job as SLURM shows it. reason: why it waits, or the nodes it runs on."""
+class Answer:
+    """What one of SLURM's commands said. silence: why it said nothing that counts; empty where it answered."""
 
-    job_id: str
-    name: str
-    state: str
-    reason: str = ""
+    text: str = ""
+    words: str = ""  # on stderr
+    silence: str = ""
+
+
+def ask(*command: str) -> Answer:
+    """Runs one of SLURM's commands. A failure, a time-out and a missing program are a silence, with the reason."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_FLAGS_FROM_OUTSIDE)}
+    environment["SLURM_BITSTR_LEN"] = "0"  # array elements are listed in full, not cut after 64 characters
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment)
+    except FileNotFoundError:
+        return Answer(silence=f"there is no {command[0]} on this machine")
+    except subprocess.TimeoutExpired:
+        return Answer(silence=f"no answer from {command[0]} within {TIMEOUT_SECONDS:.0f} s")
+    except OSError as error:
+        return Answer(silence=f"{command[0]}: {error.strerror}")
+    if done.returncode == 0:
+        return Answer(done.stdout, done.stderr)
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return Answer(done.stdout, done.stderr, f"no answer from {command[0]}" + (f": {said[-1]}" if said else ""))
 
 
 def own_job() -> str | None:
@@ -37,78 +57,47 @@ def own_job() -> str | None:
 
 def is_active(job: str) -> bool | None:
     """Whether a job waits or runs; None when SLURM gives no answer or the job is on its way out."""
-    answer = _ask("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%T")
-    if answer is None:
-        return None
-    if answer.returncode != 0:
-        return False if "Invalid job id" in answer.stderr else None
-    states = set(answer.stdout.split())
+    answer = ask("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%T")
+    if answer.silence:
+        return False if "Invalid job id" in answer.words else None
+    states = set(answer.text.split())
     return None if states == {"COMPLETING"} else bool(states)
 
 
-def queued(names: Iterable[str]) -> dict[str, Job] | None:
-    """Jobs that wait or run, by id, of all submissions with these job names; None when SLURM gives no answer."""
-    found: dict[str, Job] = {}
-    for some in _chunks(sorted(set(names)), 200):
-        answer = _ask("squeue", "--noheader", "--array", f"--name={','.join(some)}", "--format=%i|%j|%T|%R")
-        if answer is None or answer.returncode != 0:
-            return None
-        for line in answer.stdout.splitlines():
-            job_id, name, state, reason = line.split("|", 3)
-            found[job_id] = Job(job_id, name, state, reason.strip("()"))
-    return found
-
-
-def ended(jobs: Iterable[str]) -> dict[str, Job]:
-    """What accounting knows of jobs that have ended, by id; empty where the cluster keeps no accounts."""
-    found: dict[str, Job] = {}
-    parents = sorted({job.partition("_")[0] for job in jobs})
-    for some in _chunks(parents, 200):
-        answer = _ask(
-            "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(some)}",
-            "--format=JobID,JobName,State,ExitCode",
-        )  # fmt: skip
-        if answer is None or answer.returncode != 0:
-            return found
-        for line in answer.stdout.splitlines():
-            job_id, name, state, code = line.split("|", 3)
-            found[job_id] = Job(job_id, name, state.partition(" ")[0], f"exit code {code}")
-    return found
-
-
-def largest_array() -> int:
-    """The most elements that a job array may have here."""
-    answer = _ask("scontrol", "show", "config")
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", answer.stdout) if answer else None
-    return max(1, int(found[1]) - 1) if found else 1000
-
-
-def cancel(jobs: Sequence[str]) -> None:
-    """Cancels jobs, those that have ended meanwhile included. Raises UserError when SLURM gives no answer."""
-    for some in _chunks(list(jobs), 500):
-        answer = _ask("scancel", *some)
-        if answer is None:
-            raise UserError("scancel gives no answer; is this a machine of the cluster, and is its controller up?")
-
-
-def requeue_self() -> bool:
-    """Queues the own job again, unless it is being cancelled or requeued already; whether it was needed."""
+def requeue_self() -> str:
+    """Queues the own job again, unless it is being cancelled or requeued already; what came of it, in words."""
     job = own_job()
     if job is None:
-        return False
-    answer = _ask("scontrol", "show", "job", "--oneliner", job)
-    if answer is None or "JobState=RUNNING" not in answer.stdout:
-        return False
-    answer = _ask("scontrol", "requeue", job)
-    return answer is not None and answer.returncode == 0
+        return "no job of SLURM's"
+    answer = ask("scontrol", "show", "job", "--oneliner", job)
+    if answer.silence:
+        return f"not queued again: {answer.silence}"
+    if "JobState=RUNNING" not in answer.text:
+        return "SLURM is ending or queueing the job already"
+    answer = ask("scontrol", "requeue", job)
+    return f"not queued again: {answer.silence}" if answer.silence else f"job {job} is queued again"
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def name_self(text: str) -> None:
+    """Puts a run's name into the comment of the own job, which an array's elements cannot have before they start."""
+    job = own_job()
+    if job is not None:
+        ask("scontrol", "update", f"jobid={job}", f"comment={text}")
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:
+@contextmanager
+def outside_of_allocations() -> Iterator[None]:
+    """Hides the allocation that this process runs in, so that what is started from here has one of its own or none.
+
+    sbatch would hand its variables on, and srun refuse them; local runs would take themselves for ranks of the outer
+    job, and queue that again when they are stopped.
+    """
+    hidden = {
+        key: os.environ.pop(key)
+        for key in list(os.environ)
+        if (key.startswith(_OF_AN_ALLOCATION) and key not in _NO_ALLOCATION) or key in _OF_TORCHRUN
+    }
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+        yield
+    finally:
+        os.environ.update(hidden)

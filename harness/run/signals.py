@@ -10,9 +10,14 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
+class Interrupted(Exception):
+    """A run was asked to stop, on this rank or another, and has saved what it goes on from."""
+
+
 class StopFlag:
     """Set by SIGUSR2, SIGTERM or the first Ctrl-C; a second Ctrl-C interrupts at once.
 
+    Signals that were blocked until now, as `harness.launch.held` does before a job's Python starts, arrive at once.
     A context manager that puts the earlier handlers back; one inside another starts as the outer one stands. Outside
     the main thread it installs nothing, since Python allows handlers there alone.
     """
@@ -31,6 +36,7 @@ class StopFlag:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 self._earlier[number] = signal.signal(number, self._handle)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(self, *_: object) -> None:

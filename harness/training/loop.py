@@ -19,10 +19,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from harness.config import Precision, RunConfig, ScheduleConfig
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
+from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
-from harness.training.distributed import Ranks
+from harness.training.clock import StepClock
+from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
+from harness.training.pace import Pace
+from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
 from harness.training.step import StepPosition, TrainingStep
@@ -30,7 +34,8 @@ from methods.contract import Method, Scope, Selection
 
 log = logging.getLogger(__name__)
 
-Decision = dict[str, Any]
+
+RECENT_ITERATIONS = 200  # that the acceptance rate in the metrics is taken from
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,7 +58,6 @@ class Trainer:
     stop_asked: Callable[[], bool] = lambda: False
     before_write: Callable[[], None] = lambda: None
     iteration: int = 0
-    decisions: list[Decision] = field(default_factory=list)
     train_seconds: float = 0.0
     skips: SkipMonitor = field(default_factory=SkipMonitor)
 
@@ -62,8 +66,14 @@ class Trainer:
         self.schedule: ScheduleConfig = schedule
         parameters = self.engine.parameters(Scope.all)
         self.device = parameters[0].device
+        self.clock = StepClock(self.device)
         self.flat = FlatGradient(parameters)
         self.flat.attach()
+        self.decisions = DecisionLog(self.folder, self.ranks.rank)
+        self.agreement = Agreement(self.ranks)
+        self.pace = Pace()
+        keep = schedule.keep_checkpoints
+        self.saver = checkpoint.Saver(self.folder / "checkpoint", self.ranks, keep, lambda: self.before_write())
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
@@ -77,14 +87,23 @@ class Trainer:
 
     def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
+        with traced(self.schedule.profile, self.folder / "profile" / f"rank{self.ranks.rank}.json") as stepped:
+            self._run(self.pace.batches(batches), progress, stepped)
+        self.agreement.finish()
+        self.saver.finish()
+        return self.iteration == self.schedule.iterations
+
+    def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
         last_saved = started = time.monotonic()
         for batch in batches:
+            self.clock.start()
             losses, logged = self._step(batch)
+            self.clock.stop()
             self.iteration += 1
             now = time.monotonic()
             self.train_seconds += now - started
             started = now
-            due = self._is_due(now - last_saved)
+            due, stop = self._due_and_stop(now - last_saved)
             if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
                 self._write_metrics(self._mean(losses) | logged, progress)
             if self.iteration == self.schedule.iterations:
@@ -92,16 +111,17 @@ class Trainer:
             if due:
                 self.save()
                 last_saved = time.monotonic()
-                if self.ranks.any(self.stop_asked(), self.device):
-                    return False
-        return True
+                if stop:
+                    break
+            stepped()
 
-    def _is_due(self, seconds: float) -> bool:
-        """Whether to save now; agreed among ranks, since their clocks and signals differ."""
-        if self.iteration % self.schedule.checkpoint_every == 0:
-            return True
-        own = self.stop_asked() or (self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes)
-        return self.ranks.any(own, self.device)
+    def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
+        """Whether to save now, and to end after it; agreed among ranks, since their clocks and signals differ."""
+        late = self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes
+        late, stop, unwritten = self.agreement.exchange(late, self.stop_asked(), not self.saver.written)
+        if not unwritten:
+            self.saver.conclude(known_at=self.iteration - 1)
+        return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One update. Returns this rank's losses, and what its method logged."""
@@ -110,14 +130,22 @@ class Trainer:
         scale = self.scaler.scale if self.scaler.is_enabled() else None
         step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
         selection = self.method.select(step)
-        losses = step.batch_losses(step.trained_table(selection))
+        trained = step.trained_table(selection)
+        if self.method.decides():
+            # Here, where the host waits for the decision anyway: later it would wait for the whole step.
+            self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
+        losses = step.batch_losses(trained)
         step.share_statistics()
         self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
-        self.decisions += _decisions(self.iteration, self.ranks.rank, batch, selection)
         return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
     def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
-        if selection.gradient is not None and self.ranks.world == 1:
+        known = selection.gradient is not None
+        if self.ranks.world > 1:
+            # The normalisers that ranks share hold for all of them or for none.
+            known = self.method.decides() and not self.ranks.any(not known)
+        if known:
+            assert selection.gradient is not None
             torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
@@ -147,15 +175,14 @@ class Trainer:
             raise TrainingDiverged(f"the loss is {values['loss']} at iteration {self.iteration}; lower schedule.lr")
         if not self.ranks.is_main:
             return
-        recent = [d for d in self.decisions[-2000:] if d["decided"] and d["iteration"] >= self.iteration - 200]
-        acceptance = sum(d["accepted"] for d in recent) / len(recent) if recent else None
         line = {
             "iteration": self.iteration,
             "total": self.schedule.iterations,
             **values,
             "lr": learning_rate(self.schedule, self.iteration - 1),
-            "acceptance": acceptance,
+            "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
+            **self.pace.read(self.schedule.iterations - self.iteration),
             "time": time.time(),
         }
         self.before_write()
@@ -166,7 +193,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- saved and restored
 
     def save(self) -> None:
-        """Writes a checkpoint; every rank calls it at the same step."""
+        """Begins to write a checkpoint; every rank calls it at the same step."""
         self.before_write()
         shared = {
             "model": self.engine.module.state_dict(),
@@ -175,19 +202,20 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
             "train_seconds": self.train_seconds,
+            "step_seconds": self.clock.seconds(),
         }
         own = {
             "method": self.method.state_dict(),
-            "decisions": json.dumps(self.decisions),
+            "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
         }
-        path = self.folder / "checkpoint"
-        checkpoint.save(path, self.iteration, shared, own, self.ranks, self.schedule.keep_checkpoints)
+        self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
         """Restores the newest checkpoint; False without one."""
         state = checkpoint.load_newest(self.folder / "checkpoint", self.ranks, self.device)
         if state is None:
+            self.decisions.restore(None)
             _keep_metrics_before(self.folder / "metrics.jsonl", 0, self.ranks)
             return False
         shared, own = state
@@ -197,11 +225,16 @@ class Trainer:
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
+        self.clock.spent = shared["step_seconds"]
         self.method.load_state_dict(own["method"])
-        self.decisions = json.loads(own["decisions"])
+        self.decisions.restore(own["decisions"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
+
+    def seconds(self) -> dict[str, float]:
+        """Of training by the wall, and of its steps by the device."""
+        return {"train_seconds": self.train_seconds, "step_seconds": self.clock.seconds()}
 
     def final_weights(self) -> dict[str, Any]:
         """The trained weights in the layout of published checkpoints: model, and model_ema where there is one."""
@@ -214,14 +247,15 @@ class Trainer:
 Progress = Callable[[dict[str, Any]], None]
 
 
-def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Decision]:
+def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:
     """One row an image into which something was pasted."""
     pasted = batch.has_pasted.tolist()
     if not any(pasted):
         return []
     keep = selection.keep.tolist()
-    contribution = _per_image(selection.contribution, len(pasted))
-    threshold = _per_image(selection.threshold, 1)[0]
+    single = _is_by_instance(selection)
+    contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
+    threshold = None if single else _per_image(selection.threshold, 1)[0]
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -238,9 +272,23 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "threshold": threshold,
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
+                "contributions": _of_instances(selection.contribution, image, own.pasted),
+                "kept": _of_instances(selection.instances, image, own.pasted),
+                "weights": _of_instances(selection.weight, image, own.pasted),
             }
         )
     return rows
+
+
+def _is_by_instance(selection: Selection) -> bool:
+    return selection.contribution is not None and selection.contribution.dim() == 2
+
+
+def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
+    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    if value is None or value.dim() < 2:
+        return None
+    return value[image, : len(pasted)][pasted.to(value.device)].tolist()
 
 
 def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:

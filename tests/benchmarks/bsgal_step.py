@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 
-from harness.config import Precision
+from harness.config import LauncherConfig, Precision, RunConfig
 from harness.data.sample import Batch, Sample, View
 from harness.engine.native import NativeEngine
 from harness.training.distributed import Ranks
 from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
+from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, Mode
 from methods.contract import Method, Scope, Start, ViewKind
 from methods.xpaste import XPaste
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="fp32")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig(launcher=LauncherConfig(gpus=int(device.type == "cuda"))))
     engine = NativeEngine(made.detector("resnet50", 1).to(device), Precision[options.precision], channels_last=False)
     bench = Bench(engine, batch_of(options.images, options.size, device), device)
     for method in METHODS.values():

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from harness.config import RunConfig
 from harness.engine.detectron2 import engine as adapter
 from harness.engine.detectron2 import losses as splitting
+from harness.training.torch_settings import prepare_torch
 from methods.contract import Proposals
 from tests.detector.small import generator, view
 from tests.engine.detectron2_models import engine_of
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig())
     engine = engine_of(backbone="resnet50", classes=options.classes)
     size = options.size, options.size
     views = [view(i, instances=12, size=size, classes=options.classes, pasted=6) for i in range(options.images)]

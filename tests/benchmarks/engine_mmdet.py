@@ -17,6 +17,7 @@ import torch
 from harness.compose import compose
 from harness.config import EngineConfig
 from harness.engine import create
+from harness.training.torch_settings import prepare_torch
 from methods.contract import Proposals
 from tests.engine.mmdet_models import make_view
 
@@ -43,8 +44,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     config = compose(["engine=mmdet", "schedule.precision=fp32", "schedule.channels_last=false"]).config
+    prepare_torch(config)
     overrides = ["model.backbone.init_cfg=null"]
     config.engine = EngineConfig("mmdet", "mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1", overrides)
     engine = create(config, 1203, np.full(1203, 10))

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import cv2
-import torch
 
 from harness.compose import compose
 from harness.data.dataset import Dataset
 from harness.data.training import TrainingData, training_loader
+from harness.training.torch_settings import prepare_torch
 
 METHODS = ("baseline", "copy_paste", "xpaste", "bsgal")
 BATCH = 8
@@ -29,7 +29,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=1600)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     cv2.setNumThreads(0)
     print(f"{'method':<12}" + "".join(f"{count:>4} workers" for count in arguments.workers) + "   images/s")
     with tempfile.TemporaryDirectory() as folder:
@@ -44,6 +43,7 @@ def throughput(method: str, workers: int, images: int, folder: Path) -> float:
     overrides = [f"method={method}", "data=mini", f"data.root={folder / 'mini'}", f"data.workers={workers}"]
     overrides += [f"schedule.iterations={steps + 1}", f"schedule.batch_per_rank={BATCH}"]
     config = compose(overrides).config
+    prepare_torch(config)
     dataset = Dataset(config.data)
     data = TrainingData(dataset, config.seed, config.method, dataset.prepared_pool(config.method, config.seed))
     batches = iter(training_loader(data, config.schedule))

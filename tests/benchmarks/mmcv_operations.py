@@ -15,7 +15,9 @@ import pycocotools.mask as coco
 import torch
 from torch import Tensor
 
+from harness.config import RunConfig
 from harness.engine.mmdet.operations import provide_operations
+from harness.training.torch_settings import prepare_torch
 from methods.contract import Proposals
 from tests.engine.mmdet_models import MODELS, make_engine, make_view
 
@@ -38,7 +40,7 @@ def figures(model: str) -> dict[str, Tensor]:
 
 
 def main(file: Path) -> None:
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig())
     operations = "torchvision's" if provide_operations() else "mmcv's compiled"
     found = {model: figures(model) for model in MODELS}
     if not file.exists():

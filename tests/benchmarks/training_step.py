@@ -85,7 +85,6 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer, batches = prepare(options, folder, device)
     watch = Stopwatch(device == "cuda")
@@ -124,6 +123,7 @@ def prepare(options: argparse.Namespace, folder: Path, device: str) -> tuple[Tra
         f"schedule.batch_per_rank={images}",
     ]
     overrides += [f"schedule.precision={options.precision or ('fp16' if device == 'cuda' else 'fp32')}"]
+    overrides += [f"launcher.gpus={int(device == 'cuda')}"]
     config = compose(overrides).config
     engine, method, batches = setup(config, device=device)
     return Trainer(config, engine, method, Ranks(), folder), batches

@@ -9,8 +9,8 @@ import pytest
 
 from harness.config import LauncherConfig
 from harness.errors import UserError
-from harness.launch.dryrun import estimated_hours, show_plan
-from harness.launch.slurm import sbatch_parameters
+from harness.launch.dryrun import estimated_hours, minutes_needed, show_plan
+from harness.launch.resources import sbatch_parameters
 from harness.launch.state import collect
 from harness.record.manifest import ExpectedRun, Manifest
 from harness.record.record import Record, Status
@@ -27,8 +27,11 @@ def test_hours_are_those_of_like_runs_by_their_steps() -> None:
     choices: dict[str, str | None] = {"data": "lvis_v1", "method": "bsgal", "backbone": "resnet50"}
     run = ExpectedRun("y", "bsgal", [], {}, resources=_resources(gpus=4), iterations=500, choices=choices)
     assert estimated_hours(run, [record]) == 0.5
+    assert minutes_needed(run, [record]) is None, "a record of an older version"
+    record.cost |= {"train_seconds": 2400.0, "evaluation_seconds": 120.0}
+    assert minutes_needed(run, [record]) == 22
     choices["method"] = "xpaste"
-    assert estimated_hours(run, [record]) is None
+    assert estimated_hours(run, [record]) is minutes_needed(run, [record]) is None
 
 
 def test_runs_with_equal_parameters_are_counted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from harness.launch import local
 from harness.record.manifest import read_manifest
 from harness.record.record import Status, read_record
+from tests.command_line import harness
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -43,12 +44,15 @@ def project(tmp_path: Path, mini_root: Path) -> Path:
     return tmp_path
 
 
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def _start(project: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *words],
         cwd=project,
-        env=environment,
+        env=_environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,9 +63,8 @@ def _start(project: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _harness(project: Path, *words: str) -> tuple[int, str]:
-    process = _start(project, *words)
-    printed, _ = process.communicate(timeout=300)
-    return process.returncode, printed
+    ended = harness(*words, cwd=project, environment=_environment())
+    return ended.code, ended.out + ended.err
 
 
 def _states(project: Path) -> dict[str, str]:
@@ -91,7 +94,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
 
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     printed, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 1
+    assert sweep.returncode == 75
     assert "goes on from the checkpoints" in printed
     record = read_record(runs, second)
     assert record is not None
@@ -101,7 +104,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     again = _resumed(project, runs / second, times=1)
     again.terminate()  # as `kill` does, to the sweep's process alone
     printed, _ = again.communicate(timeout=60)
-    assert again.returncode == 1
+    assert again.returncode == 75
     assert "goes on from the checkpoints" in printed
     assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
 

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.launch import state, tables
+from harness.launch import queue, state, tables
 from harness.launch.job import cancelled_path
+from harness.launch.queue import Job, Look
 from harness.launch.select import select
 from harness.launch.state import RunState, State, collect
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.record.record import Record, Status, write_record
-from harness.run import scheduler
 from harness.run.claim import take
 from harness.run.provenance import code_fingerprint
-from harness.run.scheduler import Job
 
 PARENT, CHILD = "baseline-s0", "bsgal-s0"
 
@@ -38,13 +37,12 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def _collect(
-    runs: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, queue: list[Job] | None, ended: list[Job]
+    runs: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, queued: list[Job] | None, ended: list[Job]
 ) -> tuple[RunState, RunState]:
     """As if squeue and sacct had answered this."""
-    answer = None if queue is None else {job.job_id: job for job in queue}
-    monkeypatch.setattr(scheduler, "queued", lambda names: answer)
-    monkeypatch.setattr(scheduler, "ended", lambda jobs: {job.job_id: job for job in ended})
-    parent, child = collect(runs, [manifest])
+    look = Look(silence="no answer from squeue") if queued is None else Look({job.job_id: job for job in queued})
+    monkeypatch.setattr(queue, "ended", lambda jobs: {job.job_id: job for job in ended})
+    parent, child = collect(runs, [manifest], look)
     return parent, child
 
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "mungekey", "slurmdbd", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
@@ -43,7 +47,9 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
@@ -72,7 +78,8 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={database_port}
 AccountingStoragePass={folder}/munge.sock
-AccountingStorageTRES=gres/gpu"""
+AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations,limits"""
 DATABASE = """\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock
@@ -177,8 +184,8 @@ class Cluster:
             "user": getpass.getuser(),
             "controller_port": ports[0],
             "database_port": ports[1],
-            # Job ids of an earlier cluster must not come again: submitit would take its files for the new job's.
-            "first_job": int(time.time()) % 60_000_000 + 1,
+            # Job ids of another cluster must not come again: submitit would take its files for the new job's.
+            "first_job": secrets.randbelow(60_000_000) + 1,
             "nodes": "\n".join(
                 f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
                 f"RealMemory=16000 Gres=gpu:{GPUS} State=UNKNOWN"
@@ -239,7 +246,9 @@ def running_cluster(folder: Path, accounting: bool) -> Iterator[Cluster]:
     """A cluster below `folder`, which is best in memory: everything is written and read many times."""
     cluster = Cluster(folder, accounting)
     try:
-        cluster.start()
+        # Ports are free until the daemons take them: another session's cluster must not choose the same ones.
+        with FileLock(Path(tempfile.gettempdir()) / f"bsgal-bench-slurm-{getpass.getuser()}.lock"):
+            cluster.start()
         yield cluster
     finally:
         cluster.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record.manifest import read_manifest
+from harness.record.manifest import ExpectedRun, Submission, read_manifest
 from harness.record.record import Record, read_record
+from tests.command_line import harness
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -38,24 +40,50 @@ class Project:
         defaults = ", ".join(QUICK)
         (self.folder / "sweeps" / f"{name}.yaml").write_text(f"defaults: [{defaults}]\n{text}")
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    @property
+    def environment(self) -> dict[str, str]:
         environment = {**self.cluster.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment["BSGAL_BENCH_CACHE"] = os.environ["BSGAL_BENCH_CACHE"]
+        return environment | {"PATH": f"{self.folder / 'shims'}:{environment['PATH']}"}
+
+    def shim(self, program: str, script: str) -> None:
+        """Puts a shell script in the place of one of SLURM's commands; `real` runs the command itself."""
+        path = self.folder / "shims" / program
+        path.parent.mkdir(exist_ok=True)
+        real = shutil.which(program, path=self.cluster.environment["PATH"])
+        path.write_text(f'#!/bin/bash\nreal() {{ {real} "$@"; }}\n{script}\n')
+        path.chmod(0o755)
+
+    def silence(self, *programs: str) -> None:
+        """From now on these commands find no controller."""
+        for program in programs:
+            self.shim(program, 'echo "error: Unable to contact slurm controller (connect failure)" >&2; exit 1')
+
+    def unshim(self) -> None:
+        shutil.rmtree(self.folder / "shims", ignore_errors=True)
+
+    def job_names(self) -> list[str]:
+        """The names of all jobs of this project that wait or run, an element of an array each."""
+        listed = self.cluster.command("squeue", "--noheader", "--array", "--states=PENDING,RUNNING", "--format=%j")
+        own = {s.job_name for path in self.runs.glob("sweeps/*") for s in _submissions(self.runs, path.name)}
+        return [name for name in listed.split() if name in own]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", *words], cwd=self.folder, env=environment, text=True,
+            [sys.executable, "-m", "harness.cli", *words], cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def harness(self, *words: str, code: int | None = 0) -> str:
         """What a command prints; fails unless it ends with `code`, None for any."""
-        process = self.start(*words)
-        printed, _ = process.communicate(timeout=300)
-        if code is not None and process.returncode != code:
-            raise AssertionError(f"harness {' '.join(words)} ended with {process.returncode}:\n{printed}")
-        return printed
+        ended = harness(*words, cwd=self.folder, environment=self.environment)
+        if code is not None and ended.code != code:
+            raise AssertionError(f"harness {' '.join(words)} ended with {ended.code}:\n{ended.out}{ended.err}")
+        return ended.out + ended.err
 
-    def sweep(self, name: str, *overrides: str) -> str:
-        return self.harness("sweep", name, *RESOURCES, *overrides)
+    def sweep(self, name: str, *overrides: str, code: int | None = 0) -> str:
+        return self.harness("sweep", name, *RESOURCES, *overrides, code=code)
 
     def states(self, *words: str) -> dict[str, dict[str, Any]]:
         """`harness status --json` by run_id."""
@@ -72,6 +100,11 @@ class Project:
                 raise TimeoutError(f"{self.harness('status', *words, code=None)}\n{self.output()}")
             time.sleep(1.0)
 
+    def run(self, sweep: str, place: int = 0) -> ExpectedRun:
+        manifest = read_manifest(self.runs, sweep)
+        assert manifest is not None
+        return manifest.runs[place]
+
     def records(self, sweep: str) -> dict[str, Record]:
         manifest = read_manifest(self.runs, sweep)
         assert manifest is not None
@@ -82,3 +115,8 @@ class Project:
         """The end of what all jobs printed, for a failed test."""
         paths = sorted(self.runs.glob("sweeps/*/jobs/*/*log.err"))
         return "\n".join(f"== {path.name}\n" + path.read_text(errors="replace")[-1000:] for path in paths)
+
+
+def _submissions(runs: Path, sweep: str) -> list[Submission]:
+    manifest = read_manifest(runs, sweep)
+    return manifest.submissions if manifest else []

@@ -38,11 +38,6 @@ class Breaks(Method):
 
 
 @pytest.fixture
-def project(accounted: Cluster, tmp_path: Path, mini_root: Path) -> Project:
-    return Project(tmp_path, accounted)
-
-
-@pytest.fixture
 def without_accounts(unaccounted: Cluster, tmp_path: Path, mini_root: Path) -> Project:
     return Project(tmp_path, unaccounted)
 

@@ -2,9 +2,10 @@
 
 Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png", "image.png|mask.png", "*cut.png"]}`.
 `|` names the file of the mask, one per image that has several at the choice of who made the pool; `*` marks an RGBA
-file that is cut to its instance already. A pool may name categories otherwise where it says how (`numbering`). Paths are absolute or relative to the JSON's folder. Beside NAME.json,
+file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. A pool may name
+categories otherwise than by number where it says how (`harness.data.pool.numbering`). Beside NAME.json,
 NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an entry, keyed by `category` and `path`
-(the entry as it stands in the JSON).
+(both as they stand in the JSON).
 """
 
 from __future__ import annotations

@@ -10,13 +10,11 @@ from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from backbones import level_of
+from backbones import PIXEL_MEAN, PIXEL_STD, level_of
 from harness.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
 NAMES = tuple(f"res{level_of(stride)}" for stride in STRIDES)  # res2 to res5
-# What classifiers' weights take, in RGB (ImageNet's mean and deviation in 0..255).
-PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
 class Trunk(Backbone):
@@ -53,7 +51,8 @@ def build_trunk(backbone: Any, activation_checkpointing: bool) -> Trunk:
 
 def fit(cfg: CfgNode) -> None:
     """A configuration's input becomes what backbones of ours take."""
-    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT = PIXEL_MEAN, PIXEL_STD, "RGB"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
+    cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.FPN.IN_FEATURES = list(NAMES)
 

@@ -23,7 +23,7 @@ from harness.engine.detectron2.catalogs import catalog_name
 from harness.engine.detectron2.loading import load_detector, load_trunk
 from harness.engine.detectron2.losses import attributes, ground_truth_loss_table, loss_table, predictors
 from harness.engine.detectron2.model_config import DEFAULT, build_from
-from harness.engine.precision import autocast
+from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError
 from harness.weights.loading import load_backbone
 from methods.contract import LossTable, Need, Proposals, Scope
@@ -99,8 +99,7 @@ class Detectron2Engine:
         if backbone_in_eval:
             self.module.backbone.eval()  # type: ignore[union-attr]
         inputs = [{"image": self._channels(view.image), "instances": instances_of(view)} for view in views]
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), self._mixed():
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng), self._mixed():
             if proposals is Proposals.GROUND_TRUTH:
                 return ground_truth_loss_table(self.module, inputs)
             return loss_table(self.module, inputs)
@@ -245,10 +244,14 @@ def _prediction(found: Instances) -> Prediction:
         masks = found.pred_masks.permute(1, 2, 0).numpy().astype(np.uint8)
     else:
         masks = np.zeros((height, width, len(found)), np.uint8)
-    encoded = coco.encode(np.asfortranarray(masks)) if len(found) else []
+
+    def encode() -> list[dict[str, object]]:
+        encoded = coco.encode(np.asfortranarray(masks)) if len(found) else []
+        return [{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
     return Prediction(
         boxes=found.pred_boxes.tensor.float(),
         scores=found.scores.float(),
         labels=found.pred_classes,
-        rles=[{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in encoded],
+        encode=encode,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from harness.engine.detectron2.backbones import PIXEL_MEAN, PIXEL_STD
+from backbones import PIXEL_MEAN, PIXEL_STD
 from harness.errors import UserError
 from harness.weights.file import read_weights
 from harness.weights.loading import OUTPUT_NORMS, LoadReport, layout_of, load_by_name, refusal, some_names
@@ -26,9 +26,10 @@ HEADS = ("roi_heads.", "proposal_generator.", "head.")
 
 
 def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
-    """Loads a detector's .pth or .pkl, of both its EMA where `averaged`; returns what matched, was missing, was left.
+    """Loads a detector's .pth or .pkl; returns what matched, was missing and was left over.
 
-    With `new_classes`, the model may have more classes than the file. Raises UserError when the file lacks a part.
+    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may
+    have more classes than the file. Raises UserError when the file lacks a part.
     """
     weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):
@@ -92,8 +93,8 @@ def _warn_of_caffe(module: Any, path: Path) -> None:
             "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
             "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
             path,
-            PIXEL_MEAN,
-            PIXEL_STD,
+            list(PIXEL_MEAN),
+            list(PIXEL_STD),
         )
 
 

@@ -16,7 +16,7 @@ from harness.config import Precision, RunConfig
 from harness.data.sample import View
 from harness.engine.contract import Prediction
 from harness.engine.mmdet.operations import provide_operations
-from harness.engine.precision import autocast
+from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError, first_line
 from harness.weights.loading import load_backbone
 from methods.contract import LossTable, Need, Proposals, Scope
@@ -103,10 +103,7 @@ class MmdetEngine:
             self.module.backbone.eval()
         targets = [view.targets for view in views]
         aside = backbone_in_eval or proposals is Proposals.GROUND_TRUTH
-        devices = [self.device] if self.device.type == "cuda" else []
-        # mmdet draws from the process's generator, which has to follow the pass's own.
-        with torch.random.fork_rng(devices=devices), counters_kept(self.module, aside):
-            torch.manual_seed(rng.initial_seed())
+        with drawing_from(rng), counters_kept(self.module, aside):
             features, samples = self._features(training_data(views), training=True)
             if proposals is Proposals.GROUND_TRUTH:
                 return LossTable(ground_truth_losses(self.module.roi_head, features, samples, targets))

@@ -57,10 +57,9 @@ def prediction(found: InstanceData, size: tuple[int, int]) -> Prediction:
     empty."""
     found = found.to("cpu")
     masks = found.masks.numpy() if "masks" in found else np.zeros((len(found), *size), bool)
-    encodings = encode_mask_results(masks)
     return Prediction(
         boxes=found.bboxes.float(),
         scores=found.scores.float(),
         labels=found.labels.long(),
-        rles=[{**each, "counts": each["counts"].decode("ascii")} for each in encodings],
+        encode=lambda: [{**each, "counts": each["counts"].decode("ascii")} for each in encode_mask_results(masks)],
     )

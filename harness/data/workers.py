@@ -1,0 +1,34 @@
+"""Loader workers that outlive the signals by which a run is told to save."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+# What a terminal, SLURM, torchrun, Docker and Kubernetes send to a whole process group: the run alone answers.
+GROUP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Holds signals of the group back, to arrive afterwards.
+
+    Processes started inside begin so, and therefore hear nothing before `start_worker`: torch installs a handler for
+    SIGTERM of its own there that ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(worker: int) -> None:
+    """The first thing that a worker does. One whose run has died ends by itself: torch watches for that."""
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # discards what was held back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+    cv2.setNumThreads(0)

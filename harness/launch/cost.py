@@ -1,0 +1,31 @@
+"""`harness status --cost`: what runs have used of the machines, the starts that came to nothing included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.launch.state import RunState, State
+from harness.record.record import read_record
+from harness.run import claim
+
+
+def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
+    """Such as "12.5 hours of jobs in 18 starts, 50.0 GPU hours; 91% of complete runs' time was training or ...".
+
+    Every start counts from its job's beginning to its last sign of life, whether it came to something or not.
+    """
+    seconds = gpu_seconds = complete = useful = 0.0
+    starts = 0
+    for row in rows:
+        lives = claim.lives(runs_dir / row.run.run_id)
+        own = sum(life.seconds + life.preparing for life in lives)
+        starts += len(lives)
+        seconds += own
+        gpu_seconds += own * row.run.resources.get("gpus", 0) * row.run.resources.get("nodes", 1)
+        record = read_record(runs_dir, row.run.run_id) if row.state is State.complete else None
+        if record is not None and "starts" in record.cost:
+            complete += record.cost["allocated_seconds"]
+            useful += record.cost.get("train_seconds", 0.0) + record.cost.get("evaluation_seconds", 0.0)
+    text = f"{seconds / 3600:.1f} hours of jobs in {starts} starts, {gpu_seconds / 3600:.1f} GPU hours"
+    return f"{text}; {useful / complete:.0%} of complete runs' time was training or evaluation" if complete else text

@@ -1,0 +1,26 @@
+"""What commands about many runs end with, so that scripts can rely on it. docs/slurm.md has the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.launch.state import RunState, State
+
+FAILED = 1
+NOT_UNDER_WAY = 3  # as a single run that waits for its parent
+UNKNOWN = 69  # sysexits.h's EX_UNAVAILABLE: a service, here the scheduler, is not there
+STOPPED = 75  # EX_TEMPFAIL: goes on when it is started again; so does a single run
+_CODES = {
+    State.failed: FAILED,
+    State.unknown: UNKNOWN,
+    State.interrupted: STOPPED,
+    State.cancelled: NOT_UNDER_WAY,
+    State.waiting: NOT_UNDER_WAY,
+    State.missing: NOT_UNDER_WAY,
+}
+
+
+def exit_code(rows: Sequence[RunState]) -> int:
+    """That of the worst run, in the order above; 0 when all are complete or under way."""
+    states = {row.state for row in rows}
+    return next((code for state, code in _CODES.items() if state in states), 0)
