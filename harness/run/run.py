@@ -119,6 +119,7 @@ class _Run:
         self.dataset = Dataset(self.config.data)
         self.runs = Path(self.config.runs_dir)
         self.folder = self.runs / self.run_id
+        self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
@@ -298,7 +299,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
             started=self.started,
             ended=now,
             **content,
