@@ -51,9 +51,12 @@ class RoiAlign(Enum):
 
 
 class Blending(Enum):
+    """random: one of the others, drawn for each instance."""
+
     basic = "basic"
     alpha = "alpha"
     gaussian = "gaussian"
+    random = "random"
 
 
 class MaskTargets(Enum):

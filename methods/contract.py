@@ -5,7 +5,7 @@ A method imports this module, torch and NumPy; it never imports the harness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -306,6 +306,11 @@ class LossTable:
         """Every loss without the instances that `keep` (n, G) bool leaves out, weighted by `weight` (n,) or (n, G)."""
         return LossTable({name: loss.selected(keep, weight) for name, loss in self.losses.items()})
 
+    def without(self, instances: Tensor, kinds: Collection[LossKind]) -> LossTable:
+        """The losses of these kinds without `instances` (n, G) bool, in sum and normaliser; others as they are."""
+        kept = {name: each.selected(~instances, None) for name, each in self.losses.items() if each.kind in kinds}
+        return LossTable({**self.losses, **kept})
+
     def copied(self) -> LossTable:
         """The same figures in tensors of their own, with the same gradients: writing to them changes nothing else."""
         fields = {
@@ -428,6 +433,9 @@ class Selection:
     images' losses, or of pasted instances' terms; normalisers stay those of the unweighted batch. Images that do not
     keep the pasted view are neither ignored in part nor weighted. An (n, G) tensor needs INSTANCE_ATTRIBUTION.
 
+    without_pasted: losses of these kinds are of the real instances alone, in sum and normaliser; not together with
+    `instances` or `weight`. It needs INSTANCE_ATTRIBUTION too.
+
     contribution: scalar, (n,) or (n, G) float, threshold: scalar, (n,) or (n, G), both as they go into the decision
     log; None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
     gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
@@ -442,6 +450,7 @@ class Selection:
     gradient: Tensor | None = None
     instances: Tensor | None = None
     weight: Tensor | None = None
+    without_pasted: frozenset[LossKind] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""DiverGen: data scaling, and generative data diversity enhancement as three switches over the pool's columns."""
+"""DiverGen: data scaling, and generative data diversity enhancement by the pool's columns."""
 
 from __future__ import annotations
 
@@ -12,28 +12,24 @@ from methods.contract import DatasetFacts, Draw, ImageFacts, Pool
 from methods.registry import register
 from methods.xpaste import PoolPasting
 
-# Orders the instances that a growing subset takes; the same for every run, so that subsets nest.
-ORDER_SEED = 2405
-
 
 @register("divergen")
 @dataclass
 class DiverGen(PoolPasting):
-    """Scales the number of generated instances, with category, prompt and generator diversity to switch off.
+    """Scales the number of generated instances, and their diversity by categories, prompts and generators.
 
     scale: how many instances are used (all without it, none at 0); a smaller scale's are among a larger one's.
-    category_diversity=false leaves out categories without training images (DiverGen's 250 extra ones);
-    prompt_diversity=false keeps each category's first prompt; generator_diversity=false keeps one generator, named by
-    `generator` or the commonest. similarity: least CLIP inter-similarity to the category's real instances, from the
-    column `similarity_column` or from `embeddings`, an .npz with pool (N, D), real (M, D) and real_categories (M,).
+    extra_categories: how many categories without training images are used, those of the lowest numbers; all without it
+    (DiverGen's 250). prompts: how many prompts of each category, all without it. generator: the only one, by its name
+    in the column. similarity: least CLIP inter-similarity to the category's real instances, from the column
+    `similarity_column` or from `embeddings`, an .npz with pool (N, D), real (M, D) and real_categories (M,).
     """
 
     paper = "DiverGen, arXiv 2405.10185"
 
     scale: int | None = None
-    category_diversity: bool = True
-    prompt_diversity: bool = True
-    generator_diversity: bool = True
+    extra_categories: int | None = None
+    prompts: int | None = None
     generator: str | None = None
     similarity: float = 0.6
     similarity_column: str = "inter_similarity"
@@ -41,10 +37,10 @@ class DiverGen(PoolPasting):
 
     def validate(self) -> None:
         super().validate()
-        if self.scale is not None and self.scale < 0:
-            raise ValueError(f"scale is {self.scale}, and must not be negative")
-        if self.generator is not None and self.generator_diversity:
-            raise ValueError("generator names the one to keep, which takes generator_diversity=false")
+        for name, least in (("scale", 0), ("extra_categories", 0), ("prompts", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, and must be at least {least}")
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity is {self.similarity}, and a cosine lies in -1..1")
 
@@ -56,10 +52,10 @@ class DiverGen(PoolPasting):
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         pool = pool.subset(np.flatnonzero(self._similar(pool)))  # first: embeddings follow the whole pool's rows
-        pool = super().prepare(pool, dataset, rng)
-        for switch in (self._original_categories, self._first_prompts, self._one_generator):
-            pool = pool.subset(np.flatnonzero(switch(pool, dataset)))
-        return self._scaled(pool)
+        pool = self.usable(pool, dataset)
+        for choice in (self._of_categories, self._of_prompts, self._of_generator):
+            pool = pool.subset(np.flatnonzero(choice(pool, dataset)))
+        return self._scaled(self.few_of_each(pool))
 
     def _similar(self, pool: Pool) -> np.ndarray:
         if self.embeddings is not None:
@@ -71,30 +67,35 @@ class DiverGen(PoolPasting):
             return np.ones(len(pool), bool)
         return np.isnan(value) | (value >= self.similarity)
 
-    def _original_categories(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
-        if self.category_diversity:
+    def _of_categories(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
+        if self.extra_categories is None:
             return np.ones(len(pool), bool)
         counts = np.zeros(max(len(dataset.image_count), int(pool.categories.max(initial=0)) + 1), np.int64)
         counts[: len(dataset.image_count)] = dataset.image_count
-        return counts[pool.categories] > 0
+        extra = [category for category in pool.present_categories if counts[category] == 0]
+        if len(extra) < self.extra_categories:
+            raise ValueError(f"divergen's extra_categories is {self.extra_categories}, and the pool has {len(extra)}")
+        return (counts[pool.categories] > 0) | np.isin(pool.categories, extra[: self.extra_categories])
 
-    def _first_prompts(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
-        if self.prompt_diversity or len(pool) == 0:
+    def _of_prompts(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
+        if self.prompts is None or len(pool) == 0:
             return np.ones(len(pool), bool)
-        _, prompt = np.unique(_column(pool, "prompt_id", "prompt_diversity"), return_inverse=True)
-        first = np.full(int(pool.categories.max()) + 1, np.iinfo(np.int64).max)
-        np.minimum.at(first, pool.categories, prompt)
-        return prompt == first[pool.categories]
+        _, prompt = np.unique(_column(pool, "prompt_id", "prompts"), return_inverse=True)
+        pairs = np.unique(np.stack([pool.categories, prompt]), axis=1)
+        place = filters.place_in_category(pairs[0], pairs[1])
+        kept = pairs[:, place < self.prompts]
+        width = int(prompt.max()) + 1
+        return np.isin(pool.categories * width + prompt, kept[0] * width + kept[1])
 
-    def _one_generator(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
-        if self.generator_diversity or len(pool) == 0:
+    def _of_generator(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
+        if self.generator is None or len(pool) == 0:
             return np.ones(len(pool), bool)
-        column = _column(pool, "generator", "generator_diversity").astype(str)
-        values, counts = np.unique(column, return_counts=True)
-        chosen = self.generator or values[counts.argmax()]
-        if chosen not in values:
-            raise ValueError(f"divergen keeps the generator {chosen!r}, and the pool has {', '.join(values)}")
-        return column == chosen
+        column = _column(pool, "generator", "generator").astype(str)
+        if self.generator not in column:
+            raise ValueError(
+                f"divergen keeps the generator {self.generator!r}, and the pool has {', '.join(np.unique(column))}"
+            )
+        return column == self.generator
 
     def _scaled(self, pool: Pool) -> Pool:
         if not self.scale:  # at scale 0 nothing is drawn, and a pool that is left empty would be taken for a mistake
@@ -113,7 +114,7 @@ def balanced_order(categories: np.ndarray) -> np.ndarray:
     All categories give one instance, then all give a second, and so on; the order within a round and within a category
     is pseudo-random and always the same, so that subsets nest.
     """
-    rng = np.random.Generator(np.random.PCG64(ORDER_SEED))
+    rng = np.random.Generator(np.random.PCG64(filters.ORDER_SEED))
     place = filters.place_in_category(categories, rng.random(len(categories)))
     turn = rng.random(int(categories.max(initial=0)) + 1)
     return np.lexsort((turn[categories], place))
@@ -142,7 +143,7 @@ def inter_similarity(path: Path, categories: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", pool, mean[categories])
 
 
-def _column(pool: Pool, name: str, switch: str) -> np.ndarray:
+def _column(pool: Pool, name: str, option: str) -> np.ndarray:
     if name not in pool.columns:
-        raise ValueError(f"divergen's {switch}=false needs the column {name} in the pool's index, which has none")
+        raise ValueError(f"divergen's {option} needs the column {name} in the pool's index, which has none")
     return np.asarray(pool.column(name))

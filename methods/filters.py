@@ -15,6 +15,9 @@ from methods.contract import Pool
 
 log = logging.getLogger(__name__)
 
+# Orders the instances that a growing subset takes; the same for every run, so that subsets nest.
+ORDER_SEED = 2405
+
 
 def require(pool: Pool, columns: tuple[str, ...], what: str, strict: bool) -> None:
     """Warns, or with `strict` raises ValueError, when a pool lacks columns that the filter `what` reads."""
@@ -92,6 +95,18 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
         scores = {(int(row["category"]), row["path"]): float(row["score"] or "nan") for row in reader}
     pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
     return np.array([scores.get(pair, np.nan) for pair in pairs])
+
+
+def few_of_each(categories: np.ndarray, groups: np.ndarray, limit: int) -> np.ndarray:
+    """(N,) bool: `limit` rows of each category at most, as evenly as can be from its `groups` (N,) int64.
+
+    Always the same rows, of which a smaller limit's are among a larger one's.
+    """
+    rng = np.random.Generator(np.random.PCG64(ORDER_SEED))
+    turn = rng.random(len(categories))
+    _, both = np.unique(np.stack([categories, groups]), axis=1, return_inverse=True)
+    round_ = place_in_category(both.reshape(-1).astype(np.int64), turn)
+    return place_in_category(categories, round_ + turn) < limit
 
 
 def place_in_category(categories: np.ndarray, key: np.ndarray) -> np.ndarray:

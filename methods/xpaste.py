@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
 from methods import filters
-from methods.contract import DatasetFacts, Draw, ImageFacts, Method, Pool, uniform_over_categories
+from methods.contract import (
+    DatasetFacts,
+    Draw,
+    ImageFacts,
+    LossKind,
+    Method,
+    Need,
+    Pool,
+    Selection,
+    Step,
+    uniform_over_categories,
+)
 from methods.registry import register
 
 
@@ -30,7 +41,8 @@ class PoolPasting(Method):
 
     max_samples: an image gets a uniform number in 0..max_samples-1. groups: frequency groups (letters of r, c, f)
     that instances are taken from. filtered: applies X-Paste's offline filter. strict_filters: a filter
-    whose columns the pool lacks is an error, not a warning.
+    whose columns the pool lacks is an error, not a warning. most_of_each: so many instances of a category at most, the
+    same ones in every run, evenly from its prompts where the pool has the column prompt_id.
     """
 
     pastes = True
@@ -44,8 +56,11 @@ class PoolPasting(Method):
     area_min: float = 0.05  # share of the instance's own image
     area_max: float = 0.95
     strict_filters: bool = False
+    most_of_each: int | None = None
 
     def validate(self) -> None:
+        if self.most_of_each is not None and self.most_of_each < 1:
+            raise ValueError(f"most_of_each is {self.most_of_each}, and must be at least 1")
         if self.max_samples < 1:
             raise ValueError(f"max_samples is {self.max_samples}, and must be at least 1")
         if not self.groups or not set(self.groups) <= set("rcf"):
@@ -67,8 +82,21 @@ class PoolPasting(Method):
                 raise ValueError(f"{name} belongs to {belongs_to}, and has no effect without it")
 
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
+        return self.few_of_each(self.usable(pool, dataset))
+
+    def usable(self, pool: Pool, dataset: DatasetFacts) -> Pool:
+        """The rows of the chosen frequency groups that pass the filter, where it is asked for."""
         pool = self.limited_to_groups(pool, dataset)
         return self.clean(pool) if self.filtered else pool
+
+    def few_of_each(self, pool: Pool) -> Pool:
+        """`most_of_each` rows of each category, where it is asked for."""
+        if self.most_of_each is None or len(pool) == 0:
+            return pool
+        prompts = np.zeros(len(pool), np.int64)
+        if "prompt_id" in pool.columns:
+            prompts = np.unique(pool.column("prompt_id"), return_inverse=True)[1]
+        return pool.subset(np.flatnonzero(filters.few_of_each(pool.categories, prompts, self.most_of_each)))
 
     def limited_to_groups(self, pool: Pool, dataset: DatasetFacts) -> Pool:
         """The pool's rows whose category is of the chosen frequency groups; categories without images count as rare."""
@@ -99,8 +127,23 @@ class PoolPasting(Method):
 @register("xpaste")
 @dataclass
 class XPaste(PoolPasting):
-    """Pastes generated instances that pass an offline filter by CLIP score and area."""
+    """Pastes generated instances that pass an offline filter by CLIP score and area.
+
+    box_loss, mask_loss: whether pasted instances count in the losses of boxes and of masks.
+    """
 
     paper = "X-Paste, arXiv 2212.03863"
 
     filtered: bool = True
+    box_loss: bool = True
+    mask_loss: bool = True
+
+    def required(self) -> frozenset[Need]:
+        return frozenset({Need.INSTANCE_ATTRIBUTION} if self._without_pasted() else ())
+
+    def select(self, step: Step) -> Selection:
+        return replace(super().select(step), without_pasted=self._without_pasted())
+
+    def _without_pasted(self) -> frozenset[LossKind]:
+        kinds = {LossKind.BOX: self.box_loss, LossKind.MASK: self.mask_loss}
+        return frozenset(kind for kind, counts in kinds.items() if not counts)

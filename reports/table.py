@@ -98,7 +98,7 @@ class Table:
 
 def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) -> list[Table]:
     """One table for each group that the spec names (a single one without). Raises ValueError for a table whose
-    published figures come from several sources."""
+    published figures come from several sources, those of rows that name their own aside."""
     found = find_differences(spec, collection)
     verdicts = find_verdicts(spec, found)
     tables = []
@@ -106,10 +106,11 @@ def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) ->
         rows = [row for row in collection.rows if row.group == group]
         lines = [_line(spec, collection, row, published, found, verdicts) for row in rows]
         table = Table(group, spec.group_values.get(group or "", ""), tuple(lines))
-        if len(sources := published_sources([table])) > 1:
+        unnamed = [line for line in lines if line.source and "table" not in (line.row.row.published or {})]
+        if len(sources := sorted({line.source for line in unnamed})) > 1:
             raise ValueError(
                 f"report {spec.name}: the rows of {table.heading or 'its table'} are set beside figures of several "
-                f"sources ({'; '.join(sources)}); name one table of them: `published: TABLE`"
+                f"sources ({'; '.join(sources)}); name one table of them: `published: TABLE`, or each row's"
             )
         tables.append(table)
     return tables

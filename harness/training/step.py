@@ -215,6 +215,8 @@ class TrainingStep:
     def _selected(self, selection: Selection, keep: Tensor) -> LossTable:
         """The augmented view's losses of what a selection says of its pasted instances and kept images."""
         table = self._table(ViewKind.AUGMENTED)
+        if selection.without_pasted:
+            table = table.without(self.instances.pasted, selection.without_pasted)
         counted, weight = selection.instances, selection.weight
         if counted is not None:
             counted = counted | ~self.instances.pasted

@@ -1,6 +1,7 @@
 """The scale rule, what is rejected, reading of instances with every fault, and where instances are put."""
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from harness.data.lvis.annotations import rasterise
 from harness.data.lvis.parse import read_json
 from harness.data.paste.area_statistics import AreaStatistics, area_statistics, statistics_file
 from harness.data.paste.cutout import Fault, FaultyInstance, annotated_cutout, isolate, read_rgba
-from harness.data.paste.paster import Paster, area_size, free_size
+from harness.data.paste.paster import Paster, _blending, area_size, free_size
 from harness.data.pool.pool import InstancePool, ListStore
 from harness.data.pool.sources import AnnotationSource, FileSource
 from harness.errors import UserError
@@ -183,8 +184,16 @@ def test_rotation_and_colour_keep_targets_true(tmp_path: Path, blending: Blendin
     for instance in shown:
         x0, y0, x1, y1 = instance.extent
         covered[y0:y1, x0:x1] |= instance.mask
-    if blending is not Blending.gaussian:
+    if blending not in (Blending.gaussian, Blending.random):
         assert (pasted[covered == 0] == 90).all()
+
+
+def test_random_blending_takes_every_kind_as_often() -> None:
+    rng = np.random.default_rng(0)
+    drawn = Counter(_blending(Blending.random, rng) for _ in range(3000))
+    assert set(drawn) == {Blending.basic, Blending.alpha, Blending.gaussian}
+    assert min(drawn.values()) > 900
+    assert _blending(Blending.alpha, rng) is Blending.alpha
 
 
 def test_centres_are_uniform_over_the_view(tmp_path: Path) -> None:

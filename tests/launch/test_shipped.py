@@ -54,13 +54,3 @@ def test_page_on_slurm_names_what_exists() -> None:
     for words in lines:
         flags = {flag for option in commands[words[1]].params for flag in option.opts}
         assert {word for word in words[2:] if word.startswith("-")} <= flags, words
-
-
-@pytest.mark.parametrize(("name", "runs"), [("paper_main", 36), ("paper_fair", 21), ("divergen_scaling", 18)])
-def test_sweeps_of_the_papers_expand(name: str, runs: int, mini_root: Path) -> None:
-    """With the embedded dataset in the place of LVIS."""
-    sweep = sweepfile.read(ROOT / "sweeps" / f"{name}.yaml")
-    found = expand(sweep, [f"data.root={mini_root}", "data.pool=clean", "backbone.weights=null", "launcher=slurm"])
-    assert len(found) == runs
-    for run in found:
-        assert run.resources["gpus"] == run.resources["ranks"]

@@ -130,15 +130,32 @@ def test_diversity_switches() -> None:
         return DiverGen(**options).prepare(pool, TinyDataset(), rng())  # type: ignore[arg-type]
 
     assert set(prepared().categories) == {0, 1, 2, 3, 4, 5}
-    assert 5 not in prepared(category_diversity=False).categories  # no training image holds it
-    few = prepared(prompt_diversity=False)
-    assert all(len(np.unique(few.column("prompt_id")[few.rows_of(c)])) == 1 for c in few.present_categories)
-    assert set(prepared(generator_diversity=False, generator="b").column("generator")) == {"b"}
-    assert len(set(prepared(generator_diversity=False).column("generator"))) == 1
+    assert 5 not in prepared(extra_categories=0).categories  # no training image holds it
+    assert set(prepared(extra_categories=1).categories) == {0, 1, 2, 3, 4, 5}
+    with pytest.raises(ValueError, match="extra_categories is 2, and the pool has 1"):
+        prepared(extra_categories=2)
+    for number in (1, 2):
+        few = prepared(prompts=number)
+        assert all(len(np.unique(few.column("prompt_id")[few.rows_of(c)])) == number for c in few.present_categories)
+    assert set(prepared(generator="b").column("generator")) == {"b"}
     with pytest.raises(ValueError, match=r"'c'.*a, b"):
-        prepared(generator_diversity=False, generator="c")
+        prepared(generator="c")
     with pytest.raises(ValueError, match="prompt_id"):
-        DiverGen(prompt_diversity=False).prepare(TinyPool(np.zeros(2, int)), TinyDataset(), rng())
+        DiverGen(prompts=1).prepare(TinyPool(np.zeros(2, int)), TinyDataset(), rng())
+
+
+def test_few_of_each_category_nest_and_are_even_over_prompts() -> None:
+    pool = TinyPool(np.repeat(np.arange(4), 12), prompt_id=np.tile(np.repeat(np.arange(3), 4), 4))
+    before: set[int] = set()
+    for number in (3, 6, 7, 30):
+        kept = XPaste(filtered=False, most_of_each=number).prepare(pool, TinyDataset(), rng())
+        assert all(len(kept.rows_of(c)) == min(number, 12) for c in range(4))
+        for category in range(4):
+            counts = np.bincount(kept.column("prompt_id")[kept.rows_of(category)], minlength=3)
+            assert counts.max() - counts.min() <= 1
+        rows = set(np.flatnonzero(filters.few_of_each(pool.categories, pool.column("prompt_id"), number)).tolist())
+        assert before <= rows
+        before = rows
 
 
 def test_inter_similarity_from_a_column_and_from_embeddings(tmp_path: Path) -> None:

@@ -261,8 +261,9 @@ def write_divergen_scaling(runs: Path) -> None:
     for (scale, diverse), gain in gains.items():
         for seed in (0, 1, 2):
             settings = {"method": "divergen", "method.scale": scale, "backbone": "swin_l", "data.name": "lvis_v1"}
-            settings |= {f"method.{kind}_diversity": diverse for kind in ("category", "prompt", "generator")}
+            settings["name"] = "with_gdde" if diverse else "without_gdde"
             run = record("divergen", seed, results(rng, 46.9, gain), settings, cost=cost("divergen", rng, 180_000, 1.4))
+            run.name = settings["name"]
             write_run(runs, run, rng)
             made.append(run)
     write_sweep(runs, "divergen_scaling", made)

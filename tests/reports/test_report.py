@@ -89,7 +89,7 @@ def test_published_figures_stand_beside_ours_with_their_source(paper_main: Path,
     assert line["APr_box.published"] == 50.1
     assert csv.loc["swin_l", "xpaste"]["AP_box.published"] == 50.1  # all of one source
     assert csv.loc["resnet50", "xpaste"]["AP_box.published"] == 37.4
-    note = "Another source has X-Paste, Swin-L at AP^box 50.9 (X-Paste repository README (yoctta/XPaste), released"
+    note = "Another source has X-Paste, ResNet-50 at AP^box 34.5 (X-Paste repository issue 2, a user's retraining"
     assert note in (paper_main / "table.md").read_text()
     assert line["APr_box.minus_published"] == pytest.approx(line["APr_box"] - 50.1)
     assert line["published_source"] == "DiverGen README comparison table"

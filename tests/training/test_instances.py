@@ -18,6 +18,7 @@ from harness.engine.contract import Engine
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.contract import LossKind, LossTable, Proposals, Scope, Selection, ViewKind
+from methods.xpaste import XPaste
 from tests.small_training import TINY
 
 BATCH = ["method=xpaste", "method.filtered=false", "method.max_samples=5", "schedule.global_batch=4", "data.pool=clean"]
@@ -110,6 +111,22 @@ def test_a_selection_of_everything_changes_nothing(engine: Engine, batch: Batch)
         Selection(torch.ones(4, dtype=torch.bool), weight=ones[:, 0]),
     ):
         torch.testing.assert_close(gradient(step, step.trained_table(selection)), plain, rtol=1e-5, atol=1e-7)
+
+
+def test_losses_of_real_instances_alone(engine: Engine, batch: Batch) -> None:
+    step = step_of(engine, batch)
+    selection = XPaste(box_loss=False, mask_loss=False).select(step)
+    full, trained = step.losses(ViewKind.AUGMENTED), step.trained_table(selection)
+    for name, loss in trained.losses.items():
+        whole = full.losses[name]
+        if loss.kind in (LossKind.BOX, LossKind.MASK):
+            assert whole.pasted is not None
+            torch.testing.assert_close(loss.sum.sum(), (whole.sum - whole.pasted).sum())
+            assert loss.count.sum() < whole.count.sum()
+        else:
+            assert torch.equal(loss.sum, whole.sum)
+            assert torch.equal(loss.count, whole.count)
+    assert XPaste().select(step).without_pasted == frozenset()
 
 
 def test_weights_scale_what_they_are_of(engine: Engine, batch: Batch) -> None:

@@ -16,7 +16,7 @@ from math import ceil
 import cv2
 import numpy as np
 
-from harness.config import DataConfig
+from harness.config import Blending, DataConfig
 from harness.data.augment import Jitter, draw_jitter
 from harness.data.images import TrainingImages
 from harness.data.paste.area_statistics import AreaStatistics
@@ -75,7 +75,7 @@ class Paster:
             rgba, corner, threshold = placed
             if canvas is image:
                 canvas = image.copy()
-            laid = lay(canvas, rgba, corner, self.config.paste.blending, threshold)
+            laid = lay(canvas, rgba, corner, _blending(self.config.paste.blending, rng), threshold)
             if laid is None:
                 continue
             mask, x, y = laid
@@ -193,6 +193,13 @@ class Paster:
         if self.config.paste.jitter and rng.random() < JITTER_SHARE:
             rgba = _color_jittered(rgba, self.config.paste.jitter, rng)
         return rgba, (_corner(rgba.shape[1], view[1], rng), _corner(rgba.shape[0], view[0], rng)), 0
+
+
+def _blending(asked: Blending, rng: np.random.Generator) -> Blending:
+    if asked is not Blending.random:
+        return asked
+    single = [blending for blending in Blending if blending is not Blending.random]
+    return single[int(rng.integers(len(single)))]
 
 
 def _corner(side: int, view: int, rng: np.random.Generator) -> int:
