@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -55,23 +58,21 @@ def show_command(name: str) -> None:
     if paper.note:
         console.print(paper.note.strip(), highlight=False, markup=False)
     found = settings_of(name)
-    console.print(_settings(found, settings, name))
-    console.print(counted(setting.verdict(settings) for setting in found), highlight=False)
-
-
-def _settings(found: list[Setting], settings: dict, name: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("setting", "published", "file and line", "ours", ""):
-        table.add_column(heading, overflow="fold")
     section = ""
     for setting in found:
         if setting.section != section:
             section = setting.section
-            table.add_row(Text(section.replace("_", " "), style="bold"))
-        verdict = setting.verdict(settings)
-        remark = f"{verdict.value}{': ' if setting.remark else ''}{setting.remark}"
-        ours = shown(setting.ours(settings))
-        own = f"{', '.join(setting.keys)} = {ours}" if setting.keys else ours
-        cells = (setting.name, shown(setting.published), setting.origins[name], own, remark)
-        table.add_row(*(Text(cell) for cell in cells), style=STYLES[verdict])
-    return table
+            console.print(f"\n{section.replace('_', ' ')}", style="bold")
+        console.print(_line(setting, settings, name), soft_wrap=True)
+    console.print()
+    console.print(counted(setting.verdict(settings) for setting in found), highlight=False)
+
+
+def _line(setting: Setting, settings: Mapping[str, Any], recipe: str) -> Text:
+    """A setting in a line, which can be searched: verdict, published value, ours, file and line, and why."""
+    verdict = setting.verdict(settings)
+    ours = shown(setting.ours(settings))
+    own = f"{', '.join(setting.keys)} = {ours}" if setting.keys else ours
+    remark = f" | {setting.remark}" if setting.remark else ""
+    line = f"{verdict.value:<14}{setting.name} = {shown(setting.published)} | ours {own} | {setting.origins[recipe]}"
+    return Text(line + remark, style=STYLES[verdict])
