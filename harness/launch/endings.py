@@ -45,10 +45,10 @@ def ending(submission: Submission | None, job: str | None, accounted: Job | None
     """The kind and the words for a job that did not end by its run's own doing; None where that is not known."""
     lines = list(last_lines(submission, job)) if submission is not None and job is not None else []
     of_slurm = [line for line in lines if SCHEDULER_LINE.match(line)]
-    said = [word for text, word in _LAST_WORDS.items() if any(text in line for line in of_slurm)]
-    said += ["NO_SPACE"] if any(words in line for words in _NO_SPACE for line in lines) else []
+    spoken = [word for text, word in _LAST_WORDS.items() if any(text in line for line in of_slurm)]
+    spoken += ["NO_SPACE"] if any(words in line for words in _NO_SPACE for line in lines) else []
     # A job that is killed for memory may count as failed or cancelled: what SLURM wrote is nearer to the cause.
-    words = [*(word for word in said if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *said]
+    words = [*(word for word in spoken if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *spoken]
     return next((_ENDS[word] for word in words if word in _ENDS), None)
 
 
