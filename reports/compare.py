@@ -92,7 +92,7 @@ def _metrics(a: Record, b: Record, runs: Path) -> Sheet:
     images = ImageParts(runs) if evaluated_on(a) == evaluated_on(b) else None
     rows = []
     for metric in METRICS:
-        shown = []
+        shown: list[Shown] = []
         for kind, iou in IOU_TYPES.items():
             mine, theirs = (record.metrics.get(iou, {}).get(metric) for record in (a, b))
             beside = _beside(metric, mine, theirs, 2)
@@ -151,9 +151,10 @@ def _most_changed(categories: pd.DataFrame) -> Sheet:
     largest = categories["box_difference"].abs().nlargest(MOST_CATEGORIES).index
     found = categories.loc[largest].sort_values("box_difference", ascending=False)
     rows = []
-    for each in found.itertuples():
-        beside = _beside(f"{each.name} ({FREQUENCIES.get(each.frequency, each.frequency)})", each.box_a, each.box_b, 1)
-        counts = [Shown(str(count), str(count), quiet=True) for count in (each.instances, each.images)]
+    for each in found.to_dict("records"):
+        letter = each["frequency"]
+        beside = _beside(f"{each['name']} ({FREQUENCIES.get(letter, letter)})", each["box_a"], each["box_b"], 1)
+        counts = [Shown(str(each[key]), str(each[key]), quiet=True) for key in ("instances", "images")]
         rows.append(beside + counts)
     headings = ("A", "B", "B − A", "instances", "images")
     sheet = _sheet("categories", "Categories whose box AP differs most", rows, headings)
