@@ -63,7 +63,7 @@ def sweep(
 
     `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
     """
-    from harness.launch.submit import launch_sweep
+    from harness.launch.sweep import launch_sweep
 
     if notify and not wait:
         raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")

@@ -152,9 +152,9 @@ def _most_changed(categories: pd.DataFrame) -> Sheet:
     found = categories.loc[largest].sort_values("box_difference", ascending=False)
     rows = []
     for each in found.to_dict("records"):
-        letter = each["frequency"]
-        beside = _beside(f"{each['name']} ({FREQUENCIES.get(letter, letter)})", each["box_a"], each["box_b"], 1)
-        counts = [Shown(str(each[key]), str(each[key]), quiet=True) for key in ("instances", "images")]
+        group = FREQUENCIES.get(each["frequency"], each["frequency"])
+        beside = _beside(f"{each['name']} ({group})", each["box_a"], each["box_b"], 1)
+        counts = [Shown(str(count), str(count), quiet=True) for count in (each["instances"], each["images"])]
         rows.append(beside + counts)
     headings = ("A", "B", "B − A", "instances", "images")
     sheet = _sheet("categories", "Categories whose box AP differs most", rows, headings)

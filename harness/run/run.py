@@ -28,7 +28,7 @@ from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
-from harness.record.files import share_with_group, write_atomically
+from harness.record.files import drop_unfinished, share_with_group, write_atomically
 from harness.record.record import Record, Status, read_record, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
@@ -85,6 +85,8 @@ def execute_composed(composed: Composed) -> Outcome:
         share_with_group(runs)
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
+            if ranks.is_main:
+                _tidy(runs / run_id)  # where a life was killed between its record and this
             return Outcome(run_id, Status.complete, "complete already")
         claim = take(runs / run_id) if ranks.is_main else None
         generation = ranks.broadcast(claim.generation if claim is not None else None)
@@ -115,6 +117,7 @@ class _Run:
         self.dataset = Dataset(self.config.data)
         self.runs = Path(self.config.runs_dir)
         self.folder = self.runs / self.run_id
+        self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
@@ -144,9 +147,7 @@ class _Run:
         if self.ranks.is_main:
             self._write(record)
             if record.status is Status.complete:
-                checkpoint.drop_intermediate(self.folder / "checkpoint")
-                drop_logs(self.folder)
-                drop_shards(self.folder)
+                _tidy(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
@@ -296,7 +297,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
             started=self.started,
             ended=now,
             **content,
@@ -338,6 +339,14 @@ class _Run:
             self._write(self._ended(Status.failed, failure=failure))
         except (OSError, ClaimLost) as second:
             log.error("no record could be written: %s", second)
+
+
+def _tidy(folder: Path) -> None:
+    """Deletes what only a run that goes on would need."""
+    checkpoint.drop_intermediate(folder / "checkpoint")
+    drop_logs(folder)
+    drop_shards(folder)
+    drop_unfinished(folder)
 
 
 def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float]:

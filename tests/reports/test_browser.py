@@ -173,8 +173,8 @@ def test_a_runs_files_and_command_are_at_hand(browser, mini: Path) -> None:  # t
     run.find_element("css selector", "button.copy").click()  # either copies or selects, and complains of nothing
     assert browser.get_log("browser") == []
     contents = browser.find_elements("css selector", ".contents a")
-    assert [link.text for link in contents][0] == "Results"
-    assert [link.text for link in contents][-1] == "Runs"
+    assert contents[0].text == "Results"
+    assert contents[-1].text == "Runs"
 
 
 def test_the_front_page_leads_to_every_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini: Path) -> None:
