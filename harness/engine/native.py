@@ -43,8 +43,8 @@ class NativeEngine:
     """Drives a CenterNet2.
 
     Mixed precision covers backbone and pyramid in training, as published, and with `predict_mixed` in prediction; where
-    `detector.autocast_heads` says so, the heads' layers and prediction too. Boxes, targets and losses always are in full
-    precision.
+    `detector.autocast_heads` says so, the heads' layers and prediction too. Boxes, targets and losses are always in
+    full precision.
     """
 
     capabilities = CAPABILITIES
