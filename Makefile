@@ -10,8 +10,9 @@ demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini
 	$(BIN)/harness report mini
 
+# On all cores, eight at most: a worker takes about 1 GB.
 test: $(VENV)/.test-installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=logical --maxprocesses=8 --durations=25
 
 # Swin-L, long training, a SLURM cluster under chaos: minutes each.
 slow: $(VENV)/.test-installed

@@ -63,11 +63,29 @@ def sweep(
 
     `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
     """
-    from harness.launch.submit import launch_sweep
+    from harness.launch.sweep import launch_sweep
 
     if notify and not wait:
         raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
-    raise typer.Exit(launch_sweep(name, overrides or [], dry_run, wait, notify))
+    code = launch_sweep(name, overrides or [], dry_run, wait, notify)
+    if dry_run:
+        _say_power(name, overrides or [])
+    raise typer.Exit(code)
+
+
+def _say_power(sweep_name: str, overrides: list[str]) -> None:
+    """What the seeds of a sweep can show, where its report has records."""
+    from harness.launch.sweepfile import find, read
+    from reports.power import report_noise, sentence
+    from reports.spec import read_spec, spec_names
+
+    sweep = read(find(sweep_name))
+    report_name = sweep.report or sweep.name
+    runs = Path(next((text.partition("=")[2] for text in overrides if text.startswith("runs_dir=")), RUNS))
+    if report_name in spec_names() and runs.is_dir():
+        noise = report_noise(read_spec(report_name), runs)
+        if noise is not None:
+            typer.echo(sentence(noise))
 
 
 @app.command()
@@ -137,11 +155,14 @@ def evaluate(
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],
     iou: Annotated[str, typer.Option("--iou", help="bbox, segm or both.")] = "both",
     json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out categories that the annotations lack.")
+    ] = False,
 ) -> None:
     """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
     from harness.commands.evaluate import evaluate_command
 
-    evaluate_command(detections, annotations, iou, json_out)
+    evaluate_command(detections, annotations, iou, json_out, ignore_unknown)
 
 
 @app.command()
@@ -188,6 +209,17 @@ def compare(
     from reports.compare import compare_command
 
     typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
+
+
+@app.command()
+def power(
+    name: Annotated[str, typer.Argument(help="A report that comes with the package, or the path of a spec.")],
+    runs: Runs = RUNS,
+) -> None:
+    """What how many seeds can show, by the noise of the records at hand."""
+    from reports.power import power_command
+
+    typer.echo("\n".join(as_user_error(power_command, name, runs)))
 
 
 def as_user_error(function, *arguments):

@@ -52,6 +52,16 @@ def compose(overrides: Sequence[str]) -> Composed:
         raise explained(error, overrides) from error
 
 
+def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
+    """The option that every configuration group comes to, whatever else is missing yet. Raises UserError."""
+    register_groups(overrides)
+    try:
+        with _hydra():
+            return _without_hydra_s(_composed_tree(overrides)[1])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, overrides) from error
+
+
 def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
     """The typed configuration of a composed tree, checked for options that contradict one another.
 
@@ -60,7 +70,11 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     _validate(config)
-    return Composed(config, {group: option for group, option in choices.items() if not group.startswith("hydra/")})
+    return Composed(config, _without_hydra_s(choices))
+
+
+def _without_hydra_s(choices: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
 
 
 def _hydra() -> AbstractContextManager[None]:

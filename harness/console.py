@@ -30,12 +30,15 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
+    level, propagates = log.level, log.propagate
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
         with logging_redirect_tqdm([log]):
             yield
     finally:
+        log.setLevel(level)
+        log.propagate = propagates
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()

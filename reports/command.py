@@ -13,6 +13,7 @@ from reports.collect import Collection, collect
 from reports.decisions import agreement_of
 from reports.published import read_published
 from reports.spec import Spec, read_spec
+from reports.summary import find_standings
 from reports.table import Table, build_tables, to_frame
 
 FORMATS = ("html", "md", "tex", "csv")
@@ -51,7 +52,7 @@ def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published:
         with write_atomically(folder / "table.csv") as path:
             to_frame(spec, tables).to_csv(path, index=False)
     if "tex" in formats:
-        from reports.text import latex
+        from reports.latex import latex
 
         _write(folder / "table.tex", latex(spec, tables))
     if "md" in formats or "html" in formats:
@@ -77,18 +78,21 @@ def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder
     from reports.figure import draw_figures
     from reports.text import markdown
 
+    standings = find_standings(spec, collection)
     pictures, left_out = draw_figures(spec, collection, tables)
     for picture in pictures:
         _write(folder / f"{picture.name}.svg", picture.svg)
         with write_atomically(folder / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
     if "md" in formats:
-        _write(folder / "table.md", markdown(spec, tables, [(f"{p.name}.svg", p.title, p.caption) for p in pictures]))
+        shown = [(f"{picture.name}.svg", picture.title, picture.caption) for picture in pictures]
+        _write(folder / "table.md", markdown(spec, tables, shown, standings))
     if "html" in formats:
         from reports.page import render
 
         agreement = agreement_of(collection)
-        _write(folder / "index.html", render(spec, collection, tables, pictures, left_out, agreement, folder))
+        page = render(spec, collection, tables, pictures, left_out, agreement, standings, folder)
+        _write(folder / "index.html", page)
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,8 +16,22 @@ from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
+from reports.summary import Standings
 from reports.table import MARKS, Cell, Line, Table
-from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, spread_text
+from reports.text import (
+    STANDING,
+    counted_text,
+    decimals_of,
+    estimate_text,
+    interval_text,
+    marks_text,
+    notes,
+    number,
+    signs,
+    spread_text,
+    standing_notes,
+    test_text,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
@@ -32,7 +46,9 @@ class Shown:
     spread: str = ""
     difference: str = ""
     interval: str = ""
-    star: bool = False
+    dashed: bool = False
+    signs: str = ""
+    test: str = ""
     published: str = ""
     marks: tuple[str, ...] = ()
     link: str = ""
@@ -61,6 +77,7 @@ class Sheet:
     rows: list[list[Shown]]
     controls: tuple[int, ...] = ()  # rows that others are compared with
     title: str = ""  # above it on the page
+    note: str = ""  # below it
 
 
 def render(
@@ -70,6 +87,7 @@ def render(
     pictures: list[Picture],
     left_out: list[str],
     agreement: Mapping[TableRow, Mapping[str, Summary]],
+    standings: Standings | None,
     folder: Path,
 ) -> str:
     """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
@@ -77,6 +95,8 @@ def render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
         further=[_differences(spec, tables, key) for key in spec.baselines[1:]],
+        standings=_standings(spec, standings) if standings else None,
+        standing_notes=standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else [],
         notes=notes(spec, tables),
         pictures=pictures,
         left_out=left_out,
@@ -138,7 +158,9 @@ def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
         spread=spread_text(cell.summary, decimals),
         difference=number(first.mean, decimals, signed=True) if first else "",
         interval=interval_text(first, decimals) if first else "",
-        star=cell.star,
+        dashed=first is not None and first.n == 2,
+        signs=signs(cell),
+        test=test_text(first, cell.verdict) if first else "",
         published=published,
         marks=cell.marks if cell.summary.n else (),
         link=f"#runs-{line.row.key}",
@@ -170,10 +192,23 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
             difference = cell.differences.get(key)
             mean = difference.mean if difference else None
             interval = interval_text(difference, spec.decimals) if difference else ""
-            shown.append(Shown(number(mean, spec.decimals, signed=True), sortable(mean), interval=interval))
+            text, test = number(mean, spec.decimals, signed=True), test_text(difference, None) if difference else ""
+            dashed = difference is not None and difference.n == 2
+            shown.append(Shown(text, sortable(mean), interval=interval, dashed=dashed, test=test))
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
+
+
+def _standings(spec: Spec, standings: Standings) -> Sheet:
+    rows = []
+    for row in sorted(standings.rows, key=lambda row: row.rank):
+        shown = [Shown(row.label, row.label), Shown(number(row.rank, 1), sortable(row.rank))]
+        for estimate, scale, decimals, signed in ((row.better, 100, 0, False), (row.gain, 1, spec.decimals, True)):
+            value, interval = estimate_text(estimate, scale, decimals, signed)
+            shown.append(Shown(value, sortable(estimate.value if estimate else None), interval=interval))
+        rows.append(shown)
+    return Sheet("standings", "", [Heading(""), *map(Heading, STANDING)], rows)
 
 
 def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) -> Sheet:

@@ -1,29 +1,77 @@
-"""What tests share: one embedded dataset, kept between sessions in pytest's own cache folder, and a small one."""
+"""What tests share: one embedded dataset, a small one, a trained baseline; and which tests begin."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from filelock import FileLock
 
 from harness.config import DataConfig, RunConfig, ScheduleConfig
+from harness.data import seeding
 from harness.data.facts import TrainingFacts
 from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.cache import load_annotations
+from harness.data.mini import make
 from harness.data.mini.make import MiniPaths, make_mini
 from methods.contract import Method
 
+if TYPE_CHECKING:
+    from tests.small_training import Trained
+
+# What takes longest begins, so that no worker is left alone with it at the end.
+LONGEST = (
+    "tests/slurm/",
+    "tests/golden/test_bsgal.py",
+    "tests/test_readme.py",
+    "tests/run/test_end_to_end.py",
+    "tests/launch/test_local.py",
+    "tests/training/test_distributed.py",
+    "tests/evaluate/test_equal_to_lvis.py",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ["BSGAL_BENCH_CACHE"] = str(config.cache.mkdir("bsgal-bench"))  # type: ignore[union-attr]
+    assert config.cache is not None
+    os.environ["BSGAL_BENCH_CACHE"] = str(config.cache.mkdir(f"bsgal-bench-{_mini_sources()}"))
+    # One thread here and in the processes that tests start: workers and SLURM's jobs share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def _mini_sources() -> str:
+    """Tells apart what different code makes of `data=mini`."""
+    files = [Path(seeding.__file__), *sorted(Path(make.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session, one for all its workers."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
 def mini_root() -> Path:
-    """The embedded dataset at its full size, where `data=mini` looks for it."""
+    """The embedded dataset at its full size, where `data=mini` looks for it, kept between sessions."""
     return make_mini(Path(os.environ["BSGAL_BENCH_CACHE"]) / "mini").folder
+
+
+@pytest.fixture(scope="session")
+def trained_baseline(shared: Path, mini_root: Path) -> "Trained":
+    from tests.small_training import train_baseline
+
+    with FileLock(shared / "trained_baseline.lock"):  # the second worker finds the run complete
+        return train_baseline(shared / "trained_baseline")
 
 
 @dataclass

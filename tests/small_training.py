@@ -1,9 +1,10 @@
-"""A trainer in this process, on the embedded dataset, small enough for a step in a fraction of a second."""
+"""Training in this process, on the embedded dataset, small enough for a step in a fraction of a second."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.data.sample import Batch
 from harness.data.training import TrainingData, training_loader
 from harness.engine import create
 from harness.engine.contract import Engine
+from harness.record.record import Record, Status, read_record
+from harness.run.run import execute
 from harness.training.distributed import Ranks
 from harness.training.loop import Trainer
 from harness.training.torch_settings import prepare_torch
@@ -90,3 +93,21 @@ class SmallRun:
 
 def raw(engine: Engine) -> dict[str, Any]:
     return {name: value.detach().clone() for name, value in engine.module.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is complete. Others read its folder of runs too: what is to lie beside it goes into a copy."""
+
+    runs: Path
+    record: Record
+
+
+def train_baseline(runs: Path) -> Trained:
+    """Twelve steps with an average of the weights, detections and TensorBoard's events; nothing when they are there."""
+    steps = ["schedule.iterations=12", "schedule.lr=0.002", "schedule.ema=0.9", "schedule.tensorboard=true"]
+    outcome = execute([*TINY, *steps, "evaluation.save_detections=true", f"runs_dir={runs}"])
+    assert outcome.status is Status.complete
+    record = read_record(runs, outcome.run_id)
+    assert record is not None
+    return Trained(runs, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from harness.errors import UserError
 from harness.weights.loading import load_backbone, load_published
 from methods.contract import LossTable, Need, Proposals, Scope
 
-CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+CAPABILITIES = frozenset(Need)
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> NativeEngine:
@@ -80,9 +81,16 @@ class NativeEngine:
         with drawing_from(rng):
             features = self._features([view.image for view in views], mixed=True)
         with autocast(self.device, self.precision, self.module.config.autocast_heads):
-            return self.module.losses(
+            table = self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng
             )
+        return replace(table, trace=features)
+
+    @torch.no_grad()
+    def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
+        assert isinstance(table.trace, list)
+        with autocast(self.device, self.precision, self.module.config.autocast_heads):
+            return self.module.confidence(table.trace, [view.targets for view in views], [view.size for view in views])
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

@@ -137,6 +137,7 @@ class _Composer:
 
     def __init__(self) -> None:
         self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], Composed] = {}
+        self._choices: dict[tuple[str, ...], dict[str, str | None]] = {}
 
     def compose(self, settings: Mapping[str, str], **parents: Any) -> Composed:
         """What these overrides make; `parents` are the values of init_from and needed_runs. Raises UserError."""
@@ -151,6 +152,15 @@ class _Composer:
             self._composed[alike] = compose(_overrides(settings))
         composed = self._composed[alike]
         return dataclasses.replace(composed, config=dataclasses.replace(composed.config, **own))
+
+    def choices(self, settings: Mapping[str, str]) -> dict[str, str | None]:
+        """The option that every configuration group comes to. Raises UserError."""
+        from harness.compose import group_choices
+
+        overrides = tuple(_overrides(settings))
+        if overrides not in self._choices:
+            self._choices[overrides] = group_choices(overrides)
+        return self._choices[overrides]
 
 
 def _seed_and_name(settings: Mapping[str, str]) -> dict[str, Any]:
@@ -167,7 +177,7 @@ class _Lookup:
     def __init__(self, sweep: Sweep, composer: _Composer) -> None:
         self._sweep = sweep
         self._composer = composer
-        self._groups = tuple(composer.compose({}).choices)
+        self._groups = tuple(composer.choices({}))
 
     def matches(self, row: _Row, selector: Selector, where: str) -> bool:
         return all(self.value(row, key, where) in values for key, values in selector.items())
@@ -179,7 +189,7 @@ class _Lookup:
         key = "method" if key == "name" else key
         with _errors_of(self._sweep, row):
             if key in self._groups:
-                return text_of(self._choices(row)[key])
+                return text_of(self._composer.choices(self._choosing(row))[key])
             settings = self._composer.compose(row.settings).settings
         if key not in settings:
             raise UserError(
@@ -187,9 +197,9 @@ class _Lookup:
             )
         return text_of(settings[key])
 
-    def _choices(self, row: _Row) -> dict[str, str | None]:
-        """What a run's groups come to. They follow from the groups that it gives alone, and few runs differ there."""
-        return self._composer.compose({key: row.settings[key] for key in row.settings if key in self._groups}).choices
+    def _choosing(self, row: _Row) -> dict[str, str]:
+        """Those of a run's settings that the options of its groups follow from, in which few runs differ."""
+        return {key: row.settings[key] for key in row.settings if key in (*self._groups, "method_paths")}
 
 
 @contextmanager

@@ -45,6 +45,14 @@ class Look:
     gone: Mapping[str, Job] = field(default_factory=dict)
     silence: str = ""
     hides: bool = False
+    _accounts: dict[frozenset[str], dict[str, Job] | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def ended(self, jobs: Iterable[str]) -> dict[str, Job] | None:
+        """What accounting says of these jobs, asked once for the same ones; None where it gives no answer."""
+        key = frozenset(jobs)
+        if key not in self._accounts:
+            self._accounts[key] = ended(key)
+        return self._accounts[key]
 
     def named(self, name: str) -> list[Job]:
         """Jobs of a name, elements of an array in their order."""

@@ -1,4 +1,4 @@
-"""`harness sweep`: what a sweep still lacks is found out, submitted, and reported."""
+"""What a sweep's runs still lack is found out, submitted to SLURM or worked off here, and reported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.live import Live
-from rich.progress import Progress
 from rich.table import Table
 
-from harness.config import RunConfig
 from harness.errors import UserError
-from harness.launch import queue, slurm, sweepfile, tables
-from harness.launch.dryrun import show_plan
+from harness.launch import queue, slurm, tables
 from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
-from harness.launch.expand import expand
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
 from harness.launch.queue import Look
@@ -24,38 +20,6 @@ from harness.launch.state import ACTIVE, RunState, State, collect
 from harness.record.files import share_with_group
 from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
 from harness.run import claim
-
-
-def launch_sweep(
-    name: str, overrides: Sequence[str], dry_run: bool = False, stay: bool = False, notify: str | None = None
-) -> int:
-    """Submits what a sweep lacks; local sweeps are worked off before it returns. Returns the exit code.
-
-    stay: on SLURM too until the sweep has ended, as `wait` does, which `notify` is for as well. Raises UserError for a
-    sweep, an override or a scheduler that the user must mend.
-    """
-    sweep = sweepfile.read(sweepfile.find(name))
-    with Progress(transient=True, disable=not tables.console().is_terminal) as bar:
-        task = bar.add_task("composing runs", total=None)
-        runs = expand(sweep, overrides, lambda done, total: bar.update(task, completed=done, total=total))
-    runs_dir = Path(_setting(runs[0], "runs_dir") or RunConfig.runs_dir)
-    if dry_run:
-        show_plan(runs, states_of(runs_dir, sweep.name, runs), runs_dir)
-        return 0
-    is_whole = not any(text.partition("=")[0] in (*sweep.axes, "name") for text in overrides)
-
-    def updated(earlier: Manifest | None) -> Manifest:
-        kept = [] if is_whole or earlier is None else _without(earlier.runs, runs)
-        submissions = earlier.submissions if earlier else []
-        return Manifest(sweep.name, sweep.description, sweep.report, [*kept, *runs], submissions)
-
-    ids = [run.run_id for run in runs]
-    code = submit_runs(runs_dir, sweep.name, updated, ids)
-    if not stay or runs[0].resources["name"] == "local":
-        return code
-    from harness.launch.wait import wait
-
-    return wait(runs_dir, sweep.name, ids, notify)
 
 
 def submit_runs(
@@ -109,17 +73,6 @@ def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Loo
     return found
 
 
-def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:
-    """Runs of an earlier submission that this one, of a part of the sweep, neither repeats nor replaces."""
-    replaced = {tuple(sorted(run.axes.items())) for run in runs}
-    ids = {run.run_id for run in runs}
-    return [run for run in earlier if run.run_id not in ids and tuple(sorted(run.axes.items())) not in replaced]
-
-
-def _setting(run: ExpectedRun, key: str) -> str | None:
-    return next((text.partition("=")[2] for text in reversed(run.overrides) if text.startswith(f"{key}=")), None)
-
-
 # ------------------------------------------------------------------------------------------------------- on SLURM
 
 
@@ -134,7 +87,7 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     open_runs = _to_submit(runs_dir, runs, states)
     active = {run_id: row.job for run_id, row in everything.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
-    allowed = open_runs[: _room(open_runs, len(active))]
+    allowed = open_runs[: _room(open_runs, manifest, look)]
     stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job]
     if stuck:  # jobs that can never start; two for one run would confuse whoever looks at the queue
         queue.cancel(stuck, look)
@@ -155,9 +108,11 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     return 0
 
 
-def _room(runs: Sequence[ExpectedRun], active: int) -> int:
-    """How many of these runs, parents first, may be submitted beside those that are under way."""
+def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
+    """How many of these runs, parents first, may be submitted beside the sweep's jobs that wait or run."""
     limits = [limit for run in runs if (limit := run.resources.get("jobs")) is not None]
+    names = {submission.job_name for submission in manifest.submissions}
+    active = sum(job.name in names and job.state != "COMPLETING" for job in look.jobs.values())
     return max(0, min(limits) - active) if limits else len(runs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -116,6 +117,7 @@ class _Run:
         self.dataset = Dataset(self.config.data)
         self.runs = Path(self.config.runs_dir)
         self.folder = self.runs / self.run_id
+        self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
@@ -163,6 +165,7 @@ class _Run:
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
+                **_step_cost(trained, self.device),
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
                 "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
@@ -253,7 +256,7 @@ class _Run:
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")
         trainer.decisions.save()
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        content = trainer.final_weights() | trainer.seconds()
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
         self.ranks.barrier()
         if self.ranks.is_main:
@@ -294,7 +297,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
             started=self.started,
             ended=now,
             **content,
@@ -344,6 +347,12 @@ def _tidy(folder: Path) -> None:
     drop_logs(folder)
     drop_shards(folder)
     drop_unfinished(folder)
+
+
+def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Seconds of the steps by the device's clock, and how busy the machine was: processes that wait for each core."""
+    key = "step_gpu_seconds" if device.type == "cuda" else "step_cpu_seconds"
+    return {key: trained["step_seconds"], "load": os.getloadavg()[2] / (os.cpu_count() or 1)}
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

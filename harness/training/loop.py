@@ -22,6 +22,7 @@ from harness.engine.contract import Engine
 from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
+from harness.training.clock import StepClock
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
 from harness.training.pace import Pace
@@ -65,6 +66,7 @@ class Trainer:
         self.schedule: ScheduleConfig = schedule
         parameters = self.engine.parameters(Scope.all)
         self.device = parameters[0].device
+        self.clock = StepClock(self.device)
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
@@ -94,7 +96,9 @@ class Trainer:
     def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
         last_saved = started = time.monotonic()
         for batch in batches:
+            self.clock.start()
             losses, logged = self._step(batch)
+            self.clock.stop()
             self.iteration += 1
             now = time.monotonic()
             self.train_seconds += now - started
@@ -198,6 +202,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
             "train_seconds": self.train_seconds,
+            "step_seconds": self.clock.seconds(),
         }
         own = {
             "method": self.method.state_dict(),
@@ -220,11 +225,16 @@ class Trainer:
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
+        self.clock.spent = shared["step_seconds"]
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
+
+    def seconds(self) -> dict[str, float]:
+        """Of training by the wall, and of its steps by the device."""
+        return {"train_seconds": self.train_seconds, "step_seconds": self.clock.seconds()}
 
     def final_weights(self) -> dict[str, Any]:
         """The trained weights in the layout of published checkpoints: model, and model_ema where there is one."""
@@ -243,8 +253,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     if not any(pasted):
         return []
     keep = selection.keep.tolist()
-    contribution = _per_image(selection.contribution, len(pasted))
-    threshold = _per_image(selection.threshold, 1)[0]
+    single = _is_by_instance(selection)
+    contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
+    threshold = None if single else _per_image(selection.threshold, 1)[0]
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -261,9 +272,23 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "threshold": threshold,
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
+                "contributions": _of_instances(selection.contribution, image, own.pasted),
+                "kept": _of_instances(selection.instances, image, own.pasted),
+                "weights": _of_instances(selection.weight, image, own.pasted),
             }
         )
     return rows
+
+
+def _is_by_instance(selection: Selection) -> bool:
+    return selection.contribution is not None and selection.contribution.dim() == 2
+
+
+def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
+    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    if value is None or value.dim() < 2:
+        return None
+    return value[image, : len(pasted)][pasted.to(value.device)].tolist()
 
 
 def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:

@@ -12,6 +12,7 @@ import pytest
 from harness.commands import data_check as check
 from harness.commands.data_check import check_dataset
 from harness.config import DataConfig
+from tests.command_line import harness
 
 
 @pytest.fixture
@@ -78,3 +79,12 @@ def test_a_cut_off_annotation_file_and_an_unknown_pool(copied: DataConfig) -> No
     assert not findings.complete
     assert "no valid JSON" in str(findings)
     assert "did you mean 'clean'?" in str(findings)
+
+
+def test_checking_the_dataset_is_a_command(mini_root: Path, tmp_path: Path) -> None:
+    ended = harness("data", "check", "data=mini", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "everything is there" in ended.out
+    ended = harness("data", "check", "data=lvis_v1", "data.root=nowhere", cwd=tmp_path)
+    assert ended.code == 1
+    assert "train2017.zip" in ended.out

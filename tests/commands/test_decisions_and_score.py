@@ -20,6 +20,7 @@ from methods.bsgal import Estimator, ReferencePolicy
 from methods.clip_filter import ClipFilter
 from methods.contract import Scope
 from reports.decisions import agreement
+from tests.small_training import Trained
 
 FEW = ScoreOptions(per_category=1, hosts=1, references=2)
 
@@ -173,8 +174,6 @@ def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(finished: Finish
     assert (np.sign(measured[clear]) == np.sign(by_gradient[clear])).all()
 
 
-def test_a_run_without_decisions_says_so(mini_root: Path, tmp_path: Path) -> None:
-    options = ["schedule.iterations=1", "evaluation.limit=1", "data.workers=0", f"runs_dir={tmp_path}"]
-    execute(["method=baseline", *options])
+def test_a_run_without_decisions_says_so(trained_baseline: Trained) -> None:
     with pytest.raises(UserError, match=r"baseline.* holds no decisions: .* pastes nothing"):
-        decisions_command(tmp_path, "baseline")
+        decisions_command(trained_baseline.runs, "baseline")

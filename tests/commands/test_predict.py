@@ -1,123 +1,31 @@
-from __future__ import annotations
+"""`harness predict`: a run's detections, drawn on pictures."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
-from pycocotools import mask as coco
-from torchvision.ops import batched_nms
+from PIL import Image
 
-from harness.config import EngineConfig, Precision, RunConfig
-from harness.detector import centernet2
-from harness.detector.centernet2 import best_after_suppression
-from harness.engine import ENGINES, capabilities, create
-from harness.errors import UserError
-from methods.contract import Need, Proposals
-from tests.detector.small import SIZE, generator, small_engine, view
+from harness.commands.predict import predict
+from tests.command_line import harness
+from tests.small_training import Trained
 
 
-def test_predictions_are_in_the_image_on_disk() -> None:
-    engine = small_engine(score_threshold=0.01)
-    images = [view(0).image, view(1, size=(64, 90)).image]
-    sizes = [(SIZE * 2, SIZE * 2), (128, 270)]
-    for found, (height, width) in zip(engine.predict(images, sizes), sizes, strict=True):
-        assert 0 < len(found.boxes) == len(found.scores) == len(found.labels) == len(found.rles) <= 40
-        assert (found.boxes >= 0).all()
-        assert (found.boxes[:, 2] <= width).all()
-        assert (found.boxes[:, 3] <= height).all()
-        assert found.boxes[:, 2].max() > width / 2
-        assert (found.scores.diff() <= 0).all()
-        assert (found.labels < 12).all()
-        for box, rle in zip(found.boxes.numpy(), found.rles, strict=True):
-            assert rle["size"] == [height, width]
-            x, y, w, h = coco.toBbox(rle)
-            if w * h:
-                assert x >= np.floor(box[0]) - 1
-                assert y + h <= np.ceil(box[3]) + 1
+def test_detections_are_drawn_on_pictures(trained_baseline: Trained, mini_root: Path, tmp_path: Path) -> None:
+    pictures = sorted((mini_root / "coco" / "val2017").iterdir())[:2]
+    runs, run_id = trained_baseline.runs, trained_baseline.record.run_id
+    plain = predict(pictures, runs, run_id, tmp_path / "none", threshold=1.1)
+    drawn = predict(pictures, runs, run_id, tmp_path / "drawn", threshold=0.0)
+    assert [path.name for path in drawn] == [path.name for path in pictures]
+    for bare, full in zip(plain, drawn, strict=True):
+        first, second = np.asarray(Image.open(bare)), np.asarray(Image.open(full))
+        assert first.shape == second.shape
+        assert max(first.shape) >= 400
+        assert (first != second).any()
 
 
-def test_scaling_scales_boxes() -> None:
-    engine = small_engine(score_threshold=0.01)
-    image = view(0).image
-    (same,), (twice,) = engine.predict([image], [(SIZE, SIZE)]), engine.predict([image], [(SIZE * 2, SIZE * 3)])
-    torch.testing.assert_close(same.boxes * torch.tensor([3.0, 2, 3, 2]), twice.boxes)
-    torch.testing.assert_close(same.scores, twice.scores)
-
-
-def test_extra_classes_are_trained_and_never_predicted() -> None:
-    engine = small_engine(classes=20, counted=12, score_threshold=0.0)
-    with torch.no_grad():
-        for predictor in engine.module.cascade.box_predictor:
-            predictor.cls_score.bias[12:] = 5.0  # type: ignore[union-attr, index]
-    (found,) = engine.predict([view(0).image], [(SIZE, SIZE)])
-    assert len(found.labels) > 20
-    assert (found.labels < 12).all()
-    extra = view(0)
-    extra.targets.labels = extra.targets.labels * 0 + 17
-    table = engine.losses([extra], Proposals.GROUND_TRUTH, generator())
-    weight = engine.module.cascade.box_predictor[0].cls_score.weight  # type: ignore[union-attr]
-    (gradient,) = torch.autograd.grad(table.total(), [weight])  # type: ignore[list-item]
-    assert gradient[17].abs().sum() > 0
-    assert gradient[20].abs().sum() == 0  # the background column that only published files need
-
-
-def test_suppression_of_the_best_equals_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = generator()
-    corner = torch.rand(4000, 2, generator=rng) * 100
-    boxes = torch.cat([corner, corner + 10 + 30 * torch.rand(4000, 2, generator=rng)], 1)
-    scores = (torch.rand(4000, generator=rng) * 500).round() / 500  # with ties
-    labels = torch.randint(0, 7, (4000,), generator=rng)
-    for count, first in ((50, 1001), (300, 1001), (300, 5000), (4000, 1001)):
-        monkeypatch.setattr(centernet2, "FIRST_CANDIDATES", first)
-        mine = best_after_suppression(boxes, scores, labels, 0.5, count)
-        every = batched_nms(boxes, scores, labels, 0.5)[:count]
-        torch.testing.assert_close(scores[mine], scores[every])
-        above = scores[every] > scores[every][-1]
-        assert set(mine[above].tolist()) == set(every[above].tolist())
-
-
-def test_nothing_found_is_an_empty_prediction() -> None:
-    engine = small_engine(score_threshold=0.999)
-    (found,) = engine.predict([view(0).image], [(SIZE, SIZE)])
-    assert found.boxes.shape == (0, 4)
-    assert found.rles == []
-
-
-def test_engines_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capabilities("native") == frozenset(Need)
-    with pytest.raises(UserError, match="did you mean 'native'"):
-        capabilities("natve")
-    for name, origin in list(ENGINES.items()):
-        monkeypatch.setitem(ENGINES, name, replace(origin, package="a_package_that_is_nowhere"))
-        with pytest.raises(UserError, match=rf"{name}.*pip install"):
-            create(RunConfig(engine=EngineConfig(name=name)), 3, np.ones(3, np.int64))
-
-
-def test_detector_and_backbone_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match="stride 4, 8"):
-        small_engine(strides=[2, 4, 8])
-    with pytest.raises(UserError, match="size_ranges"):
-        small_engine(size_ranges=[[0.0, 10.0]])
-
-
-def test_an_engine_loads_what_it_is_given(tmp_path: Path) -> None:
-    first, second = small_engine(), small_engine()
-    with torch.no_grad():
-        for parameter in first.module.parameters():
-            parameter.add_(0.01)
-    torch.save({"model": first.module.state_dict()}, tmp_path / "w.pt")
-    assert "tensors loaded" in second.load(tmp_path / "w.pt")
-    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True))
-
-
-def test_prediction_is_in_full_precision_as_published() -> None:
-    """Unless the heads are in mixed precision too, as in the embedded dataset's detector."""
-    full, half, mixed = (
-        small_engine(precision=precision, autocast_heads=heads).predict([view(0).image], [(SIZE, SIZE)])[0]
-        for precision, heads in ((Precision.fp32, False), (Precision.bf16, False), (Precision.bf16, True))
-    )
-    assert torch.equal(full.scores, half.scores)
-    assert torch.equal(full.boxes, half.boxes)
-    assert not torch.equal(full.scores, mixed.scores)
+def test_drawing_is_a_command_whose_errors_are_one_line(trained_baseline: Trained, tmp_path: Path) -> None:
+    words = ["--run", trained_baseline.record.run_id, "--runs", str(trained_baseline.runs)]
+    ended = harness("predict", "none.png", *words, cwd=tmp_path)
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: none.png does not exist")

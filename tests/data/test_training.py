@@ -11,17 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.commands.data_show import show_method
 from harness.config import MaskTargets, RunConfig
 from harness.data.dataset import Dataset
 from harness.data.facts import TrainingFacts
 from harness.data.pool.pool import InstancePool
-from harness.data.sample import Batch, Outlines, Sample, Targets, View
+from harness.data.sample import Batch, Outlines
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.data.transport import pack, unpack
 from harness.errors import UserError
-from harness.training.skips import ENOUGH, SkipMonitor
+from harness.training.skips import SkipMonitor
 from methods.contract import (
     DatasetFacts,
     Draw,
@@ -283,28 +282,6 @@ def sizes(path: Path) -> tuple[int, ...]:
     return cv2.imread(str(path)).shape
 
 
-# ------------------------------------------------------------------------------------------------------------- skips
-
-
-def skipping(drawn: int, skipped: dict[str, int]) -> Batch:
-    nothing = View(torch.zeros(3, 1, 1, dtype=torch.uint8), Targets(*[torch.zeros(0)] * 5))  # type: ignore[arg-type]
-    return Batch([Sample(0, 0, nothing, drawn_rows=torch.zeros(drawn, dtype=torch.int64), skipped=skipped)])
-
-
-def test_skips_warn_once_and_stop_with_the_list(caplog: pytest.LogCaptureFixture) -> None:
-    monitor = SkipMonitor()
-    monitor.update(skipping(ENOUGH - 1, {"missing file: /p/a.png": ENOUGH - 1}))  # too few to judge
-    monitor = SkipMonitor()
-    monitor.update(skipping(1000, {"missing file: /p/a.png": 10}))
-    assert not caplog.records
-    monitor.update(skipping(100, {"missing file: /p/a.png": 2, "empty mask: /p/b.png": 1}))
-    monitor.update(skipping(100, {}))
-    assert len(caplog.records) == 1
-    assert monitor.by_fault() == {"missing file": 12, "empty mask": 1}
-    with pytest.raises(UserError, match=r"(?s)313 of 1500 .*\n  empty mask: /p/b\.png\n  missing file: /p/a\.png"):
-        monitor.update(skipping(300, {"empty mask: /p/b.png": 300}))
-
-
 def test_missing_pool_images_are_skipped_while_training(small, tmp_path: Path) -> None:
     pools = tmp_path / "pools"
     shutil.copytree(small.paths.folder / "pools", pools)
@@ -339,15 +316,6 @@ def test_evaluation_images(small) -> None:
         assert min(image.shape[1:]) == 64 or max(image.shape[1:]) == 80
     shares = [list(evaluation_indices(dataset, 5, rank, 2)) for rank in range(2)]
     assert shares == [[0, 2, 4], [1, 3]]
-
-
-def test_a_sheet_of_any_method(small, tmp_path: Path) -> None:
-    import cv2
-
-    for method in (Pasting(), Plain()):
-        out = tmp_path / "sheet" / f"{type(method).__name__}.png"
-        show_method(small.config(method), 3, out)
-        assert cv2.imread(str(out)).shape[1] > 600
 
 
 def test_facts_are_those_of_the_contract(small) -> None:

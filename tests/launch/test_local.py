@@ -16,6 +16,7 @@ import pytest
 from harness.launch import local
 from harness.record.manifest import read_manifest
 from harness.record.record import Status, read_record
+from tests.command_line import harness
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -43,12 +44,15 @@ def project(tmp_path: Path, mini_root: Path) -> Path:
     return tmp_path
 
 
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def _start(project: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *words],
         cwd=project,
-        env=environment,
+        env=_environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,9 +63,8 @@ def _start(project: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _harness(project: Path, *words: str) -> tuple[int, str]:
-    process = _start(project, *words)
-    printed, _ = process.communicate(timeout=300)
-    return process.returncode, printed
+    ended = harness(*words, cwd=project, environment=_environment())
+    return ended.code, ended.out + ended.err
 
 
 def _states(project: Path) -> dict[str, str]:

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from harness.record.record import Status, read_records
+from tests import command_line
+from tests.command_line import Ended
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
 SHORT = ["schedule.iterations=8", "evaluation.limit=12", "data.workers=1", "schedule.checkpoint_every=2"]
@@ -29,11 +31,11 @@ report: mini
 """
 
 
-def harness(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*HARNESS, *arguments], cwd=cwd, capture_output=True, text=True, env=environment())
-    if check:
-        assert done.returncode == 0, done.stderr + done.stdout
-    return done
+def harness(*arguments: str, cwd: Path) -> Ended:
+    """A command that ends well; the sweep's runs are processes of their own."""
+    ended = command_line.harness(*arguments, cwd=cwd, environment=environment())
+    assert ended.code == 0, ended.err + ended.out
+    return ended
 
 
 def environment() -> dict[str, str]:
@@ -44,7 +46,7 @@ def environment() -> dict[str, str]:
 def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text(SWEEP)
     plan = harness("sweep", "two.yaml", "--dry-run", cwd=tmp_path)
-    assert "2 of 2 runs to do" in plan.stdout
+    assert "2 of 2 runs to do" in plan.out
     assert not (tmp_path / "runs").exists()
 
     harness("sweep", "two.yaml", cwd=tmp_path)
@@ -59,9 +61,9 @@ def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: P
 
     again = harness("sweep", "two.yaml", cwd=tmp_path)
     assert read_records(tmp_path / "runs") == list(dict(sorted((r.run_id, r) for r in records.values())).values())
-    assert "2" in again.stdout
+    assert "2" in again.out
 
-    printed = harness("report", "mini", cwd=tmp_path).stdout.split()[-1]
+    printed = harness("report", "mini", cwd=tmp_path).out.split()[-1]
     page = (tmp_path / printed).read_text()
     for record in records.values():
         assert record.run_id in page
@@ -122,10 +124,18 @@ def test_a_run_that_is_killed_resumes_to_the_same_figures_and_decisions(tmp_path
 )
 @pytest.mark.usefixtures("mini_root")
 def test_user_errors_are_one_line_without_a_traceback(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    done = harness(*arguments, cwd=tmp_path, check=False)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr + done.stdout
-    message = done.stderr.strip().splitlines()[-1]
+    ended = command_line.harness(*arguments, cwd=tmp_path, environment=environment())
+    assert ended.code != 0
+    assert "Traceback" not in ended.err + ended.out
+    message = ended.err.strip().splitlines()[-1]
     assert message.startswith("error: ")
     for word in words:
         assert word in message
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_a_process_prints_what_the_command_does_in_this_one(tmp_path: Path) -> None:
+    words = ["run", "method=bsgl"]
+    done = subprocess.run([*HARNESS, *words], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    ended = command_line.harness(*words, cwd=tmp_path, environment=environment())
+    assert (done.returncode, done.stdout, done.stderr) == (ended.code, ended.out, ended.err)

@@ -1,37 +1,35 @@
-"""One small trained run, then what is done with its weights: evaluated as a file, gone on from, drawn, converted."""
+"""What is done with a trained run's weights: evaluated as a file, converted, gone on from."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.commands.predict import predict
 from harness.errors import UserError
 from harness.record.record import Record, Status, read_record
 from harness.run.run import execute
 from harness.training import checkpoint
 from harness.weights.file import read_weights
-from tests.small_training import TINY
+from tests.command_line import harness
+from tests.small_training import TINY, Trained
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, mini_root: Path) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory, trained_baseline: Trained) -> Path:
+    return shutil.copytree(trained_baseline.runs, tmp_path_factory.mktemp("runs"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
-def trained(runs: Path) -> Record:
-    return _run(runs, "schedule.iterations=12", "schedule.ema=0.9", "schedule.tensorboard=true", "schedule.lr=0.002")
+def trained(trained_baseline: Trained) -> Record:
+    return trained_baseline.record
 
 
 def _run(runs: Path, *overrides: str) -> Record:
@@ -55,8 +53,8 @@ def test_given_weights_are_evaluated_to_the_trained_runs_figures(
     """Of model and model_ema the average is taken, as in the run itself."""
     file = runs / trained.run_id / "checkpoint" / "final.pt"
     if layout == "detectron2":
-        done = CliRunner().invoke(app, ["weights", "convert", str(file), str(tmp_path / "model.pth")])
-        assert done.exit_code == 0, done.output
+        ended = harness("weights", "convert", str(file), str(tmp_path / "model.pth"), cwd=tmp_path)
+        assert ended.code == 0, ended.err
         file = tmp_path / "model.pth"
     record = _run(runs, "train=false", f"weights={file}")
     assert record.name == file.stem
@@ -120,34 +118,6 @@ def test_metrics_are_also_tensorboard_events(runs: Path, trained: Record) -> Non
     losses = events.Scalars("loss")
     assert [event.step for event in losses] == list(range(1, 13))
     assert all(np.isfinite(event.value) for event in losses)
-
-
-def test_detections_are_drawn_on_pictures(runs: Path, trained: Record, mini_root: Path, tmp_path: Path) -> None:
-    pictures = sorted((mini_root / "coco" / "val2017").iterdir())[:2]
-    plain = predict(pictures, runs, trained.run_id, tmp_path / "none", threshold=1.1)
-    drawn = predict(pictures, runs, trained.run_id, tmp_path / "drawn", threshold=0.0)
-    assert [path.name for path in drawn] == [path.name for path in pictures]
-    for bare, full in zip(plain, drawn, strict=True):
-        first, second = np.asarray(Image.open(bare)), np.asarray(Image.open(full))
-        assert first.shape == second.shape
-        assert max(first.shape) >= 400
-        assert (first != second).any()
-
-
-def test_drawing_is_a_command_whose_errors_are_one_line(runs: Path, trained: Record, tmp_path: Path) -> None:
-    arguments = ["predict", "none.png", "--run", trained.run_id, "--runs", str(runs), "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, arguments)
-    assert isinstance(done.exception, UserError)
-    assert "none.png does not exist" in str(done.exception)
-
-
-def test_checking_the_dataset_is_a_command(mini_root: Path) -> None:
-    done = CliRunner().invoke(app, ["data", "check", "data=mini"])
-    assert done.exit_code == 0, done.output
-    assert "everything is there" in done.output
-    done = CliRunner().invoke(app, ["data", "check", "data=lvis_v1", "data.root=nowhere"])
-    assert done.exit_code == 1
-    assert "train2017.zip" in done.output
 
 
 def test_a_needed_run_without_an_acceptance_rate_is_named(runs: Path, trained: Record) -> None:

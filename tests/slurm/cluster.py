@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "mungekey", "slurmdbd", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
@@ -180,8 +184,8 @@ class Cluster:
             "user": getpass.getuser(),
             "controller_port": ports[0],
             "database_port": ports[1],
-            # Job ids of an earlier cluster must not come again: submitit would take its files for the new job's.
-            "first_job": int(time.time()) % 60_000_000 + 1,
+            # Job ids of another cluster must not come again: submitit would take its files for the new job's.
+            "first_job": secrets.randbelow(60_000_000) + 1,
             "nodes": "\n".join(
                 f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
                 f"RealMemory=16000 Gres=gpu:{GPUS} State=UNKNOWN"
@@ -242,7 +246,9 @@ def running_cluster(folder: Path, accounting: bool) -> Iterator[Cluster]:
     """A cluster below `folder`, which is best in memory: everything is written and read many times."""
     cluster = Cluster(folder, accounting)
     try:
-        cluster.start()
+        # Ports are free until the daemons take them: another session's cluster must not choose the same ones.
+        with FileLock(Path(tempfile.gettempdir()) / f"bsgal-bench-slurm-{getpass.getuser()}.lock"):
+            cluster.start()
         yield cluster
     finally:
         cluster.stop()

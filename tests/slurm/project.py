@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.record.manifest import ExpectedRun, Submission, read_manifest
 from harness.record.record import Record, read_record
+from tests.command_line import harness
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -63,24 +64,23 @@ class Project:
 
     def job_names(self) -> list[str]:
         """The names of all jobs of this project that wait or run, an element of an array each."""
-        listed = self.cluster.command("squeue", "--noheader", "--array", "--format=%j")
+        listed = self.cluster.command("squeue", "--noheader", "--array", "--states=PENDING,RUNNING", "--format=%j")
         own = {s.job_name for path in self.runs.glob("sweeps/*") for s in _submissions(self.runs, path.name)}
         return [name for name in listed.split() if name in own]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        environment = self.environment
+        """A command in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", *words], cwd=self.folder, env=environment, text=True,
+            [sys.executable, "-m", "harness.cli", *words], cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def harness(self, *words: str, code: int | None = 0) -> str:
         """What a command prints; fails unless it ends with `code`, None for any."""
-        process = self.start(*words)
-        printed, _ = process.communicate(timeout=300)
-        if code is not None and process.returncode != code:
-            raise AssertionError(f"harness {' '.join(words)} ended with {process.returncode}:\n{printed}")
-        return printed
+        ended = harness(*words, cwd=self.folder, environment=self.environment)
+        if code is not None and ended.code != code:
+            raise AssertionError(f"harness {' '.join(words)} ended with {ended.code}:\n{ended.out}{ended.err}")
+        return ended.out + ended.err
 
     def sweep(self, name: str, *overrides: str, code: int | None = 0) -> str:
         return self.harness("sweep", name, *RESOURCES, *overrides, code=code)
