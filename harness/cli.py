@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.data.pool.numbering import Numbering
 
 app = typer.Typer(
     name="harness",
@@ -379,6 +382,86 @@ def data_export(
     from harness.commands.data_export import export_pool
 
     typer.echo(export_pool(pool, out))
+
+
+@data.command("make-pool")
+def data_make_pool(
+    pictures: Annotated[Path, typer.Argument(help="A folder with one folder of pictures a category.")],
+    out: Annotated[Path, typer.Option("--out", help="The pool to write, NAME.json.")],
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option("--masks", help="Masks, laid out and named alike; repeat for several a picture."),
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="What the folders are: name, synset, lvis_id or index.")] = "name",
+    similarity: Annotated[Path | None, typer.Option("--similarity", help="DiverGen's CSV of similarities.")] = None,
+) -> None:
+    """A pool of a folder of pictures with masks; results.json beside the masks gives CLIP scores and areas.
+
+    What is known of each instance goes into NAME.columns.csv: category and path as they stand in NAME.json, then
+    clip_score (percent), area_fraction (0..1), inter_similarity, generator, prompt_id, or columns of your own.
+    """
+    from harness.commands.data_pools import make_pool
+
+    typer.echo(make_pool(pictures, masks or [], out, by, similarity))
+
+
+PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
+OfDataset = Annotated[
+    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+]
+
+
+@data.command("merge-pools")
+def data_merge_pools(
+    pools: Annotated[list[Path], typer.Argument(help="Pools of any format.")], out: PoolOut, dataset: OfDataset = None
+) -> None:
+    """One pool of several, with the columns of all."""
+    from harness.commands.data_pools import merge_pools
+
+    typer.echo(merge_pools(pools, out, _numbering(dataset)))
+
+
+@data.command("subset-pool")
+def data_subset_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    out: PoolOut,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="COLUMN>=VALUE, <= or =; such as generator=sd. Repeat it.")
+    ] = None,
+    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many, at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is random.")] = 0,
+    dataset: OfDataset = None,
+) -> None:
+    """A part of a pool: by its columns, and so many of each category."""
+    from harness.commands.data_pools import subset_pool
+
+    typer.echo(subset_pool(pool, out, _numbering(dataset), where or [], per_category, seed))
+
+
+@data.command("score-pool")
+def data_score_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    weights_file: Annotated[Path, typer.Option("--weights", help="The CLIP model's weights, a local file.")],
+    out: PoolOut,
+    model: Annotated[str, typer.Option("--model", help="open_clip's name of the model.")] = "ViT-L-14-quickgelu",
+    dataset: Annotated[str, typer.Option("--data", help="The dataset whose category names are asked for.")] = "lvis_v1",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Score every instance by CLIP as X-Paste does, into the column clip_score; takes `pip install open_clip_torch`."""
+    from harness.commands.data_score_pool import open_clip_encoder, score_pool
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+
+    known = Dataset(compose([f"data={dataset}"]).config.data).train
+    typer.echo(score_pool(pool, out, known, open_clip_encoder(model, weights_file, device)))
+
+
+def _numbering(dataset: str | None) -> Numbering | None:
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+    from harness.data.pool.numbering import Numbering
+
+    return Numbering(Dataset(compose([f"data={dataset}"]).config.data).train) if dataset else None
 
 
 @data.command("pool-stats")

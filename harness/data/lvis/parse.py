@@ -46,6 +46,8 @@ class _Reader:
         self.read += len(entries)
 
     def annotations(self) -> Annotations:
+        if _is_coco(self.entries["categories"], self.entries["images"]):
+            raise self._fail("holds COCO annotations, and only LVIS's are read: all methods and figures are LVIS's")
         categories = self._categories(self.entries["categories"])
         images = self._images(self.entries["images"], categories["category_ids"])
         columns = {name: np.concatenate([each.pop(name) for each in self.columns]) for name in list(self.columns[0])}
@@ -110,6 +112,7 @@ class _Reader:
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
             "category_names": np.array([str(name) for name in self._column(entries, "name", "category")]),
+            "category_synsets": np.array([str(entry.get("synset", "")) for entry in entries]),
             "frequency": np.array(frequency),
             "image_counts": self._numbers(entries, "image_count", "category", int) if counted else None,
         }
@@ -285,3 +288,10 @@ def _images_per_category(annotations: dict[str, Any], categories: int) -> np.nda
     images = annotations["annotation_images"].astype(np.int64)
     pairs = np.unique(images * categories + annotations["annotation_categories"])
     return np.bincount(pairs % categories, minlength=categories)
+
+
+def _is_coco(categories: list, images: list) -> bool:
+    """Neither frequencies nor the lists of verified categories, but what COCO has."""
+    first = categories[0] if categories and isinstance(categories[0], dict) else {}
+    image = images[0] if images and isinstance(images[0], dict) else {}
+    return "supercategory" in first and "frequency" not in first and "neg_category_ids" not in image
