@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.collect import Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
@@ -18,6 +18,9 @@ from reports.statistics import Summary
 from reports.style import Picture
 from reports.table import MARKS, Cell, Line, Table
 from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, spread_text
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
@@ -89,7 +92,7 @@ def render(
     )
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> jinja2.Template:
     import jinja2
 
     environment = jinja2.Environment(

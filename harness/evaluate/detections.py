@@ -215,13 +215,13 @@ def _parquet_masks(table: pa.Table) -> Masks:
 
 
 def _nested(table: pa.Table, name: str, width: int) -> np.ndarray:
-    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values: np.ndarray = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if len(values) != width * len(table):
         raise UserError(f"column {name!r} of the Parquet file: lists of {width} numbers are wanted")
     return values.reshape(-1, width)
 
 
-def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list:
+def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list[Any]:
     try:
         return [entry[key] for entry in results]
     except KeyError:
@@ -253,7 +253,8 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
     """Compressed run lengths from any of COCO's segmentation forms."""
     is_rle = isinstance(value, dict) and len(value.get("size", ())) == 2 and "counts" in value
     if is_rle and isinstance(value["counts"], (str, bytes)):
-        return value
+        rle: Rle = value
+        return rle
     if not is_rle and not isinstance(value, list):
         raise UserError(f"{source}: entry {i}: 'segmentation' is neither run lengths nor polygons")
     if not is_rle and annotations is None:
@@ -262,10 +263,12 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
 
     try:
         if is_rle:
-            return mask_utils.frPyObjects(value, *value["size"])
-        assert annotations is not None
-        image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
-        height, width = int(annotations.heights[image]), int(annotations.widths[image])
-        return mask_utils.merge(mask_utils.frPyObjects(value, height, width))
+            rle = mask_utils.frPyObjects(value, *value["size"])
+        else:
+            assert annotations is not None
+            image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
+            height, width = int(annotations.heights[image]), int(annotations.widths[image])
+            rle = mask_utils.merge(mask_utils.frPyObjects(value, height, width))
+        return rle
     except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
         raise UserError(f"{source}: entry {i}: 'segmentation' cannot be read ({error!r})") from error

@@ -68,8 +68,9 @@ def read_decisions(folder: Path) -> pd.DataFrame | None:
     table = _decided(folder, [name for name in SCHEMA.names if name != "categories"])
     if table is None:
         return None
-    frame = table.drop(["pool_rows"]).to_pandas()
-    return frame.assign(instances=pc.list_value_length(table["pool_rows"]).to_numpy())
+    frame: pd.DataFrame = table.drop(["pool_rows"]).to_pandas()
+    frame["instances"] = pc.list_value_length(table["pool_rows"]).to_numpy()
+    return frame
 
 
 def read_pasted(folder: Path) -> pd.DataFrame | None:
