@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -199,7 +201,8 @@ def report(
     """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
     from reports.command import report_command
 
-    folder = as_user_error(report_command, name, runs, formats.split(","), out, published)
+    with as_user_error():
+        folder = report_command(name, runs, formats.split(","), out, published)
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
@@ -213,7 +216,9 @@ def compare(
     """What one run does otherwise than another: metrics, categories, configuration, cost."""
     from reports.compare import compare_command
 
-    typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
+    with as_user_error():
+        folder = compare_command(run_a, run_b, runs, out)
+    typer.echo(folder / "index.html")
 
 
 @app.command()
@@ -224,13 +229,16 @@ def power(
     """What how many seeds can show, by the noise of the records at hand."""
     from reports.power import power_command
 
-    typer.echo("\n".join(as_user_error(power_command, name, runs)))
+    with as_user_error():
+        lines = power_command(name, runs)
+    typer.echo("\n".join(lines))
 
 
-def as_user_error(function, *arguments):
+@contextmanager
+def as_user_error() -> Iterator[None]:
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
-        return function(*arguments)
+        yield
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -59,7 +61,7 @@ def show_command(name: str) -> None:
     console.print(counted(setting.verdict(settings) for setting in found), highlight=False)
 
 
-def _settings(found: list[Setting], settings: dict, name: str) -> Table:
+def _settings(found: list[Setting], settings: dict[str, Any], name: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("setting", "published", "file and line", "ours", ""):
         table.add_column(heading, overflow="fold")
