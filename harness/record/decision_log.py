@@ -94,7 +94,7 @@ def write_decisions(folder: Path, ranks: int, clean: np.ndarray | None) -> None:
     batches = (batch for rank in range(ranks) for batch in _batches(_path(folder, rank)))
     with (
         write_atomically(folder / "decisions.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd", use_dictionary=False) as writer,
     ):
         for table in _grouped(batches):
             table = table.append_column(SCHEMA.field("clean_share"), _clean_share(table, clean))
