@@ -24,9 +24,11 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Datasets and instance pools: check, index, look at.", no_args_is_help=True)
 methods = typer.Typer(help="The methods under comparison: list, make a new one, check one.")
+recipes = typer.Typer(help="The papers' configurations by one word: list, show one beside the published file.")
 weights = typer.Typer(help="Checkpoints: look into and convert, without a GPU.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(methods, name="methods")
+app.add_typer(recipes, name="recipes")
 app.add_typer(weights, name="weights")
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
@@ -234,6 +236,26 @@ def as_user_error(function, *arguments):
         return function(*arguments)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@recipes.callback(invoke_without_command=True)
+def recipes_list(context: typer.Context) -> None:
+    """The recipes: paper, file of origin, GPUs, hours and figures as published."""
+    if context.invoked_subcommand is None:
+        from harness.commands.recipes import list_command
+
+        list_command()
+
+
+@recipes.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="A recipe.")]) -> None:
+    """One recipe: for every setting ours beside the published value, with file and line of origin."""
+    from harness.commands.recipes import show_command
+
+    show_command(name)
 
 
 # ---------------------------------------------------------------------- methods and what they decided

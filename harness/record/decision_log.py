@@ -25,7 +25,7 @@ from harness.record.files import write_atomically
 
 HELD_ROWS = 4096  # in memory before they are written
 RECENT_ROWS = 2000  # that an acceptance rate while training is taken from
-GROUP_ROWS = 65536  # of decisions.parquet
+GROUP_ROWS = 16384  # of decisions.parquet
 
 Row = dict[str, Any]
 
