@@ -41,6 +41,9 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+OfDataset = Annotated[
+    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+]
 _USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -396,22 +399,24 @@ def data_index_pool(
     pool: Annotated[Path, typer.Argument(help="The pool's published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path | None, typer.Option("--out", help="The index to write; beside the pool without it.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; all cores without it.")] = None,
+    dataset: OfDataset = None,
 ) -> None:
     """Verify every image of a pool and write its memory-mapped index; goes on where it was when started again."""
     from harness.commands.data_index_pool import index_pool
 
-    typer.echo(index_pool(pool, out, workers))
+    typer.echo(index_pool(pool, out, workers, _numbering(dataset)))
 
 
 @data.command("export")
 def data_export(
     pool: Annotated[Path, typer.Argument(help="The pool: published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
+    dataset: OfDataset = None,
 ) -> None:
     """Write a pool with all its columns as Parquet, which other tools read and `data.pool=` takes."""
     from harness.commands.data_export import export_pool
 
-    typer.echo(export_pool(pool, out))
+    typer.echo(export_pool(pool, out, _numbering(dataset)))
 
 
 @data.command("make-pool")
@@ -436,9 +441,6 @@ def data_make_pool(
 
 
 PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
-OfDataset = Annotated[
-    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
-]
 
 
 @data.command("merge-pools")
