@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.data.pool.numbering import Numbering
 
 app = typer.Typer(
     name="harness",
@@ -23,9 +26,11 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Datasets and instance pools: check, index, look at.", no_args_is_help=True)
 methods = typer.Typer(help="The methods under comparison: list, make a new one, check one.")
+recipes = typer.Typer(help="The papers' configurations by one word: list, show one beside the published file.")
 weights = typer.Typer(help="Checkpoints: look into and convert, without a GPU.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(methods, name="methods")
+app.add_typer(recipes, name="recipes")
 app.add_typer(weights, name="weights")
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
@@ -69,7 +74,25 @@ def sweep(
 
     if notify and not wait:
         raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
-    raise typer.Exit(launch_sweep(name, overrides or [], dry_run, wait, notify))
+    code = launch_sweep(name, overrides or [], dry_run, wait, notify)
+    if dry_run:
+        _say_power(name, overrides or [])
+    raise typer.Exit(code)
+
+
+def _say_power(sweep_name: str, overrides: list[str]) -> None:
+    """What the seeds of a sweep can show, where its report has records."""
+    from harness.launch.sweepfile import find, read
+    from reports.power import report_noise, sentence
+    from reports.spec import read_spec, spec_names
+
+    sweep = read(find(sweep_name))
+    report_name = sweep.report or sweep.name
+    runs = Path(next((text.partition("=")[2] for text in overrides if text.startswith("runs_dir=")), RUNS))
+    if report_name in spec_names() and runs.is_dir():
+        noise = report_noise(read_spec(report_name), runs)
+        if noise is not None:
+            typer.echo(sentence(noise))
 
 
 @app.command()
@@ -139,11 +162,14 @@ def evaluate(
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],
     iou: Annotated[str, typer.Option("--iou", help="bbox, segm or both.")] = "both",
     json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out categories that the annotations lack.")
+    ] = False,
 ) -> None:
     """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
     from harness.commands.evaluate import evaluate_command
 
-    evaluate_command(detections, annotations, iou, json_out)
+    evaluate_command(detections, annotations, iou, json_out, ignore_unknown)
 
 
 @app.command()
@@ -195,6 +221,19 @@ def compare(
     typer.echo(folder / "index.html")
 
 
+@app.command()
+def power(
+    name: Annotated[str, typer.Argument(help="A report that comes with the package, or the path of a spec.")],
+    runs: Runs = RUNS,
+) -> None:
+    """What how many seeds can show, by the noise of the records at hand."""
+    from reports.power import power_command
+
+    with as_user_error():
+        lines = power_command(name, runs)
+    typer.echo("\n".join(lines))
+
+
 @contextmanager
 def as_user_error() -> Iterator[None]:
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
@@ -202,6 +241,26 @@ def as_user_error() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@recipes.callback(invoke_without_command=True)
+def recipes_list(context: typer.Context) -> None:
+    """The recipes: paper, file of origin, GPUs, hours and figures as published."""
+    if context.invoked_subcommand is None:
+        from harness.commands.recipes import list_command
+
+        list_command()
+
+
+@recipes.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="A recipe.")]) -> None:
+    """One recipe: for every setting ours beside the published value, with file and line of origin."""
+    from harness.commands.recipes import show_command
+
+    show_command(name)
 
 
 # ---------------------------------------------------------------------- methods and what they decided
@@ -353,6 +412,86 @@ def data_export(
     from harness.commands.data_export import export_pool
 
     typer.echo(export_pool(pool, out))
+
+
+@data.command("make-pool")
+def data_make_pool(
+    pictures: Annotated[Path, typer.Argument(help="A folder with one folder of pictures a category.")],
+    out: Annotated[Path, typer.Option("--out", help="The pool to write, NAME.json.")],
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option("--masks", help="Masks, laid out and named alike; repeat for several a picture."),
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="What the folders are: name, synset, lvis_id or index.")] = "name",
+    similarity: Annotated[Path | None, typer.Option("--similarity", help="DiverGen's CSV of similarities.")] = None,
+) -> None:
+    """A pool of a folder of pictures with masks; results.json beside the masks gives CLIP scores and areas.
+
+    What is known of each instance goes into NAME.columns.csv: category and path as they stand in NAME.json, then
+    clip_score (percent), area_fraction (0..1), inter_similarity, generator, prompt_id, or columns of your own.
+    """
+    from harness.commands.data_pools import make_pool
+
+    typer.echo(make_pool(pictures, masks or [], out, by, similarity))
+
+
+PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
+OfDataset = Annotated[
+    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+]
+
+
+@data.command("merge-pools")
+def data_merge_pools(
+    pools: Annotated[list[Path], typer.Argument(help="Pools of any format.")], out: PoolOut, dataset: OfDataset = None
+) -> None:
+    """One pool of several, with the columns of all."""
+    from harness.commands.data_pools import merge_pools
+
+    typer.echo(merge_pools(pools, out, _numbering(dataset)))
+
+
+@data.command("subset-pool")
+def data_subset_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    out: PoolOut,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="COLUMN>=VALUE, <= or =; such as generator=sd. Repeat it.")
+    ] = None,
+    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many, at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is random.")] = 0,
+    dataset: OfDataset = None,
+) -> None:
+    """A part of a pool: by its columns, and so many of each category."""
+    from harness.commands.data_pools import subset_pool
+
+    typer.echo(subset_pool(pool, out, _numbering(dataset), where or [], per_category, seed))
+
+
+@data.command("score-pool")
+def data_score_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    weights_file: Annotated[Path, typer.Option("--weights", help="The CLIP model's weights, a local file.")],
+    out: PoolOut,
+    model: Annotated[str, typer.Option("--model", help="open_clip's name of the model.")] = "ViT-L-14-quickgelu",
+    dataset: Annotated[str, typer.Option("--data", help="The dataset whose category names are asked for.")] = "lvis_v1",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Score every instance by CLIP as X-Paste does, into the column clip_score; takes `pip install open_clip_torch`."""
+    from harness.commands.data_score_pool import open_clip_encoder, score_pool
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+
+    known = Dataset(compose([f"data={dataset}"]).config.data).train
+    typer.echo(score_pool(pool, out, known, open_clip_encoder(model, weights_file, device)))
+
+
+def _numbering(dataset: str | None) -> Numbering | None:
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+    from harness.data.pool.numbering import Numbering
+
+    return Numbering(Dataset(compose([f"data={dataset}"]).config.data).train) if dataset else None
 
 
 @data.command("pool-stats")

@@ -154,6 +154,14 @@ class EngineConfig:
     overrides: list[str] = field(default_factory=list)
 
 
+def profile_steps(text: str) -> tuple[int, int]:
+    """First and last step, the first being 1, of "10:15". Raises ValueError."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"{text} is not the first and the last step to trace, like 10:15")
+    return int(first), int(last)
+
+
 @dataclass
 class ScheduleConfig:
     """Training. Iterations count optimiser steps; the number of ranks is global_batch / batch_per_rank."""
@@ -177,6 +185,7 @@ class ScheduleConfig:
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
     log_every: int = 20
+    profile: str | None = None  # steps, 10:15, whose trace goes to runs/<run_id>/profile
     tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
     @property
@@ -189,6 +198,7 @@ class EvaluationConfig:
     batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    mixed: bool = False  # backbone and pyramid in schedule.precision, as in training; engine=native alone
     save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 

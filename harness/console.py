@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
     if is_main:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
     level, propagates = log.level, log.propagate
     log.setLevel(logging.INFO)
@@ -69,8 +70,9 @@ class TrainingProgress:
         if self.shown and self.bar.disable and (last or time.monotonic() - self.reported_at > 10):
             self.reported_at = time.monotonic()
             text = ", ".join(f"{name} {value}" for name, value in figures.items())
-            speed = f"{line['steps_per_second']:.2f} steps/s"
-            log.info("step %d of %d, %s, %s", line["iteration"], line["total"], text, speed)
+            speed = f"{line['recent_steps_per_second']:.2f} steps/s, {line['waiting']:.0%} waiting for data"
+            left = timedelta(seconds=round(line["eta_seconds"]))
+            log.info("step %d of %d, %s, %s, %s left", line["iteration"], line["total"], text, speed, left)
 
     def __enter__(self) -> TrainingProgress:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -54,6 +55,8 @@ class Need(Enum):
 
     PASTED_ATTRIBUTION = "pasted_attribution"
     GROUND_TRUTH_PROPOSALS = "ground_truth_proposals"
+    INSTANCE_ATTRIBUTION = "instance_attribution"  # LossTable.per_instance, Selection.instances and (n, G) weights
+    INSTANCE_CONFIDENCE = "instance_confidence"  # Step.confidence
 
 
 class PasteRule(Enum):
@@ -164,12 +167,48 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Instances:
+    """The ground truth of the augmented view, padded: n images, G the largest number of instances of one (at least 1).
+
+    pasted (n, G) bool: what was pasted, False for an image's own instances and for padding. pool_row (n, G) int64: the
+    row of the pool that `prepare` returned, -1 where not pasted. labels (n, G) int64, 0-based. boxes (n, G, 4) float32
+    xyxy pixels of the view.
+    """
+
+    pasted: Tensor
+    pool_row: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Which instance each of a loss's R terms belongs to.
+
+    terms (R,): summed over an image they are the loss's `sum`, or a part of it. units (R,): what each adds to the
+    normaliser. instance (R,) int64: image * G + instance, -1 for a term of no instance. shape: (n, G).
+    """
+
+    terms: Tensor
+    units: Tensor
+    instance: Tensor
+    shape: tuple[int, int]
+
+    def by_instance(self, values: Tensor) -> Tensor:
+        """(n, G) sums of values (R,)."""
+        places = torch.arange(self.shape[0] * self.shape[1], device=values.device)
+        # A product with zeros and ones: scattered additions are in no fixed order on a GPU.
+        return (values @ (self.instance[:, None] == places).to(values.dtype)).view(self.shape)
+
+
+@dataclass(frozen=True)
 class Loss:
     """One loss as per-image sums.
 
     sum (n,): the loss summed over the image's terms. count (n,): what the image adds to the normaliser.
     pasted (n,): the part of `sum` that comes from pasted instances, where the engine attributes it.
     across_ranks: the normaliser is the mean over ranks (CenterNet's number of positives), reduced after the decision.
+    attribution: which instance each term belongs to, where the engine knows.
     """
 
     kind: LossKind
@@ -177,6 +216,41 @@ class Loss:
     count: Tensor
     pasted: Tensor | None = None
     across_ranks: bool = False
+    attribution: Attribution | None = None
+
+    @property
+    def instances(self) -> Tensor:
+        """(n, G) the part of `sum` that belongs to each instance: terms matched to it, no background.
+
+        Raises ValueError where the engine does not attribute this loss.
+        """
+        return self._attributed.by_instance(self._attributed.terms)
+
+    def selected(self, keep: Tensor | None, weight: Tensor | None) -> Loss:
+        """The loss without the instances that `keep` (n, G) bool leaves out: their terms count neither in the sum nor
+        in the normaliser. `weight` (n,) multiplies images' sums, (n, G) instances' terms; normalisers stay.
+
+        Raises ValueError as `instances` where (n, G) is asked for.
+        """
+        total, count = self.sum, self.count
+        factor = None if weight is None or weight.dim() == 1 else weight
+        if keep is not None:
+            ignored = ~keep
+            units = self._attributed.by_instance(self._attributed.units)
+            count = count - (units * ignored).sum(1)
+            factor = keep.to(total.dtype) if factor is None else factor * keep
+        if factor is not None:
+            # What is taken off cancels term by term in the gradient too, so an ignored term's is exactly zero.
+            total = total - (self.instances * (1 - factor)).sum(1)
+        if weight is not None and weight.dim() == 1:
+            total = total * weight
+        return replace(self, sum=total, count=count, pasted=None, attribution=None)
+
+    @property
+    def _attributed(self) -> Attribution:
+        if self.attribution is None:
+            raise ValueError(f"the engine does not say which instance the {self.kind.value} loss's terms belong to")
+        return self.attribution
 
 
 @dataclass(frozen=True)
@@ -184,6 +258,7 @@ class LossTable:
     """Losses by name. A batch loss is a sum over images divided by the summed counts (at least 1)."""
 
     losses: Mapping[str, Loss]
+    trace: object = None  # what an engine keeps of the pass, for `Engine.confidence`
 
     def names(self, *kinds: LossKind) -> tuple[str, ...]:
         """Names of the losses of these kinds; all without one."""
@@ -219,6 +294,31 @@ class LossTable:
             parts.append(value / loss.count.sum().clamp(min=1))
         return torch.stack(parts).sum(0)
 
+    def per_instance(self, *kinds: LossKind) -> Tensor:
+        """(n, G) each instance's share of `total`: the terms matched to it over the batch's normalisers.
+
+        Its sum over pasted instances is `pasted_total`. Columns are those of `Step.instances` for the augmented view.
+        """
+        losses = [self.losses[name] for name in self.names(*kinds)]
+        return torch.stack([loss.instances / loss.count.sum().clamp(min=1) for loss in losses]).sum(0)
+
+    def selected(self, keep: Tensor | None = None, weight: Tensor | None = None) -> LossTable:
+        """Every loss without the instances that `keep` (n, G) bool leaves out, weighted by `weight` (n,) or (n, G)."""
+        return LossTable({name: loss.selected(keep, weight) for name, loss in self.losses.items()})
+
+    def copied(self) -> LossTable:
+        """The same figures in tensors of their own, with the same gradients: writing to them changes nothing else."""
+        fields = {
+            name: replace(
+                loss,
+                sum=loss.sum.clone(),
+                count=loss.count.clone(),
+                pasted=None if loss.pasted is None else loss.pasted.clone(),
+            )
+            for name, loss in self.losses.items()
+        }
+        return LossTable(MappingProxyType(fields))
+
     def where(self, keep: Tensor, other: LossTable) -> LossTable:
         """Per image, this table where `keep` (n,) bool holds and `other` elsewhere."""
         mixed = {}
@@ -229,6 +329,7 @@ class LossTable:
                 sum=torch.where(keep, loss.sum, rest.sum),
                 count=torch.where(keep, loss.count, rest.count),
                 pasted=None,
+                attribution=None,
             )
         return LossTable(mixed)
 
@@ -248,6 +349,17 @@ class Step(Protocol):
     @property
     def any_pasted(self) -> bool:
         """Whether something was pasted into any image; known on the host, so asking costs no wait."""
+
+    @property
+    def instances(self) -> Instances:
+        """The augmented view's instances, pasted ones and the images' own, in the columns of `per_instance`."""
+
+    def confidence(self) -> Tensor:
+        """(n, G) the detector's probability that each pasted instance is what its label says; NaN elsewhere.
+
+        The box heads look at the instance's own box, on features that the augmented view's pass has computed already;
+        the mean over cascade stages, without gradient. Needs INSTANCE_CONFIDENCE of the engine.
+        """
 
     @property
     def num_references(self) -> int:
@@ -308,10 +420,16 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images keep the pasted view, and why.
+    """Which images keep the pasted view, which pasted instances of it count, how much, and why.
 
-    keep (n,) bool. contribution: scalar or (n,) float, threshold: scalar, both as they go into the decision log;
-    None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
+    keep (n,) bool. instances (n, G) bool, in the columns of `Step.instances`: pasted instances that it leaves out are
+    ignored: the terms matched to them count in no loss, neither as foreground nor as background, and the rest of the
+    image trains as it is. What it says of other instances does not count. weight (n,) or (n, G) float: factors of
+    images' losses, or of pasted instances' terms; normalisers stay those of the unweighted batch. Images that do not
+    keep the pasted view are neither ignored in part nor weighted. An (n, G) tensor needs INSTANCE_ATTRIBUTION.
+
+    contribution: scalar, (n,) or (n, G) float, threshold: scalar, (n,) or (n, G), both as they go into the decision
+    log; None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
     gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
     has it already. It saves the backward pass where every rank has one; a loss that ranks share a normaliser of is then
     over each rank's own.
@@ -322,6 +440,8 @@ class Selection:
     threshold: Tensor | float | None = None
     decided: bool = True
     gradient: Tensor | None = None
+    instances: Tensor | None = None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)

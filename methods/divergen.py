@@ -67,6 +67,7 @@ class DiverGen(PoolPasting):
         elif self.similarity_column in pool.columns:
             value = np.asarray(pool.column(self.similarity_column), np.float64)
         else:
+            filters.require(pool, (self.similarity_column,), f"similarity={self.similarity}", self.strict_filters)
             return np.ones(len(pool), bool)
         similar: np.ndarray = np.isnan(value) | (value >= self.similarity)
         return similar

@@ -1,13 +1,33 @@
-"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns."""
+"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns.
+
+`require` says so, or refuses.
+"""
 
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from methods.contract import Pool
+
+log = logging.getLogger(__name__)
+
+
+def require(pool: Pool, columns: tuple[str, ...], what: str, strict: bool) -> None:
+    """Warns, or with `strict` raises ValueError, when a pool lacks columns that the filter `what` reads."""
+    missing = [name for name in columns if name not in pool.columns]
+    if not missing or len(pool) == 0:
+        return
+    sentence = (
+        f"{what} reads {' and '.join(missing)}, which the pool lacks: `harness data index-pool` measures areas, "
+        "`harness data score-pool` scores, and NAME.columns.csv beside the pool holds your own (docs/pools.md)"
+    )
+    if strict:
+        raise ValueError(sentence)
+    log.warning("%s; it drops nothing by them", sentence)
 
 
 def highest_clip_mask(pool: Pool) -> np.ndarray:

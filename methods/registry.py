@@ -23,7 +23,9 @@ from methods.contract import Method
 
 ENTRY_POINTS = "bsgal_bench.methods"
 # Modules of this package that hold no method.
-SUPPORT = frozenset({"contract", "registry", "filters", "contribution", "conformance", "listing", "template"})
+SUPPORT = frozenset(
+    {"contract", "registry", "filters", "contribution", "running", "conformance", "listing", "template"}
+)
 
 M = TypeVar("M", bound=type[Method])
 

@@ -22,6 +22,7 @@ from reports.spec import IOU_TYPES, METRICS, Row, Spec
 if TYPE_CHECKING:
     import pandas as pd
 
+STEP_CLOCKS = {"gpu": "step_gpu_seconds", "cpu": "step_cpu_seconds"}  # and where the record has them
 ABSENT = "—"  # the value of a setting that a run does not have
 
 
@@ -38,7 +39,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the report. record is None where none was left; superseded runs are listed and never counted."""
+    """A run of the report. record is None where none was left; superseded runs are listed and never counted; overrides
+    compose it, where a sweep's manifest has them."""
 
     run_id: str
     settings: Mapping[str, Any]
@@ -47,6 +49,7 @@ class Run:
     record: Record | None
     stale: str = ""
     superseded: bool = False
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,37 @@ def figures_of(record: Record) -> dict[str, float]:
     }
     cost = record.cost
     seconds, iterations = _number(cost.get("train_seconds")), _number(cost.get("iterations"))
+    of_steps = _number(cost.get(STEP_CLOCKS.get(_clock(record), "train_seconds")))
     return figures | {
         "acceptance_rate": _number(record.statistics.get("acceptance_rate")),
-        "seconds_per_step": seconds / iterations if iterations else float("nan"),
+        "seconds_per_step": of_steps / iterations if iterations else float("nan"),
+        "load": _number(cost.get("load")),
         "train_minutes": seconds / 60,
         "peak_gpu_gb": _number(cost.get("peak_gpu_mb")) / 1024,
         "peak_host_gb": _number(cost.get("peak_host_mb")) / 1024,
+    }
+
+
+def _clock(record: Record) -> str:
+    """By which clock the record's steps are timed: a GPU's, the processor's, or the wall's where it knows no better."""
+    return next((clock for clock, key in STEP_CLOCKS.items() if record.cost.get(key)), "wall")
+
+
+def evaluated_on(record: Record) -> str:
+    """Which validation images a run was evaluated on."""
+    annotations = (record.provenance.get("fingerprints") or {}).get("val_annotations", "")
+    return f"{annotations} {canonical(record.settings.get('evaluation.limit'))}"
+
+
+def _circumstances(record: Record | None) -> dict[str, str]:
+    """On which validation images and on what machine a run's figures were taken, and by which clock its steps."""
+    if record is None:
+        return {"evaluated": "", "machine": "", "clock": ""}
+    hardware = record.provenance.get("hardware") or {}
+    return {
+        "evaluated": evaluated_on(record),
+        "machine": str(hardware.get("gpu") or hardware.get("cpu") or ""),
+        "clock": _clock(record),
     }
 
 
@@ -166,7 +194,7 @@ def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Ru
     for run in expected.values():
         if run.run_id not in left:
             settings = _settings_of(run, templates.get(run.name, {}))
-            runs.append(Run(run.run_id, settings, _seed(settings), "missing", None))
+            runs.append(Run(run.run_id, settings, _seed(settings), "missing", None, overrides=tuple(run.overrides)))
     return runs
 
 
@@ -174,7 +202,8 @@ def _found(record: Record, wanted: ExpectedRun | None) -> Run:
     # The same run may bear another name in another sweep, in which it was made.
     settings = {**record.settings, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
-    return Run(record.run_id, settings, _seed(settings), state, record)
+    overrides = tuple(wanted.overrides) if wanted else ()
+    return Run(record.run_id, settings, _seed(settings), state, record, overrides=overrides)
 
 
 def _settings_of(run: ExpectedRun, template: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,12 +314,13 @@ def _entry(spec: Spec, row: TableRow, run: Run) -> dict[str, Any]:
         "run": run,
     }
     figures = figures_of(run.record) if run.record else {}
+    known |= _circumstances(run.record)
     return known | {f"setting.{key}": canonical(run.settings.get(key)) for key in spec.settings} | figures
 
 
 def _columns(spec: Spec) -> list[str]:
     empty = figures_of(Record("", "", Status.complete))
-    known = ["row", "seed", "run_id", "state", "stale", "superseded", "run"]
+    known = ["row", "seed", "run_id", "state", "stale", "superseded", "run", *_circumstances(None)]
     return [*known, *(f"setting.{key}" for key in spec.settings), *empty]
 
 

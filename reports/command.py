@@ -13,8 +13,10 @@ from reports.collect import Collection, collect
 from reports.decisions import agreement_of
 from reports.published import read_published
 from reports.spec import Spec, read_spec
+from reports.summary import find_standings
 from reports.table import Table, build_tables, to_frame
 
+REPORTS = Path("report")  # where reports go, below a front page that leads to them all
 FORMATS = ("html", "md", "tex", "csv")
 
 
@@ -25,7 +27,8 @@ def report_command(
     out: Path | None = None,
     published: Path | None = None,
 ) -> Path:
-    """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise.
+    """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise; `report/index.html` leads to
+    all.
 
     name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: of
     `FORMATS`, all without it. published: a CSV of further published results. Raises ValueError with one sentence for
@@ -39,7 +42,12 @@ def report_command(
     if not runs.is_dir():
         raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
     with _no_garbage_collection():
-        return _report(spec, runs, formats, out or Path("report") / spec.name, published)
+        folder = _report(spec, runs, formats, out or REPORTS / spec.name, published)
+    if out is None and "html" in formats:
+        from reports.page import render_front_page
+
+        _write(REPORTS / "index.html", render_front_page(REPORTS))
+    return folder
 
 
 def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published: Path | None) -> Path:
@@ -51,7 +59,7 @@ def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published:
         with write_atomically(folder / "table.csv") as path:
             to_frame(spec, tables).to_csv(path, index=False)
     if "tex" in formats:
-        from reports.text import latex
+        from reports.latex import latex
 
         _write(folder / "table.tex", latex(spec, tables))
     if "md" in formats or "html" in formats:
@@ -77,18 +85,21 @@ def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder
     from reports.figure import draw_figures
     from reports.text import markdown
 
+    standings = find_standings(spec, collection)
     pictures, left_out = draw_figures(spec, collection, tables)
     for picture in pictures:
         _write(folder / f"{picture.name}.svg", picture.svg)
         with write_atomically(folder / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
     if "md" in formats:
-        _write(folder / "table.md", markdown(spec, tables, [(f"{p.name}.svg", p.title, p.caption) for p in pictures]))
+        shown = [(f"{picture.name}.svg", picture.title, picture.caption) for picture in pictures]
+        _write(folder / "table.md", markdown(spec, tables, shown, standings))
     if "html" in formats:
         from reports.page import render
 
         agreement = agreement_of(collection)
-        _write(folder / "index.html", render(spec, collection, tables, pictures, left_out, agreement, folder))
+        page = render(spec, collection, tables, pictures, left_out, agreement, standings, folder)
+        _write(folder / "index.html", page)
 
 
 def _write(path: Path, text: str) -> None:

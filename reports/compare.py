@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ from harness.record.files import write_atomically
 from harness.record.names import find_record
 from harness.record.record import Record, record_path
 from reports import style
-from reports.collect import canonical
+from reports.collect import canonical, evaluated_on
 from reports.figure import category_ap
+from reports.images import ImageParts
 from reports.page import Heading, Sheet, Shown, render_comparison, sortable
-from reports.spec import FREQUENCIES, IOU_TYPES, METRICS
+from reports.spec import COLUMNS, FREQUENCIES, IOU_TYPES, METRICS
+from reports.statistics import image_interval
 from reports.style import MUTED, Picture, colour
-from reports.text import number
+from reports.text import escape_markdown, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,12 @@ COSTS = {
     "peak_host_mb": "host memory, MB",
     "peak_gpu_mb": "GPU memory, MB",
 }
+LEVEL = 0.95
+IMAGES_NOTE = (
+    "In brackets the 95% interval over the validation images (from matches.parquet; none without): what other images "
+    "would give for these two runs. It says nothing of other seeds."
+)
+OTHER_IMAGES = "The runs were evaluated on different validation images: their figures are not comparable."
 MOST_CATEGORIES = 20  # shown on the page, of those that differ most; all are in categories.csv
 
 
@@ -43,7 +52,7 @@ def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path
     folder = out or Path("report") / f"{a.run_id}-against-{b.run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     categories = _categories(runs, a, b)
-    sheets = [_metrics(a, b), _costs(a, b), _configuration(a, b)]
+    sheets = [_metrics(a, b, runs), _costs(a, b), _configuration(a, b)]
     pictures = []
     if categories is not None:
         with write_atomically(folder / "categories.csv") as path:
@@ -78,16 +87,32 @@ def _sheet(key: str, title: str, rows: list[list[Shown]], headings: tuple[str, .
     return Sheet(key, "", [Heading(""), *map(Heading, headings)], rows, title=title)
 
 
-def _metrics(a: Record, b: Record) -> Sheet:
+def _metrics(a: Record, b: Record, runs: Path) -> Sheet:
+    """With intervals over the validation images, where both runs left their matches of the same images."""
+    images = ImageParts(runs) if evaluated_on(a) == evaluated_on(b) else None
     rows = []
     for metric in METRICS:
-        box, mask = (
-            _beside(metric, a.metrics.get(iou, {}).get(metric), b.metrics.get(iou, {}).get(metric), 2)
-            for iou in IOU_TYPES.values()
-        )
-        rows.append(box + mask[1:])
+        shown: list[Shown] = []
+        for kind, iou in IOU_TYPES.items():
+            mine, theirs = (record.metrics.get(iou, {}).get(metric) for record in (a, b))
+            beside = _beside(metric, mine, theirs, 2)
+            column = COLUMNS[f"{metric}_{kind}"]
+            part = images.of(_as_series(b), _as_series(a), column) if images else None
+            if part is not None and mine is not None and theirs is not None:
+                low, high = image_interval(theirs - mine, part, LEVEL)
+                interval = f"[{number(low, 2, signed=True)}, {number(high, 2, signed=True)}]"
+                beside[-1] = replace(beside[-1], interval=interval)
+            shown += beside if not shown else beside[1:]
+        rows.append(shown)
     headings = tuple(f"{kind}, {side}" for kind in IOU_TYPES for side in ("A", "B", "B − A"))
-    return _sheet("metrics", "Metrics, in percent", rows, headings)
+    sheet = _sheet("metrics", "Metrics, in percent", rows, headings)
+    return replace(sheet, note=IMAGES_NOTE if images else OTHER_IMAGES)
+
+
+def _as_series(record: Record) -> pd.Series:
+    import pandas as pd
+
+    return pd.Series({0: record.run_id})
 
 
 def _costs(a: Record, b: Record) -> Sheet:
@@ -108,7 +133,8 @@ def _configuration(a: Record, b: Record) -> Sheet:
 
 
 def _categories(runs: Path, a: Record, b: Record) -> pd.DataFrame | None:
-    """By category_id: name, frequency, and A's, B's and the difference of box and mask AP in percent."""
+    """By category_id: name, frequency, instances and images that hold them, and A's, B's and the difference of box and
+    mask AP in percent."""
     import pandas as pd
 
     columns: dict[str, pd.Series] = {}
@@ -116,7 +142,7 @@ def _categories(runs: Path, a: Record, b: Record) -> pd.DataFrame | None:
         mine, theirs = (category_ap(runs / run.run_id, iou) for run in (a, b))
         if mine is None or theirs is None:
             return None
-        columns |= {"name": mine["name"], "frequency": mine["frequency"]}
+        columns |= {name: mine[name] for name in ("name", "frequency", "instances", "images")}
         columns |= {f"{kind}_a": mine["AP"], f"{kind}_b": theirs["AP"], f"{kind}_difference": theirs["AP"] - mine["AP"]}
     return pd.DataFrame(columns)
 
@@ -124,11 +150,15 @@ def _categories(runs: Path, a: Record, b: Record) -> pd.DataFrame | None:
 def _most_changed(categories: pd.DataFrame) -> Sheet:
     largest = categories["box_difference"].abs().nlargest(MOST_CATEGORIES).index
     found = categories.loc[largest].sort_values("box_difference", ascending=False)
-    columns = zip(found["name"], found["frequency"], found["box_a"], found["box_b"], strict=True)
-    rows = [
-        _beside(f"{name} ({FREQUENCIES.get(group, group)})", mine, theirs, 1) for name, group, mine, theirs in columns
-    ]
-    return _sheet("categories", "Categories whose box AP differs most", rows)
+    rows = []
+    for each in found.to_dict("records"):
+        group = FREQUENCIES.get(each["frequency"], each["frequency"])
+        beside = _beside(f"{each['name']} ({group})", each["box_a"], each["box_b"], 1)
+        counts = [Shown(str(count), str(count), quiet=True) for count in (each["instances"], each["images"])]
+        rows.append(beside + counts)
+    headings = ("A", "B", "B − A", "instances", "images")
+    sheet = _sheet("categories", "Categories whose box AP differs most", rows, headings)
+    return replace(sheet, note="A category of few instances in few images moves far by chance.")
 
 
 def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:
@@ -161,7 +191,12 @@ def _markdown(a: Record, b: Record, sheets: list[Sheet], pictures: list[Picture]
     for sheet in sheets:
         heading = "| " + " | ".join(heading.base for heading in sheet.headings) + " |"
         rule = "| :-- " + "| --: " * (len(sheet.headings) - 1) + "|"
-        rows = ["| " + " | ".join(cell.text.replace("|", "\\|") for cell in row) + " |" for row in sheet.rows]
+        rows = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in sheet.rows]
         parts += [f"## {sheet.title}", "\n".join([heading, rule, *rows]) if rows else "None."]
+        parts += [sheet.note] if sheet.note else []
     parts += [f"![{picture.title}]({picture.name}.svg)\n\n{picture.caption}" for picture in pictures]
     return "\n\n".join(parts) + "\n"
+
+
+def _plain(cell: Shown) -> str:
+    return escape_markdown(cell.text) + (f" {cell.interval}" if cell.interval else "")

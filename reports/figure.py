@@ -11,13 +11,14 @@ import numpy as np
 
 from reports import style
 from reports.collect import Collection, TableRow
+from reports.differences import baseline_row
 from reports.figure_curve import draw_curve
 from reports.figure_decisions import draw_roc, draw_training
 from reports.spec import COLUMNS, FREQUENCIES, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import Summary, summarise
 from reports.style import INK, MUTED, Picture, colour, marker
-from reports.table import Table, baseline_row, time_ratio
+from reports.table import Table, time_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +149,7 @@ def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
     path = folder / "per_category.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["iou_type", "category_id", "name", "frequency", "AP"])
+    table = pd.read_parquet(path, columns=["iou_type", "category_id", "name", "frequency", "instances", "images", "AP"])
     table = table[table["iou_type"].astype(str) == iou].set_index("category_id")
     return table.assign(AP=100 * table["AP"].astype(float))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import html
 import math
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +19,28 @@ from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
+from reports.summary import Standings
 from reports.table import MARKS, Cell, Line, Table
-from reports.text import counted_text, decimals_of, interval_text, marks_text, notes, number, spread_text
+from reports.text import (
+    STANDING,
+    counted_text,
+    decimals_of,
+    estimate_text,
+    interval_text,
+    marks_text,
+    notes,
+    number,
+    signs,
+    spread_text,
+    standing_notes,
+    test_text,
+)
 
 if TYPE_CHECKING:
     import jinja2
 
+FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
+GENERATOR = "harness report"  # what a page says it was written by
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
 
@@ -35,7 +54,9 @@ class Shown:
     spread: str = ""
     difference: str = ""
     interval: str = ""
-    star: bool = False
+    dashed: bool = False
+    signs: str = ""
+    test: str = ""
     published: str = ""
     marks: tuple[str, ...] = ()
     link: str = ""
@@ -64,6 +85,7 @@ class Sheet:
     rows: list[list[Shown]]
     controls: tuple[int, ...] = ()  # rows that others are compared with
     title: str = ""  # above it on the page
+    note: str = ""  # below it
 
 
 def render(
@@ -73,6 +95,7 @@ def render(
     pictures: list[Picture],
     left_out: list[str],
     agreement: Mapping[TableRow, Mapping[str, Summary]],
+    standings: Standings | None,
     folder: Path,
 ) -> str:
     """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
@@ -80,6 +103,8 @@ def render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
         further=[_differences(spec, tables, key) for key in spec.baselines[1:]],
+        standings=_standings(spec, standings) if standings else None,
+        standing_notes=standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else [],
         notes=notes(spec, tables),
         pictures=pictures,
         left_out=left_out,
@@ -89,6 +114,7 @@ def render(
         facts=_facts(collection),
         marks=MARKS,
         files=["table.csv", "table.md", "table.tex"],
+        generator=GENERATOR,
     )
 
 
@@ -141,7 +167,9 @@ def _value(spec: Spec, line: Line, cell: Cell) -> Shown:
         spread=spread_text(cell.summary, decimals),
         difference=number(first.mean, decimals, signed=True) if first else "",
         interval=interval_text(first, decimals) if first else "",
-        star=cell.star,
+        dashed=first is not None and first.n == 2,
+        signs=signs(cell),
+        test=test_text(first, cell.verdict) if first else "",
         published=published,
         marks=cell.marks if cell.summary.n else (),
         link=f"#runs-{line.row.key}",
@@ -173,10 +201,23 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
             difference = cell.differences.get(key)
             mean = difference.mean if difference else None
             interval = interval_text(difference, spec.decimals) if difference else ""
-            shown.append(Shown(number(mean, spec.decimals, signed=True), sortable(mean), interval=interval))
+            text, test = number(mean, spec.decimals, signed=True), test_text(difference, None) if difference else ""
+            dashed = difference is not None and difference.n == 2
+            shown.append(Shown(text, sortable(mean), interval=interval, dashed=dashed, test=test))
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
+
+
+def _standings(spec: Spec, standings: Standings) -> Sheet:
+    rows = []
+    for row in sorted(standings.rows, key=lambda row: row.rank):
+        shown = [Shown(row.label, row.label), Shown(number(row.rank, 1), sortable(row.rank))]
+        for estimate, scale, decimals, signed in ((row.better, 100, 0, False), (row.gain, 1, spec.decimals, True)):
+            value, interval = estimate_text(estimate, scale, decimals, signed)
+            shown.append(Shown(value, sortable(estimate.value if estimate else None), interval=interval))
+        rows.append(shown)
+    return Sheet("standings", "", [Heading(""), *map(Heading, STANDING)], rows)
 
 
 def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) -> Sheet:
@@ -205,6 +246,8 @@ class ShownRun:
     state: str
     why: str
     figures: list[str]
+    files: list[tuple[str, str]]
+    command: str
     made: list[tuple[str, str]]
 
 
@@ -229,7 +272,10 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
         figures = [number(entry.get(column.key), max(2, spec.decimals)) for column in metrics]
         link = f"{base}/{run.run_id}/record.json" if run.record else ""
         made = _made(run) if in_full else []
-        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, made))
+        there = [name for name in FILES if in_full and run.record and (collection.folder / run.run_id / name).is_file()]
+        files = [(name, f"{base}/{run.run_id}/{name}") for name in there]
+        command = shlex.join(["harness", "run", *run.overrides]) if run.overrides and in_full else ""
+        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, files, command, made))
     label = spec.label_in_group(row.label, row.group)
     counted = _counted(states(entry for entry in entries if not entry["superseded"]))
     return RowRuns(row.key, label, row.row.about, counted, [heading_of(column) for column in metrics], shown)
@@ -313,6 +359,27 @@ def _duration(seconds: float | None) -> str:
     return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
+@dataclass(frozen=True)
+class ShownReport:
+    name: str
+    title: str
+    written: str
+
+
+def render_front_page(folder: Path) -> str:
+    """A page that leads to every report below `folder`, the newest first."""
+    pages = sorted(folder.glob("*/index.html"), key=lambda page: -page.stat().st_mtime)
+    found = []
+    for page in pages:
+        head = page.read_text(encoding="utf-8")[:2000]
+        title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
+        if title and f'content="{GENERATOR}"' in head:
+            found.append(ShownReport(page.parent.name, html.unescape(title[1]).strip(), _date(page.stat().st_mtime)))
+    return _template("front.html").render(reports=found, generator="harness report, front page")
+
+
 def render_comparison(links: list[tuple[str, str]], sheets: list[Sheet], pictures: list[Picture]) -> str:
     """The page of `harness compare`; links: run_id and relative path of each run's record."""
-    return _template("compare.html").render(links=links, sheets=sheets, pictures=pictures, marks=MARKS)
+    return _template("compare.html").render(
+        links=links, sheets=sheets, pictures=pictures, marks=MARKS, generator=GENERATOR
+    )

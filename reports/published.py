@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record.names import nearest
-from reports.spec import FOLDER
+from reports.spec import COLUMNS, FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = FOLDER / "published_results.csv"
+ROUNDED = 0.051  # points of AP
 REQUIRED = ("table", "method", "backbone", "dataset", "source")
 
 
@@ -69,3 +70,18 @@ def _canonical(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def found_elsewhere(published: pd.DataFrame, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What other sources say of the same method, backbone, dataset and number of instances, where it differs."""
+    keys = [key for key in ("method", "backbone", "dataset", "num_generated", "gdde") if key in published]
+    other = published[published["source"] != row["source"]]
+    for key in keys:
+        other = other[other[key].isna() if row[key] != row[key] else other[key] == row[key]]
+    figures = [key for key in published if key in COLUMNS]
+    return [dict(each) for _, each in other.iterrows() if _apart(each, row, figures)]
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any], figures: list[str]) -> bool:
+    """Whether any figure differs by more than rounding to a decimal makes it."""
+    return any(abs(float(one[key]) - float(other[key])) > ROUNDED for key in figures)

@@ -6,7 +6,9 @@
     rows                 key -> label, about, where (the key as the record's name without), each, published
     columns              of `COLUMNS`, in the order of the table
     baseline             row key, or several: the first is what rows are tested against
-    intervals            over (seeds or images), resamples, level
+    primary              the one column whose differences earn stars (AP_r of masks without)
+    level                of intervals
+    published            the table of published results that rows are set beside: a name, or one for each group's value
     decimals             of the displayed metrics
     figures              each {kind: one of FIGURES, title, ...}
 
@@ -91,6 +93,7 @@ COLUMNS: dict[str, Column] = {
         Column("peak_host_gb", "host memory", decimals=1, unit="GB"),
     ]
 }
+PRIMARY = "APr_mask"
 PAPER_COLUMNS = ("AP_box", "AP_mask", "APr_box", "APr_mask")
 FIGURES: dict[str, tuple[str, ...]] = {
     "rows": ("columns",),
@@ -127,13 +130,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Intervals:
-    over: str = "seeds"
-    resamples: int = 2000
-    level: float = 0.95
-
-
-@dataclass(frozen=True)
 class Spec:
     name: str
     title: str
@@ -145,7 +141,9 @@ class Spec:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     baselines: tuple[str, ...]
-    intervals: Intervals
+    primary: Column | None
+    level: float
+    published: Mapping[str | None, str]
     decimals: int
     figures: tuple[Figure, ...]
 
@@ -200,7 +198,9 @@ def _spec(path: Path, content: Any) -> Spec:
         "rows",
         "columns",
         "baseline",
-        "intervals",
+        "primary",
+        "level",
+        "published",
         "decimals",
         "figures",
     )
@@ -216,8 +216,9 @@ def _spec(path: Path, content: Any) -> Spec:
     columns = tuple(content.get("columns", PAPER_COLUMNS))
     for key in columns:
         _known(path, "column", key, COLUMNS)
-    intervals = _mapping(path, "intervals", content.get("intervals", {}), ("over", "resamples", "level"))
-    _known(path, "intervals.over", intervals.get("over", "seeds"), ("seeds", "images"))
+    level = content.get("level", 0.95)
+    if not (isinstance(level, float) and 0 < level < 1):
+        raise ValueError(f"{path}: level is {level!r}; a share such as 0.95 is wanted")
     return Spec(
         name=path.stem,
         title=content.get("title", path.stem),
@@ -229,10 +230,31 @@ def _spec(path: Path, content: Any) -> Spec:
         rows=rows,
         columns=tuple(COLUMNS[key] for key in columns),
         baselines=baselines,
-        intervals=Intervals(**intervals),
+        primary=_primary(path, content.get("primary"), columns),
+        level=level,
+        published=_tables(path, content.get("published"), values),
         decimals=int(content.get("decimals", 1)),
         figures=tuple(_figure(path, figure, rows) for figure in content.get("figures", [])),
     )
+
+
+def _primary(path: Path, key: Any, columns: tuple[str, ...]) -> Column | None:
+    """The column named, else AP_r of masks, else the first metric; None for a report without metrics."""
+    metrics = [each for each in columns if COLUMNS[each].metric]
+    if key is None:
+        return COLUMNS[PRIMARY if PRIMARY in metrics else metrics[0]] if metrics else None
+    _known(path, "metric among the columns", key, metrics)
+    return COLUMNS[key]
+
+
+def _tables(path: Path, content: Any, groups: Mapping[str, str]) -> dict[str | None, str]:
+    """The table of published results by the group's value; one name serves all."""
+    if content is None or isinstance(content, str):
+        return {} if content is None else dict.fromkeys(groups or [None], content)
+    content = {str(key): str(value) for key, value in _mapping(path, "published", content).items()}
+    for key in content:
+        _known(path, "value of the group", key, groups)
+    return dict(content)
 
 
 def _row(path: Path, key: str, content: Any) -> Row:

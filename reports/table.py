@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reports.collect import Collection, TableRow, states
-from reports.images import ImageIntervals
-from reports.published import find_published
+from reports.differences import Differences, Verdict, baseline_row, find_differences, find_verdicts, is_primary
+from reports.published import find_published, found_elsewhere
 from reports.spec import Column, Spec
-from reports.statistics import Difference, Summary, differences, discoveries, paired, summarise
+from reports.statistics import RATE, Difference, Summary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,19 +40,32 @@ MARKS = {
     "stale": Mark("s", "a run is stale (configuration or code changed since)"),
     "unfinished": Mark("u", "a run has not ended"),
     "single seed": Mark("1", "a single seed", counts=False),
+    "other images": Mark("e", "evaluated on other validation images, so not compared"),
+    "other machine": Mark("h", "timed on another machine than the baseline, or under another load", counts=False),
 }
+OF_TIME = "other machine"  # says nothing of AP
+LOADS_APART = 0.25  # of a core's time: processes waiting on each core, from which on times are not compared unmarked
 
 
 @dataclass(frozen=True)
 class Cell:
-    """differences: by the baseline's row key. published: the papers' figure; mean - published is its difference."""
+    """differences: by the baseline's row key; verdict: of the first one, in the primary column. published: the papers'
+    figure; mean - published is its difference."""
 
     column: Column
     summary: Summary
     differences: Mapping[str, Difference]
-    star: bool = False
+    verdict: Verdict | None = None
     published: float | None = None
     marks: tuple[str, ...] = ()
+
+    @property
+    def star(self) -> bool:
+        return self.verdict is not None and self.verdict.p <= RATE
+
+    @property
+    def equal(self) -> bool:
+        return self.verdict is not None and self.verdict.equivalent <= RATE
 
     @property
     def published_difference(self) -> float | None:
@@ -62,8 +74,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """complete of expected runs; marks: how many runs each is about. source: where the published figures stand;
-    unpublished: the row asks for published figures, and no source at hand has them."""
+    """complete of expected runs; marks: how many runs each is about. source: where the published figures stand, and
+    variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for
+    published figures, and no source at hand has them."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -71,6 +84,8 @@ class Line:
     expected: int
     marks: Mapping[str, int]
     source: str = ""
+    variant: str = ""
+    elsewhere: tuple[Mapping[str, Any], ...] = ()
     unpublished: bool = False
 
 
@@ -81,76 +96,59 @@ class Table:
     lines: tuple[Line, ...]
 
 
-# By key of the row, key of the baseline in the spec, and key of the column.
-Differences = Mapping[tuple[str, str, str], Difference]
-
-
 def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) -> list[Table]:
-    """One table for each group that the spec names (a single one without)."""
-    differences = _differences(spec, collection)
+    """One table for each group that the spec names (a single one without). Raises ValueError for a table whose
+    published figures come from several sources."""
+    found = find_differences(spec, collection)
+    verdicts = find_verdicts(spec, found)
     tables = []
     for group in spec.group_values or [None]:
         rows = [row for row in collection.rows if row.group == group]
-        lines = [_line(spec, collection, row, published, differences) for row in rows]
-        tables.append(Table(group, spec.group_values.get(group or "", ""), tuple(_with_stars(spec, lines))))
+        lines = [_line(spec, collection, row, published, found, verdicts) for row in rows]
+        table = Table(group, spec.group_values.get(group or "", ""), tuple(lines))
+        if len(sources := published_sources([table])) > 1:
+            raise ValueError(
+                f"report {spec.name}: the rows of {table.heading or 'its table'} are set beside figures of several "
+                f"sources ({'; '.join(sources)}); name one table of them: `published: TABLE`"
+            )
+        tables.append(table)
     return tables
 
 
-def baseline_row(collection: Collection, row: TableRow, key: str) -> TableRow | None:
-    """The row of this spec key that stands in the same group and shares the values of common `each` settings."""
-    for other in collection.by_spec_row.get((key, row.group), []):
-        shared = set(other.values) & set(row.values)
-        if all(other.values[setting] == row.values[setting] for setting in shared):
-            return other
-    return None
-
-
 def time_ratio(runs: pd.DataFrame, baseline: pd.DataFrame | None) -> pd.Series:
-    """Seconds a step over the baseline's, seed by seed."""
-    seconds = runs["seconds_per_step"]
-    return seconds / (baseline["seconds_per_step"] if baseline is not None else float("nan"))
+    """Seconds a step over the baseline's, seed by seed, where both were taken by the same clock."""
+    if baseline is None:
+        return runs["seconds_per_step"] * float("nan")
+    ratio = runs["seconds_per_step"] / baseline["seconds_per_step"]
+    seeds = ratio.index.intersection(runs.index).intersection(baseline.index)
+    same = runs["clock"][seeds] == baseline["clock"][seeds]
+    return ratio[seeds].where(same)
 
 
-def _differences(spec: Spec, collection: Collection) -> Differences:
-    """Of every row to every baseline in every metric, with their intervals."""
-    images = ImageIntervals(collection.folder, spec.intervals)
-    metrics = [column for column in spec.columns if column.metric]
-    done = {row.key: collection.complete(row.key) for row in collection.rows}
-    tables = {key: runs[[column.key for column in metrics]].to_numpy(float) for key, runs in done.items()}
-    seeds = {key: runs.index.to_numpy() for key, runs in done.items()}
-    found: dict[tuple[str, str, str], np.ndarray] = {}
-    over_images: dict[tuple[str, str, str], tuple[float, float]] = {}
-    for row, baseline in itertools.product(collection.rows, spec.baselines):
-        other = baseline_row(collection, row, baseline)
-        if other is None or other is row:
-            continue
-        pairs = paired(tables[row.key], tables[other.key], seeds[row.key], seeds[other.key])
-        for column, values in zip(metrics, pairs, strict=True):
-            key = (row.key, baseline, column.key)
-            found[key] = values
-            if spec.intervals.over == "images":
-                over_images[key] = images.of(done[row.key]["run_id"], done[other.key]["run_id"], column)
-    known = zip(found, differences(list(found.values()), spec.intervals.resamples, spec.intervals.level), strict=True)
-    result = {key: difference for key, difference in known if difference is not None}
-    for key, (low, high) in over_images.items():
-        if key in result:
-            result[key] = replace(result[key], low=low, high=high)
-    return result
-
-
-def _line(spec: Spec, collection: Collection, row: TableRow, published: pd.DataFrame, differences: Differences) -> Line:
+def _line(
+    spec: Spec,
+    collection: Collection,
+    row: TableRow,
+    published: pd.DataFrame,
+    found: Differences,
+    verdicts: Mapping[str, Verdict],
+) -> Line:
     runs, done = collection.runs_of(row.key), collection.complete(row.key)
     paper = _published(spec, row, published)
-    marks = _marks(runs, len(done))
+    marks = _marks(runs, len(done)) | _marks_beside_baseline(spec, collection, row)
     cells = []
     for column in spec.columns:
-        known = {key: differences.get((row.key, key, column.key)) for key in spec.baselines}
+        known = {key: found.get((row.key, key, column.key)) for key in spec.baselines}
         stated = {key: difference for key, difference in known.items() if difference is not None}
         summary = summarise(_values(spec, collection, row, column))
-        cells.append(Cell(column, summary, stated, published=_figure(paper, column), marks=tuple(marks)))
+        verdict = verdicts.get(row.key) if is_primary(spec, column) else None
+        own = tuple(mark for mark in marks if column.key == "time_ratio" or mark != OF_TIME)
+        cells.append(Cell(column, summary, stated, verdict, _figure(paper, column), own))
     source = "" if paper is None else str(paper["source"])
+    variant = "" if paper is None else _word(paper.get("variant"))
     unpublished = row.row.published is not None and paper is None
-    return Line(row, tuple(cells), len(done), len(runs), marks, source, unpublished)
+    elsewhere = () if paper is None else tuple(found_elsewhere(published, paper))
+    return Line(row, tuple(cells), len(done), len(runs), marks, source, variant, elsewhere, unpublished)
 
 
 def _values(spec: Spec, collection: Collection, row: TableRow, column: Column) -> np.ndarray:
@@ -172,10 +170,27 @@ def _marks(runs: list[dict[str, Any]], complete: int) -> dict[str, int]:
     return {mark: found[mark] for mark in MARKS if found[mark]}
 
 
+def _marks_beside_baseline(spec: Spec, collection: Collection, row: TableRow) -> dict[str, int]:
+    """What keeps the row's runs from being compared with the first baseline's."""
+    other = baseline_row(collection, row, spec.baselines[0]) if spec.baselines else None
+    ours = collection.complete(row.key)
+    theirs = ours if other is None else collection.complete(other.key)
+    if ours.empty or theirs.empty:
+        return {}
+    usual = theirs["evaluated"].mode()[0]
+    seeds = ours.index.intersection(theirs.index)
+    apart = ours["load"][seeds].sub(theirs["load"][seeds]).abs().max() > LOADS_APART
+    elsewhere = bool((ours["machine"][seeds] != theirs["machine"][seeds]).any() or apart)
+    found = {"other images": int((ours["evaluated"] != usual).sum()), OF_TIME: int(elsewhere)}
+    return {mark: count for mark, count in found.items() if count}
+
+
 def _published(spec: Spec, row: TableRow, published: pd.DataFrame) -> dict[str, Any] | None:
     if row.row.published is None:
         return None
     wanted = dict(row.row.published)
+    if row.group in spec.published:
+        wanted.setdefault("table", spec.published[row.group])
     if spec.group and row.group and spec.group in published.columns:
         wanted.setdefault(spec.group, row.group)
     return find_published(published, wanted)
@@ -186,24 +201,13 @@ def _figure(paper: Mapping[str, Any] | None, column: Column) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def published_sources(tables: list[Table]) -> list[str]:
     """Where the published figures beside ours stand."""
     return sorted({line.source for table in tables for line in table.lines if line.source})
-
-
-def _with_stars(spec: Spec, lines: list[Line]) -> list[Line]:
-    """Marks the differences to the first baseline that stand among all rows of the table, column by column."""
-    if not spec.baselines:
-        return lines
-    first = spec.baselines[0]
-    columns = []
-    for index in range(len(spec.columns)):
-        tests = [line.cells[index].differences.get(first) for line in lines]
-        columns.append(discoveries([float("nan") if test is None else test.p for test in tests]))
-    return [
-        replace(line, cells=tuple(replace(cell, star=columns[i][place]) for i, cell in enumerate(line.cells)))
-        for place, line in enumerate(lines)
-    ]
 
 
 def to_frame(spec: Spec, tables: list[Table]) -> pd.DataFrame:
@@ -222,6 +226,7 @@ def to_frame(spec: Spec, tables: list[Table]) -> pd.DataFrame:
             for cell in line.cells:
                 entry |= _flat(cell)
             entry["published_source"] = NO_SOURCE if line.unpublished else line.source
+            entry["published_variant"] = line.variant
             entries.append(entry)
     return pd.DataFrame(entries)
 
@@ -235,6 +240,9 @@ def _flat(cell: Cell) -> dict[str, Any]:
         prefix = f"{name}.minus_{key}"
         flat |= {prefix: difference.mean, f"{prefix}.low": difference.low, f"{prefix}.high": difference.high}
         flat |= {f"{prefix}.n": difference.n, f"{prefix}.p": difference.p}
+        flat |= {f"{prefix}.p_equivalent": difference.equivalent, f"{prefix}.over_images": difference.over_images}
+    if cell.verdict is not None:
+        flat |= {f"{name}.p_holm": cell.verdict.p, f"{name}.p_equivalent_holm": cell.verdict.equivalent}
     flat[f"{name}.star"] = cell.star
     flat[f"{name}.published"] = cell.published
     flat[f"{name}.minus_published"] = cell.published_difference

@@ -6,14 +6,19 @@ The notes below a table say what its marks, intervals and stars mean; every form
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from reports.spec import Column, Spec
-from reports.statistics import LEAST_PAIRS, RATE, Difference, Summary
+from reports.differences import Verdict
+from reports.power import first_of, noise_of, sentence
+from reports.spec import COLUMNS, Column, Spec
+from reports.statistics import EQUIVALENT, LEAST_PAIRS, RATE, Difference, Summary
+from reports.summary import Estimate, Standings
 from reports.table import MARKS, Cell, Line, Table, published_sources
 
 NOTHING = "–"
+STANDING = ("mean rank", "better, %", "gain")  # columns of the summary over settings
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -38,6 +43,20 @@ def interval_text(difference: Difference, decimals: int) -> str:
     if math.isnan(difference.low):
         return ""
     return f"[{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"
+
+
+def test_text(difference: Difference, verdict: Verdict | None) -> str:
+    """What a difference was tested by: p = 0.012 over 3 seeds and images; adjusted 0.048."""
+    if math.isnan(difference.p):
+        return ""
+    over = f"{difference.n} seeds" + (" and images" if difference.over_images else "")
+    adjusted = "" if verdict is None or math.isnan(verdict.p) else f"; adjusted over rows {verdict.p:.2g}"
+    return f"p = {difference.p:.2g} over {over}{adjusted}"
+
+
+def signs(cell: Cell) -> str:
+    """What the tests say of the difference to the first baseline."""
+    return ("★" if cell.star else "") + ("≈" if cell.equal else "")
 
 
 def counted_text(line: Line) -> str:
@@ -66,15 +85,11 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
     written = ["AP in percent: mean ± sample standard deviation over seeds."]
     if spec.baselines:
         first = spec.label_of(spec.baselines[0])
-        written.append(
-            f"Differences are paired by seed; in brackets the {spec.intervals.level:.0%} {_interval_words(spec)}."
-        )
-        stars = any(cell.star for line in lines for cell in line.cells)
-        written.append(
-            f"★ marks a difference to {first} that stands in a paired two-sided t-test over seeds at a false discovery "
-            f"rate of {RATE:.0%} (Benjamini–Hochberg over the rows of a column; {LEAST_PAIRS} seeds or more)"
-            + ("." if stars else "; none does.")
-        )
+        written.append(_interval_note(spec, lines))
+        written += _verdict_notes(spec, first, lines)
+        noise = spec.primary and noise_of(spec.primary, _first_differences(spec, lines))
+        if noise:
+            written.append(sentence(noise))
     marks = [mark for mark in MARKS if any(mark in line.marks for line in lines)]
     if marks:
         meanings = ", ".join(f"{MARKS[mark].letter} {MARKS[mark].meaning}" for mark in marks)
@@ -82,23 +97,82 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
     if any(line.source for line in lines):
         sources = "; ".join(published_sources(tables))
         written.append(f"Published figures: {sources}. Their difference is ours minus theirs.")
+        written += variant_notes(spec, lines)
     for column in spec.columns:
         if column.about:
             written.append(f"{column.plain}: {column.about}.")
     return written
 
 
-def _interval_words(spec: Spec) -> str:
-    if spec.intervals.over == "images":
-        return (
-            f"percentile bootstrap interval over the validation images ({spec.intervals.resamples} resamples, the same "
-            "images for both sides), which says nothing of the spread between seeds; a difference without one lacks "
-            "matches.parquet"
-        )
-    return (
-        f"percentile bootstrap interval over seeds ({spec.intervals.resamples} resamples), which with so few seeds "
-        "is narrower than the truth"
+def _first_differences(spec: Spec, lines: Iterable[Line]) -> list[Difference]:
+    """To the first baseline, in the primary column."""
+    baseline, primary = first_of(spec)
+    cells = [cell for line in lines for cell in line.cells if cell.column.key == primary]
+    return [cell.differences[baseline] for cell in cells if baseline in cell.differences]
+
+
+def variant_notes(spec: Spec, lines: Iterable[Line]) -> list[str]:
+    """What the papers' figures are of, where their sources have several variants; and what other sources say."""
+    named = {f"{spec.label_in_group(line.row.label, line.row.group)}: {line.variant}" for line in lines if line.variant}
+    other = []
+    for line in lines:
+        for row in line.elsewhere:
+            key = next(each.key for each in spec.columns if each.metric and not math.isnan(row.get(each.key, math.nan)))
+            variant = f", {row['variant']}" if isinstance(row["variant"], str) else ""
+            label = spec.label_in_group(line.row.label, line.row.group)
+            value = f"{COLUMNS[key].plain} {number(row[key], spec.decimals)}"
+            other.append(f"Another source has {label} at {value} ({row['source']}{variant}).")
+    return [*([f"Published variants: {'; '.join(sorted(named))}."] if named else []), *other]
+
+
+def _interval_note(spec: Spec, lines: Iterable[Line]) -> str:
+    found = [each for line in lines for cell in line.cells for each in cell.differences.values()]
+    of_seeds = "other seeds alone, since their matches.parquet is missing"
+    kinds = {each.over_images for each in found}
+    where = "other seeds and other validation images" if kinds == {True} else of_seeds
+    if len(kinds) > 1:
+        where = "other seeds and other validation images (other seeds alone where matches.parquet is missing)"
+    note = (
+        f"Differences are paired by seed; in brackets the {spec.level:.0%} interval of what they would be with {where}."
     )
+    if any(each.n == 2 for each in found):
+        note += " Dashed: from two seeds, which tell their spread badly."
+    return note
+
+
+def _verdict_notes(spec: Spec, first: str, lines: Sequence[Line]) -> list[str]:
+    if spec.primary is None:
+        return []
+    cells = [cell for line in lines for cell in line.cells if cell.verdict is not None]
+    star = (
+        f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, such as noise alone "
+        f"shows in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all "
+        f"rows by Holm's method; {LEAST_PAIRS} seeds or more)"
+        + ("." if any(cell.star for cell in cells) else "; none does.")
+    )
+    equal = f"≈ marks one that lies within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
+    return [star, *([equal] if any(cell.equal for cell in cells) else [])]
+
+
+def standing_notes(standings: Standings, baseline: str) -> list[str]:
+    """How to read the summary."""
+    alike = "" if math.isnan(standings.p) else f" All rows alike: p = {standings.p:.2g} (Friedman)."
+    return [
+        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ where "
+        f"they lie more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
+        f"better: the probability that a run beats one of {baseline} in the same setting. gain: the mean of the middle "
+        "half of paired differences to it. In brackets intervals by a bootstrap over the seeds of each setting, "
+        "stretched for few seeds.",
+    ]
+
+
+def estimate_text(estimate: Estimate | None, scale: float, decimals: int, signed: bool = False) -> tuple[str, str]:
+    """The value, and its interval where there is one."""
+    if estimate is None:
+        return number(None, decimals), ""
+    low, high = (number(scale * bound, decimals, signed) for bound in (estimate.low, estimate.high))
+    interval = "" if math.isnan(estimate.low) else f"[{low}, {high}]"
+    return number(scale * estimate.value, decimals, signed), interval
 
 
 # ------------------------------------------------------------------------------------------------------ the formats
@@ -142,7 +216,7 @@ def grids(spec: Spec, tables: list[Table], head: Callable[[Column], str], mark: 
             if found is None:
                 return NOTHING
             mean = number(found.mean, spec.decimals, signed=True)
-            return _together(" ", mean, interval_text(found, spec.decimals)) + ("★" if star and cell.star else "")
+            return _together(" ", mean, interval_text(found, spec.decimals)) + (signs(cell) if star else "")
 
         result.append(grid(f"Difference to {spec.label_of(key)}", metrics, difference))
     if any(line.source or line.unpublished for table in tables for line in table.lines):
@@ -158,21 +232,36 @@ def _published(line: Line, cell: Cell, spec: Spec) -> str:
     return number(cell.published, spec.decimals) + beside
 
 
-def markdown(spec: Spec, tables: list[Table], figures: Iterable[tuple[str, str, str]]) -> str:
+def standings_grid(spec: Spec, standings: Standings) -> Grid:
+    """The rows over all settings, by their mean rank."""
+    rows = []
+    for row in sorted(standings.rows, key=lambda row: row.rank):
+        better = _together(" ", *estimate_text(row.better, 100, 0))
+        gain = _together(" ", *estimate_text(row.gain, 1, spec.decimals, signed=True))
+        rows.append([row.label, number(row.rank, 1), better, gain])
+    return Grid("Over all settings", [spec.heading, *STANDING], [("", rows)])
+
+
+def markdown(
+    spec: Spec, tables: list[Table], figures: Iterable[tuple[str, str, str]], standings: Standings | None
+) -> str:
     """figures: file name, title and caption of each."""
     parts = [f"# {spec.title}", spec.description] if spec.description else [f"# {spec.title}"]
 
     def mark(text: str) -> str:
         return f" <sup>{text}</sup>"
 
-    for grid in grids(spec, tables, lambda column: _html_heading(column), mark):
-        parts.append(f"## {grid.caption}")
+    overall = [standings_grid(spec, standings)] if standings else []
+    for grid in [*grids(spec, tables, _html_heading, mark), *overall]:
+        parts.append(f"## {escape_markdown(grid.caption)}")
         for heading, rows in grid.groups:
             if heading:
-                parts.append(f"### {heading}")
+                parts.append(f"### {escape_markdown(heading)}")
             rule = [":--", *("--:" for _ in grid.heading[1:])]
-            parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *rows]))
-    parts.append("\n".join(f"- {note}" for note in notes(spec, tables)))
+            labelled = [[escape_markdown(label), *cells] for label, *cells in rows]
+            parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *labelled]))
+    overall_notes = standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else []
+    parts.append("\n".join(f"- {note}" for note in [*notes(spec, tables), *overall_notes]))
     parts += [f"![{title}]({file})\n\n{caption}" for file, title, caption in figures]
     return "\n\n".join(parts) + "\n"
 
@@ -183,69 +272,10 @@ def _html_heading(column: Column) -> str:
     return f"{column.base}{sub}{sup}{column.suffix}"
 
 
+def escape_markdown(text: str) -> str:
+    """A label that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).replace("\n", " ")
+
+
 def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "★": r"$^{\star}$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def escape(text: str) -> str:
-    """Text for LaTeX: its special characters and ours written out."""
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def latex(spec: Spec, tables: list[Table]) -> str:
-    r"""Tables for `\input`; they need the package booktabs."""
-    parts = ["% Needs \\usepackage{booktabs}. Written by `harness report`; a change here is lost."]
-    marker = "\x00"  # marks pass through the escaping as they are
-
-    for index, grid in enumerate(grids(spec, tables, _latex_heading, lambda text: f"{marker}{text}{marker}")):
-        width = len(grid.heading)
-        body = []
-        for heading, rows in grid.groups:
-            if heading:
-                body.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(heading)}}}}} \\")
-            body += [" & ".join(_latex_cell(cell, marker) for cell in row) + r" \\" for row in rows]
-            body.append(r"\midrule")
-        caption = escape(grid.caption) + "." + ("" if index else " " + escape(" ".join(notes(spec, tables))))
-        lines = [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            " & ".join([escape(grid.heading[0]), *grid.heading[1:]]) + r" \\",
-            r"\midrule",
-            *body[:-1],
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{caption}}}",
-            rf"\label{{tab:{spec.name.replace('_', '-')}-{index}}}",
-            r"\end{table}",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_heading(column: Column) -> str:
-    if not column.superscript:
-        return escape(column.base + column.suffix)
-    below = rf"_\mathrm{{{column.subscript}}}" if column.subscript else ""
-    return rf"$\mathrm{{{column.base}}}{below}^\mathrm{{{column.superscript}}}$"
-
-
-def _latex_cell(cell: str, marker: str) -> str:
-    text, *mark = cell.split(marker)
-    return escape(text) + (rf"$^{{\mathrm{{{mark[0]}}}}}$" if mark else "")
+    return "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell).replace("\n", " ") for cell in cells) + " |"

@@ -19,11 +19,18 @@ from harness.record.files import write_json
 IOU_TYPES: dict[str, tuple[IouType, ...]] = {"bbox": ("bbox",), "segm": ("segm",), "both": ("bbox", "segm")}
 
 
-def evaluate_command(detections: Path, annotations: Path, iou: str = "both", json_out: Path | None = None) -> None:
+def evaluate_command(
+    detections: Path,
+    annotations: Path,
+    iou: str = "both",
+    json_out: Path | None = None,
+    ignore_unknown: bool = False,
+) -> None:
     """Prints the figures of a results file (JSON or Parquet), in percent.
 
     `json_out` is written as {"bbox": {"AP": fraction, ..., "per_category": {category id: fraction}}, "segm": ...},
-    unrounded, null where undefined. Raises UserError for an unreadable file or an unknown image or category.
+    unrounded, null where undefined. `ignore_unknown` leaves out categories that the annotations lack. Raises UserError
+    for an unreadable file or an unknown image or category.
     """
     if iou not in IOU_TYPES:
         raise UserError(f"--iou {iou}: one of {', '.join(IOU_TYPES)} is wanted")
@@ -34,7 +41,7 @@ def evaluate_command(detections: Path, annotations: Path, iou: str = "both", jso
     if iou == "both" and found.masks is None:
         console.print(f"{detections} holds no masks: boxes only")
         wanted = ("bbox",)
-    evaluation = evaluate(truth, found, wanted)
+    evaluation = evaluate(truth, found, wanted, ignore_unknown=ignore_unknown)
     console.print(f"{len(found)} detections on {len(truth.image_ids)} images, in percent:")
     console.print(_table(evaluation.metrics))
     if json_out is not None:

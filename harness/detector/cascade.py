@@ -16,7 +16,7 @@ from harness.detector import boxes as box
 from harness.detector.ground_truth import Truth
 from harness.detector.roi_align import pool
 from harness.detector.sampling import FederatedDraw
-from methods.contract import Loss, LossKind
+from methods.contract import Attribution, Loss, LossKind
 
 CLASS_PRIOR = 0.01
 REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the first stage; stage k has k + 1 times these
@@ -74,6 +74,12 @@ class Matches:
     def pasted(self, rois: Rois, truth: Truth) -> Tensor:
         """(R,) bool, the foreground regions that were matched to a pasted instance."""
         return self.take(rois, truth.pasted) & self.foreground
+
+    def attribution(self, rois: Rois, truth: Truth, terms: Tensor, units: float) -> Attribution:
+        """Terms (R,) of foreground regions, `units` each in the normaliser, belong to the matched instance."""
+        n, most = truth.present.shape
+        place = torch.where(self.foreground, rois.image * most + self.instance, -1)
+        return Attribution(terms, torch.full_like(terms, units), place, (n, most))
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,7 @@ class Cascade(nn.Module):
             sum=rois.per_image(each),
             count=rois.per_image(rois.valid.to(each.dtype)),
             pasted=rois.per_image(of_pasted),
+            attribution=matches.attribution(rois, truth, each, 1),
         )
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, foreground: Tensor, counted: Tensor | None) -> Tensor:
@@ -226,6 +233,7 @@ class Cascade(nn.Module):
             sum=rois.per_image(each),
             count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, as published
             pasted=rois.per_image(each * matches.pasted(rois, truth)),
+            attribution=matches.attribution(rois, truth, each, 4),
         )
 
     # ------------------------------------------------------------------------------------------------ prediction

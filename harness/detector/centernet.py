@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from harness.config import DetectorConfig
 from harness.detector.boxes import full_precision
 from harness.detector.centernet_targets import Grid, assign
 from harness.detector.ground_truth import Truth
-from methods.contract import Loss, LossKind
+from methods.contract import Attribution, Loss, LossKind
 
 HEATMAP_PRIOR = 0.01
 ALPHA, BETA, GAMMA = 0.25, 4, 2  # focal loss: positives' share, discount around a centre, focus
@@ -95,13 +96,20 @@ class ProposalNetwork(nn.Module):
 
         positives = target.is_positive.sum(1).to(probability.dtype)
 
-        def proposal(total: Tensor, count: Tensor) -> Loss:
-            return Loss(LossKind.PROPOSAL, total, count, across_ranks=True)
-
+        regressed = target.regressed.sum(1).to(probability.dtype)
+        of_location = _attribution(truth, location, target.regressed, target.instance)
+        slots = torch.arange(truth.present.shape[1], device=positive.device).repeat_interleave(len(self.strides))
+        weighted = -POSITIVE_WEIGHT * ALPHA * positive
+        of_centre = _attribution(truth, weighted, target.is_positive, slots)
+        # Around a centre the heatmap discounts negatives, whether the instance counts or not: none belongs to it. But
+        # its centre counts in their normaliser.
+        of_background = replace(of_centre, terms=torch.zeros_like(of_centre.terms))
+        background = -NEGATIVE_WEIGHT * (1 - ALPHA) * negative.sum(1)
+        proposal = partial(Loss, LossKind.PROPOSAL, across_ranks=True)
         return {
-            "loss_centernet_loc": proposal(location.sum(1), target.regressed.sum(1).to(probability.dtype)),
-            "loss_centernet_agn_pos": proposal(-POSITIVE_WEIGHT * ALPHA * positive.sum(1), positives),
-            "loss_centernet_agn_neg": proposal(-NEGATIVE_WEIGHT * (1 - ALPHA) * negative.sum(1), positives),
+            "loss_centernet_loc": proposal(location.sum(1), regressed, attribution=of_location),
+            "loss_centernet_agn_pos": proposal(weighted.sum(1), positives, attribution=of_centre),
+            "loss_centernet_agn_neg": proposal(background, positives, attribution=of_background),
         }
 
     # ------------------------------------------------------------------------------------------------- proposals
@@ -136,6 +144,13 @@ class ProposalNetwork(nn.Module):
             best = scores[keep]
             keep = keep[best >= best[post - 1]]
         return boxes[keep], scores[keep]
+
+
+def _attribution(truth: Truth, terms: Tensor, counted: Tensor, instance: Tensor) -> Attribution:
+    """Terms (n, T), one in the normaliser each, of these instances (n, T) or (T,) where `counted` (n, T) holds."""
+    n, most = truth.present.shape
+    place = torch.where(counted, instance + most * torch.arange(n, device=terms.device)[:, None], -1)
+    return Attribution(terms.flatten(), torch.ones_like(terms).flatten(), place.flatten(), (n, most))
 
 
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:

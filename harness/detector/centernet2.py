@@ -141,6 +141,17 @@ class CenterNet2(nn.Module):
         matches = Matches(matches.instance[flat], matches.foreground[flat] & rois.valid)
         return self._region_losses(features, rois, matches, targets, truth, rng, self.federated)
 
+    def confidence(
+        self, features: Sequence[Tensor], targets: Sequence[Targets], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(n, G) probability of each instance's own label, with its own box as the proposal: the mean over stages."""
+        truth = padded(targets, sizes, features[0].dtype if features[0].dtype == torch.float64 else torch.float32)
+        n, most = truth.present.shape
+        rois = Rois.of(truth.boxes.flatten(0, 1), truth.present.flatten(), [most] * n)
+        _, classes = self.cascade.predict(features[: len(self.config.strides)], rois, truth.sizes)
+        own = classes.gather(1, truth.labels.flatten()[:, None]).view(n, most)
+        return own.masked_fill(~truth.present, 0.0)
+
     def _ground_truth_losses(
         self, features: Sequence[Tensor], targets: Sequence[Targets], truth: Truth, rng: torch.Generator
     ) -> dict[str, Loss]:

@@ -70,12 +70,14 @@ class Grid:
 class GridTargets:
     """heatmap (n, M) in 0..1; distances (n, M, 4) in strides, read where regressed (n, M) bool.
 
-    positives (n, G·L) int64 are the locations of centres, counted where is_positive (n, G·L) bool.
+    instance (n, M) int64 is the one that a location regresses. positives (n, G·L) int64 are the locations of centres,
+    level by level within an instance, counted where is_positive (n, G·L) bool.
     """
 
     heatmap: Tensor
     distances: Tensor
     regressed: Tensor
+    instance: Tensor
     positives: Tensor
     is_positive: Tensor
 
@@ -116,6 +118,7 @@ def assign(truth: Truth, grid: Grid, overlap: float, min_radius: float) -> GridT
         heatmap=heatmap.masked_fill(heatmap < HEATMAP_FLOOR, 0),
         distances=sides / grid.stride[:, None],
         regressed=nearest < FAR,
+        instance=instance,
         positives=positives,
         is_positive=is_positive,
     )

@@ -68,6 +68,7 @@ class MaskHead(nn.Sequential):
                 sum=rois.per_image(each),
                 count=pixels * rois.per_image(matches.foreground.to(each.dtype)),
                 pasted=rois.per_image(each * matches.pasted(rois, truth)),
+                attribution=matches.attribution(rois, truth, each, pixels),
             )
         }
 

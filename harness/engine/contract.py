@@ -56,6 +56,12 @@ class Engine(Protocol):
         `rng` (on that device) draws proposals and federated classes.
         """
 
+    def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
+        """(n, G) the probability of each instance's own label in its own box, 0 for padding; `table` is of these views.
+
+        G is the largest number of instances of a view, at least 1. Without gradient; the mean over cascade stages.
+        """
+
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Detections of images (3, h, w) uint8 RGB, scaled back to `sizes`, their (height, width) on disk."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.data.lvis.rle import MOST_PIXELS, first_fault, list_fault, polygon_fault, size_fault
 from harness.errors import UserError
 from harness.record.files import write_table
 
@@ -48,7 +49,8 @@ class Detections:
     """N detections, in the order in which equal scores are ranked.
 
     image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
-    width, height in pixels, None where only masks are known; masks None where only boxes are.
+    width, height in pixels, None where only masks are known; masks None where only boxes are. source: what messages
+    call them.
     """
 
     image_ids: np.ndarray
@@ -56,6 +58,7 @@ class Detections:
     scores: np.ndarray
     boxes: np.ndarray | None
     masks: Masks | None
+    source: str = "detections"
 
     def __post_init__(self) -> None:
         mask_sizes = None if self.masks is None else self.masks.sizes
@@ -112,7 +115,8 @@ class Detections:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"{path} does not exist; detections as results JSON or Parquet are wanted")
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_json(path, annotations)
+        found = _read_parquet(path) if path.suffix == ".parquet" else _read_json(path, annotations)
+        return replace(found, source=str(path))
 
     @classmethod
     def from_results(
@@ -135,7 +139,10 @@ class Detections:
         for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
             for i in np.flatnonzero(ids != np.floor(ids))[:1]:
                 raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
-        return cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
+        found = cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
+        if found.masks is not None:
+            _check_masks(found.masks, source)
+        return replace(found, source=source)
 
     def write_parquet(self, path: Path) -> None:
         """Columns image_id, category_id, score, bbox, mask_size, mask_counts, the last three where known."""
@@ -153,6 +160,16 @@ class Detections:
             offsets, counts = pa.py_buffer(self.masks.offsets), pa.py_buffer(self.masks.counts)
             columns["mask_counts"] = pa.Array.from_buffers(pa.large_binary(), len(self), [None, offsets, counts])
         write_table(pa.table(columns), path)
+
+
+def _check_masks(masks: Masks, source: str) -> None:
+    """Raises UserError naming the first mask that pycocotools would hang on or read beyond its end."""
+    pixels = masks.sizes.astype(np.int64).prod(axis=1)
+    for entry in np.flatnonzero((masks.sizes < 1).any(axis=1) | (pixels > MOST_PIXELS))[:1]:
+        raise UserError(f"{source}: entry {entry} has a mask of {size_fault(*masks.sizes[entry])}")
+    fault = first_fault(np.frombuffer(masks.counts, np.uint8), masks.offsets, pixels)
+    if fault is not None:
+        raise UserError(f"{source}: entry {fault[0]} has a mask of {fault[1]}; encode it anew with pycocotools")
 
 
 def _concatenate_masks(parts: Sequence[Masks]) -> Masks:
@@ -198,6 +215,8 @@ def _read_parquet(path: Path) -> Detections:
             raise UserError(f"{path}: column {name!r} has empty cells")
     boxes = _nested(table, "bbox", 4).astype(np.float64) if "bbox" in table.column_names else None
     masks = _parquet_masks(table) if "mask_counts" in table.column_names else None
+    if masks is not None:
+        _check_masks(masks, str(path))
     image_ids, category_ids, scores = (table[name].to_numpy() for name in ("image_id", "category_id", "score"))
     return Detections(
         image_ids.astype(np.int64), category_ids.astype(np.int64), scores.astype(np.float64), boxes, masks
@@ -250,25 +269,42 @@ def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: in
 
 
 def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: Annotations | None, source: str) -> Rle:
-    """Compressed run lengths from any of COCO's segmentation forms."""
-    is_rle = isinstance(value, dict) and len(value.get("size", ())) == 2 and "counts" in value
-    if is_rle and isinstance(value["counts"], (str, bytes)):
-        rle: Rle = value
-        return rle
-    if not is_rle and not isinstance(value, list):
-        raise UserError(f"{source}: entry {i}: 'segmentation' is neither run lengths nor polygons")
-    if not is_rle and annotations is None:
-        raise UserError(f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size")
+    """Compressed run lengths from any of COCO's segmentation forms; compressed ones are checked later, all at once."""
+
+    def fault(message: str) -> UserError:
+        return UserError(f"{source}: entry {i}: 'segmentation' {message}")
+
+    if isinstance(value, dict) and isinstance(value.get("size"), (list, tuple)) and len(value["size"]) == 2:
+        height, width = value["size"]
+        if size := size_fault(height, width):
+            raise fault(f"has a {size}")
+        counts = value.get("counts")
+        if isinstance(counts, bytes) or (isinstance(counts, str) and counts.isascii()):
+            return value
+        if not isinstance(counts, list):
+            raise fault("has no run lengths")
+        if wrong := list_fault(counts, height * width):
+            raise fault(f"has {wrong}")
+    elif isinstance(value, list):
+        if annotations is None:
+            raise UserError(
+                f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size"
+            )
+        images = np.flatnonzero(annotations.image_ids == results[i]["image_id"])
+        if not len(images):
+            raise UserError(
+                f"{source}: entry {i} names image {results[i]['image_id']}, which the annotations do not have"
+            )
+        if wrong := polygon_fault(value):
+            raise fault(f"is {wrong}")
+        height, width = int(annotations.heights[images[0]]), int(annotations.widths[images[0]])
+    else:
+        raise fault("is neither run lengths nor polygons")
     from pycocotools import mask as mask_utils
 
     try:
-        if is_rle:
-            rle = mask_utils.frPyObjects(value, *value["size"])
-        else:
-            assert annotations is not None
-            image = np.flatnonzero(annotations.image_ids == results[i]["image_id"])[0]
-            height, width = int(annotations.heights[image]), int(annotations.widths[image])
-            rle = mask_utils.merge(mask_utils.frPyObjects(value, height, width))
+        found = mask_utils.frPyObjects(value, height, width)
+        rle: Rle = mask_utils.merge(found) if isinstance(found, list) else found
         return rle
     except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
-        raise UserError(f"{source}: entry {i}: 'segmentation' cannot be read ({error!r})") from error
+        raise fault(f"cannot be read ({error!r})") from error

@@ -118,9 +118,11 @@ def evaluate(
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     images: np.ndarray | None = None,
     mask_area: bool = False,
+    ignore_unknown: bool = False,
 ) -> Evaluation:
     """Evaluates detections on `images` (image indices; all without). Arguments and errors as for `match`."""
-    return accumulate(annotations, {t: match(annotations, detections, t, images, mask_area) for t in iou_types})
+    matches = {t: match(annotations, detections, t, images, mask_area, ignore_unknown) for t in iou_types}
+    return accumulate(annotations, matches)
 
 
 def accumulate(annotations: Annotations, matches: Mapping[IouType, Matches]) -> Evaluation:

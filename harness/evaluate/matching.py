@@ -75,22 +75,26 @@ def match(
     iou_type: IouType,
     images: np.ndarray | None = None,
     mask_area: bool = False,
+    ignore_unknown: bool = False,
 ) -> Matches:
     """Matches the detections of `images` (image indices; all without) to their ground truth.
 
     A detection's size is that of its box, in mask evaluation too, as the `lvis` package takes it from results that
     hold both; where there are no boxes it is that of its mask. `mask_area` makes it that in mask evaluation always
-    (detectron2's way: it removes the boxes first). Raises UserError naming the entry of an unknown image or category,
-    of a number that is not finite, of a mask of another size than its image; and when masks are wanted and absent.
+    (detectron2's way: it removes the boxes first). `ignore_unknown`: detections of categories that the annotations lack
+    take their places among the best of an image and count for nothing, as the package has it. Raises UserError naming
+    the entry of an unknown image or category, of a number that is not finite, of a mask of another size than its image;
+    and when masks are wanted and absent.
     """
     if iou_type == "segm" and detections.masks is None:
         raise UserError("the detections have no masks; evaluate boxes only (--iou bbox)")
     images = np.arange(len(annotations.image_ids)) if images is None else np.unique(images)
-    image, category = _checked_indices(annotations, detections)
+    image, category = _checked_indices(annotations, detections, ignore_unknown)
     num_categories = len(annotations.category_ids)
 
     truth_rows, truth_keys = _truth_rows(annotations, images)
     rows = _top_rows(image, detections.scores, images)
+    rows = rows[category[rows] >= 0]
     keys = image[rows] * num_categories + category[rows]
     negative = _listed_keys(annotations.negative_values, annotations.negative_offsets, num_categories)
     counts = _contains(np.union1d(truth_keys, negative), keys)
@@ -126,28 +130,39 @@ def match(
     )
 
 
-def _checked_indices(annotations: Annotations, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
-    """The image and category index of every detection, (N,) int64 each."""
-    found = []
-    for what, ids, known in (
-        ("image", detections.image_ids, annotations.image_ids),
-        ("category", detections.category_ids, annotations.category_ids),
-    ):
-        index = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        for entry in np.flatnonzero(known[index] != ids)[:1]:
-            raise UserError(f"detections: entry {entry} names {what} {ids[entry]}, which the annotations do not have")
-        found.append(index)
+def _checked_indices(
+    annotations: Annotations, detections: Detections, ignore_unknown: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and category index of every detection, (N,) int64 each; -1 for an unknown category."""
+    source = detections.source
+    image, category = (
+        np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        for known, ids in (
+            (annotations.image_ids, detections.image_ids),
+            (annotations.category_ids, detections.category_ids),
+        )
+    )
+    for entry in np.flatnonzero(annotations.image_ids[image] != detections.image_ids)[:1]:
+        raise UserError(
+            f"{source}: entry {entry} names image {detections.image_ids[entry]}, which the annotations do not have"
+        )
+    unknown = annotations.category_ids[category] != detections.category_ids
+    for entry in [] if ignore_unknown else np.flatnonzero(unknown)[:1]:
+        raise UserError(
+            f"{source}: entry {entry} names category {detections.category_ids[entry]}, which the annotations do not "
+            "have; ignore_unknown (--ignore-unknown) leaves such entries out, as the lvis package does"
+        )
     for entry in np.flatnonzero(~np.isfinite(detections.scores))[:1]:
-        raise UserError(f"detections: entry {entry} has score {detections.scores[entry]}")
+        raise UserError(f"{source}: entry {entry} has score {detections.scores[entry]}")
     if detections.boxes is not None:
         for entry in np.flatnonzero(~np.isfinite(detections.boxes).all(1))[:1]:
-            raise UserError(f"detections: entry {entry} has box {detections.boxes[entry].tolist()}")
+            raise UserError(f"{source}: entry {entry} has box {detections.boxes[entry].tolist()}")
     if detections.masks is not None:
-        sizes = np.stack([annotations.heights[found[0]], annotations.widths[found[0]]], 1)
+        sizes = np.stack([annotations.heights[image], annotations.widths[image]], 1)
         for entry in np.flatnonzero((sizes != detections.masks.sizes).any(1))[:1]:
             size, wanted = detections.masks.sizes[entry].tolist(), sizes[entry].tolist()
-            raise UserError(f"detections: entry {entry} has a mask of {size} (height, width), its image is {wanted}")
-    return found[0], found[1]
+            raise UserError(f"{source}: entry {entry} has a mask of {size} (height, width), its image is {wanted}")
+    return image, np.where(unknown, -1, category)
 
 
 def _truth_rows(annotations: Annotations, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

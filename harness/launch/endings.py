@@ -22,21 +22,20 @@ _ENDS = {
     "CANCELLED": (FailureKind.cancelled, "cancelled by scancel"),
     "NO_SPACE": (FailureKind.no_space, "no space was left on its disk, or of its quota"),
 }
-# What SLURM and the system write last into a killed job's output. Memory comes first: the step that it ended is then
-# cancelled, with a line of its own.
+# What SLURM writes last into a killed job's output. Memory comes first: the step that it ended is then cancelled, with
+# a line of its own.
 _LAST_WORDS = {
     "oom_kill": "OUT_OF_MEMORY",
     "oom-kill": "OUT_OF_MEMORY",
     "Out Of Memory": "OUT_OF_MEMORY",
     "exceeded memory limit": "OUT_OF_MEMORY",
     "Exceeded job memory limit": "OUT_OF_MEMORY",
-    "No space left on device": "NO_SPACE",
-    "Disk quota exceeded": "NO_SPACE",
     "DUE TO TIME LIMIT": "TIMEOUT",
     "DUE TO NODE FAILURE": "NODE_FAIL",
     "DUE TO PREEMPTION": "PREEMPTED",
     "*** JOB": "CANCELLED",
 }
+_NO_SPACE = ("No space left on device", "Disk quota exceeded")
 # A line of SLURM's own in a job's output.
 SCHEDULER_LINE = re.compile(r"^(slurmstepd|slurmd|srun|sbatch|scontrol)[\w.-]*: ")
 _TAIL_BYTES = 8000
@@ -45,9 +44,11 @@ _TAIL_BYTES = 8000
 def ending(submission: Submission | None, job: str | None, accounted: Job | None) -> tuple[FailureKind, str] | None:
     """The kind and the words for a job that did not end by its run's own doing; None where that is not known."""
     lines = list(last_lines(submission, job)) if submission is not None and job is not None else []
-    said = [word for text, word in _LAST_WORDS.items() if any(text in line for line in lines)]
+    of_slurm = [line for line in lines if SCHEDULER_LINE.match(line)]
+    spoken = [word for text, word in _LAST_WORDS.items() if any(text in line for line in of_slurm)]
+    spoken += ["NO_SPACE"] if any(words in line for words in _NO_SPACE for line in lines) else []
     # A job that is killed for memory may count as failed or cancelled: what SLURM wrote is nearer to the cause.
-    words = [*(word for word in said if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *said]
+    words = [*(word for word in spoken if word == "OUT_OF_MEMORY"), accounted.state if accounted else "", *spoken]
     return next((_ENDS[word] for word in words if word in _ENDS), None)
 
 

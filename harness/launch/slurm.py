@@ -177,17 +177,17 @@ def reconcile(runs_dir: Path, manifest: Manifest, look: Look) -> list[str]:
     after sbatch; what it does not have is forgotten. Returns what was found, in words.
     """
     lost = [s for s in manifest.submissions if s.launcher == "slurm" and not s.job_ids]
-    said = []
+    settled = []
     for submission in lost:
         submission.job_ids = found_jobs(submission, look)
         if submission.job_ids:
             _put_instructions_in_place(submission)
-            said.append(f"found {submission.job_name} again: {len(submission.job_ids)} jobs")
+            settled.append(f"found {submission.job_name} again: {len(submission.job_ids)} jobs")
         else:
             manifest.submissions.remove(submission)
     if lost:
         write_manifest(runs_dir, manifest)
-    return said
+    return settled
 
 
 def found_jobs(submission: Submission, look: Look) -> list[str]:

@@ -159,7 +159,7 @@ def _ended_jobs(
         complete = record is not None and record.status is Status.complete
         if own and not complete and own[-1][0].launcher == "slurm" and own[-1][1] not in look.jobs:
             unexplained.append(own[-1][1])
-    return queue.ended(unexplained) if unexplained and not look.silence else {}
+    return look.ended(unexplained) if unexplained and not look.silence else {}
 
 
 def _state(

@@ -87,7 +87,7 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     open_runs = _to_submit(runs_dir, runs, states)
     active = {run_id: row.job for run_id, row in everything.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
-    allowed = open_runs[: _room(open_runs, len(active))]
+    allowed = open_runs[: _room(open_runs, manifest, look)]
     stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job]
     if stuck:  # jobs that can never start; two for one run would confuse whoever looks at the queue
         queue.cancel(stuck, look)
@@ -108,9 +108,11 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     return 0
 
 
-def _room(runs: Sequence[ExpectedRun], active: int) -> int:
-    """How many of these runs, parents first, may be submitted beside those that are under way."""
+def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
+    """How many of these runs, parents first, may be submitted beside the sweep's jobs that wait or run."""
     limits = [limit for run in runs if (limit := run.resources.get("jobs")) is not None]
+    names = {submission.job_name for submission in manifest.submissions}
+    active = sum(job.name in names and job.state != "COMPLETING" for job in look.jobs.values())
     return max(0, min(limits) - active) if limits else len(runs)
 
 

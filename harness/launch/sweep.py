@@ -12,7 +12,7 @@ from harness.launch import sweepfile, tables
 from harness.launch.dryrun import show_plan
 from harness.launch.expand import expand
 from harness.launch.submit import states_of, submit_runs
-from harness.launch.wait import wait
+from harness.launch.wait import end, wait
 from harness.record.manifest import ExpectedRun, Manifest
 
 
@@ -41,9 +41,10 @@ def launch_sweep(
 
     ids = [run.run_id for run in runs]
     code = submit_runs(runs_dir, sweep.name, updated, ids)
-    if not stay or runs[0].resources["name"] == "local":
+    if not stay:
         return code
-    return wait(runs_dir, sweep.name, ids, notify)
+    last = end if runs[0].resources["name"] == "local" else wait
+    return last(runs_dir, sweep.name, ids, notify)
 
 
 def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:

@@ -38,8 +38,19 @@ def states(rows: Sequence[RunState], width: int = 200) -> RenderableType:
     parts: list[RenderableType] = []
     for sweep in dict.fromkeys(row.sweep for row in rows):
         own = [row for row in rows if row.sweep == sweep]
-        parts += [_state_table(own, width), Text(f"{sweep or 'single runs'}: {counts(own)}", style="bold"), Text()]
+        shown = _shown(own)
+        parts += [_state_table(shown, width)]
+        if len(shown) < len(own):
+            parts.append(Text(f"{len(own) - len(shown)} more runs are not shown; filters or --json show them"))
+        parts += [Text(f"{sweep or 'single runs'}: {counts(own)}", style="bold"), Text()]
     return Group(*parts)
+
+
+def _shown(rows: Sequence[RunState]) -> Sequence[RunState]:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    quiet = (State.complete, State.pending, State.missing)
+    return [row for row in rows if row.state not in quiet][:MOST_ROWS]
 
 
 def counts(rows: Sequence[RunState]) -> str:
@@ -56,11 +67,7 @@ def counts(rows: Sequence[RunState]) -> str:
 
 def _state_table(rows: Sequence[RunState], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = rows
-    if len(rows) > MOST_ROWS:
-        quiet = (State.complete, State.pending, State.missing)
-        shown = [row for row in rows if row.state not in quiet][:MOST_ROWS]
-    columns = {heading: [cell(row) for row in shown] for heading, cell in _COLUMNS.items()}
+    columns = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}
     kept = [
         heading for heading, cells in columns.items()
         if any(str(cell) for cell in cells) and (width >= WIDE or heading not in _WIDE_ONLY)

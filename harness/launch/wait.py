@@ -16,6 +16,9 @@ from harness.launch.status import Pace, under_way
 from harness.launch.submit import states_of, submit_runs
 from harness.record.manifest import Manifest, read_manifest
 
+# So many times in a row what is left is tried to be submitted, where nothing else is under way.
+MOST_ERRORS = 3
+
 
 def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None = None) -> int:
     """Returns when nothing of these runs is under way and nothing more can be done; the exit code of the worst.
@@ -24,26 +27,30 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None 
     another node may cure are tried again, `launcher.retries` times each. `notify` is a shell command that then gets
     the count of states on stdin, once. Raises UserError where SLURM refuses the last runs that are left.
     """
-    pace, out = Pace(), tables.console()
-    refused_with: int | None = None  # so many were under way when SLURM took no more
+    pace, out, errors = Pace(), tables.console(), 0
     while True:
         rows = _rows(runs_dir, sweep, run_ids)
-        number = sum(row.state in ACTIVE for row in rows)
         again, ready = _curable(rows), _startable(rows)
-        if again or (ready and (refused_with is None or number < refused_with)):
+        if again or ready:
             try:
-                code = submit_runs(runs_dir, sweep, _Update(again), [row.run.run_id for row in [*ready, *again]], False)
-                refused_with = number if code else None
-                rows = _rows(runs_dir, sweep, run_ids)
-            except UserError as error:
-                if not under_way(rows):
+                submit_runs(runs_dir, sweep, _Update(again), [row.run.run_id for row in [*ready, *again]], False)
+                rows, errors = _rows(runs_dir, sweep, run_ids), 0
+            except UserError as error:  # SLURM may be away for a while, or another process be submitting
+                errors += 1
+                if errors >= MOST_ERRORS and not under_way(rows):
                     raise
                 out.print(str(error), highlight=False, markup=False)
-        if not under_way(rows):
+        if not under_way(rows) and not errors:
             break
         time.sleep(pace.seconds(rows))
+    return end(runs_dir, sweep, run_ids, notify)
+
+
+def end(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None) -> int:
+    """Says how a sweep has ended, to `notify` too; the exit code of the worst run."""
+    rows = _rows(runs_dir, sweep, run_ids)
     summary = f"{sweep}: {tables.counts(rows)}"
-    out.print(summary, highlight=False)
+    tables.console().print(summary, highlight=False)
     if notify:
         subprocess.run(notify, shell=True, input=summary + "\n", text=True, check=False)
     return exit_code(rows)

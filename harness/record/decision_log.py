@@ -20,13 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.record.decisions import SCHEMA
+from harness.record.decisions import LOGGED, SCHEMA, of_single_instances
 from harness.record.files import write_atomically
 
-LOGGED = pa.schema([field for field in SCHEMA if field.name != "clean_share"])
 HELD_ROWS = 4096  # in memory before they are written
 RECENT_ROWS = 2000  # that an acceptance rate while training is taken from
-GROUP_ROWS = 65536  # of decisions.parquet
+GROUP_ROWS = 16384  # of decisions.parquet
 
 Row = dict[str, Any]
 
@@ -98,7 +97,8 @@ def write_decisions(folder: Path, ranks: int, clean: np.ndarray | None) -> None:
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
         for table in _grouped(batches):
-            writer.write_table(table.append_column(SCHEMA.field("clean_share"), _clean_share(table, clean)))
+            table = table.append_column(SCHEMA.field("clean_share"), _clean_share(table, clean))
+            writer.write_table(table.append_column(SCHEMA.field("clean"), _clean(table, clean)))
 
 
 def drop_logs(folder: Path) -> None:
@@ -126,6 +126,17 @@ def _grouped(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             held = held[GROUP_ROWS:]
     if len(held):
         yield held.combine_chunks()
+
+
+def _clean(table: pa.Table, clean: np.ndarray | None) -> pa.Array:
+    """Of each image's instances, where single ones were decided about: for the others the share says as much."""
+    single = of_single_instances(table).combine_chunks()
+    if clean is None or not pc.any(single).as_py():
+        return pa.nulls(len(table), pa.list_(pa.bool_()))
+    rows = table["pool_rows"].combine_chunks()
+    values = pa.array(clean[pc.list_flatten(rows).to_numpy()])
+    lists = pa.ListArray.from_arrays(rows.offsets, values)
+    return pc.if_else(single, lists, pa.nulls(len(table), lists.type))
 
 
 def _clean_share(table: pa.Table, clean: np.ndarray | None) -> pa.Array:

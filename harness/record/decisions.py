@@ -3,15 +3,15 @@
 decisions.parquet holds one row an image and step in which something was pasted: iteration, rank, image (its place in
 the rank's batch), pool_rows, categories (lists), contribution, threshold (nullable), accepted, decided, and clean_share
 (nullable): how much of what was pasted is clean by the hidden truth, known for the embedded dataset's pools alone and
-looked up after training.
+looked up after training. Where a method decides about single instances, three lists, as long as pool_rows, tell it:
+contributions, kept and weights (null where it gave none), and clean, by the hidden truth.
 
-Agreement counts pasted instances: each once for every time that it was pasted, with the contribution of its image. An
-image with four pasted instances and a clean_share of 0.75 is three clean ones and a bad one.
+Agreement counts pasted instances: each once for every time that it was pasted, with its own contribution or that of its
+image. An image with four pasted instances and a clean_share of 0.75 is three clean ones and a bad one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from harness.record.files import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,67 +36,108 @@ SCHEMA = pa.schema(
         ("threshold", pa.float64()),
         ("accepted", pa.bool_()),
         ("decided", pa.bool_()),
+        ("contributions", pa.list_(pa.float64())),
+        ("kept", pa.list_(pa.bool_())),
+        ("weights", pa.list_(pa.float64())),
         ("clean_share", pa.float64()),
+        ("clean", pa.list_(pa.bool_())),
     ]
 )
+LOGGED = pa.schema([field for field in SCHEMA if field.name not in ("clean_share", "clean")])  # while training
 TOGETHER = ["iteration", "contribution"]  # what shares both was decided about as one, by all ranks where they agree
 
 
-def write_decisions(folder: Path, rows: Sequence[dict[str, Any]], clean: np.ndarray | None) -> None:
-    """Writes decisions.parquet; `rows` are one dictionary an image, in the columns above but clean_share.
-
-    clean: (N,) bool by pool row, None where no truth is known.
-    """
-    shares = [_share(clean, row["pool_rows"]) for row in rows]
-    table = pa.Table.from_pylist(
-        [{**row, "clean_share": share} for row, share in zip(rows, shares, strict=True)], SCHEMA
-    )
-    write_table(table, folder / "decisions.parquet")
-
-
-def _share(clean: np.ndarray | None, rows: Sequence[int]) -> float | None:
-    return float(clean[rows].mean()) if clean is not None and len(rows) else None
-
-
 def read_decisions(folder: Path) -> pd.DataFrame | None:
-    """The images that a decision was made about, in the file's order; None where there are none.
+    """The decisions in the file's order, a row an image, or an instance where single ones were decided about; None
+    without any.
 
-    Columns as above without the lists, and instances: how many were pasted.
+    Columns: iteration, rank, contribution, threshold, accepted, clean_share (0 or 1 for an instance), and instances:
+    how many were pasted.
     """
-    table = _decided(folder, [name for name in SCHEMA.names if name != "categories"])
+    table = _decided(folder, SCHEMA.names)
     if table is None:
         return None
-    frame: pd.DataFrame = table.drop(["pool_rows"]).to_pandas()
-    frame["instances"] = pc.list_value_length(table["pool_rows"]).to_numpy()
-    return frame
+    by_instance = of_single_instances(table)
+    parts = [_of_images(table.filter(pc.invert(by_instance))), _of_instances(table.filter(by_instance))]
+    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    return frame.sort_values(["row", "place"], kind="stable", ignore_index=True).drop(columns=["row", "place"])
+
+
+def of_single_instances(table: pa.Table) -> pa.ChunkedArray:
+    """(N,) bool: whether a row's decision is about single instances and not about the image."""
+    return pc.or_(pc.is_valid(table["kept"]), pc.is_valid(table["contributions"]))
+
+
+DECISION = ["row", "iteration", "rank", "contribution", "threshold", "accepted", "clean_share"]
+
+
+def _of_images(table: pa.Table) -> pa.Table:
+    """A row an image, numbered in `place` as its only decision."""
+    counts = pc.cast(pc.list_value_length(table["pool_rows"]), pa.int64())
+    frame = table.select(DECISION).append_column("place", pa.array(np.zeros(len(table), np.int64)))
+    return frame.append_column("instances", counts)
+
+
+def _of_instances(table: pa.Table) -> pa.Table:
+    """A row a pasted instance, numbered in `place`, with figures of its own where there are any."""
+    each = _exploded(table)
+    frame = each.select([name for name in DECISION if name != "clean_share"])
+    clean = pc.cast(each["clean"], pa.float64())
+    frame = frame.append_column("clean_share", clean)
+    frame = frame.append_column("place", pa.array(np.arange(len(each))))
+    return frame.append_column("instances", pa.array(np.ones(len(each), np.int64)))
 
 
 def read_pasted(folder: Path) -> pd.DataFrame | None:
-    """The instances pasted into those images, in their order, a row each time: pool_row, category, contribution,
-    accepted. None where no decision was made about any."""
-    table = _decided(folder, ["pool_rows", "categories", "contribution", "accepted"])
+    """The instances pasted where a decision was made, in the file's order, a row each time: pool_row, category,
+    contribution, accepted, each its own or its image's. None where there are none."""
+    table = _decided(folder, SCHEMA.names)
     if table is None:
         return None
-    rows, categories = (table[name].combine_chunks() for name in ("pool_rows", "categories"))
-    images = table.select(["contribution", "accepted"]).take(pc.list_parent_indices(rows))
-    frame = images.to_pandas()
-    frame.insert(0, "pool_row", pc.list_flatten(rows).to_numpy())
-    frame.insert(1, "category", pc.list_flatten(categories).to_numpy())
+    frame = _exploded(table).select(["pool_row", "category", "contribution", "accepted"]).to_pandas()
     return frame if len(frame) else None
 
 
+def _exploded(table: pa.Table) -> pa.Table:
+    """A row a pasted instance: row, iteration, rank, pool_row, category, contribution, threshold, accepted, clean."""
+    rows = table["pool_rows"].combine_chunks()
+    images = pc.list_parent_indices(rows)
+    each = table.select(["row", "iteration", "rank", "threshold"]).take(images)
+    each = each.append_column("pool_row", pc.list_flatten(rows))
+    each = each.append_column("category", pc.list_flatten(table["categories"].combine_chunks()))
+    for name, own in (("contribution", "contributions"), ("accepted", "kept"), ("clean", "clean")):
+        ofimage = table[name] if name != own else pa.nulls(len(table), pa.bool_())
+        each = each.append_column(name, pc.coalesce(_flat(table[own], rows), pc.take(ofimage, images)))
+    return each
+
+
+def _flat(lists: pa.ChunkedArray, like: pa.ListArray) -> pa.Array:
+    """The entries of lists as long as those of `like`, null where a list is null."""
+    present = pc.is_valid(lists).combine_chunks()
+    places = np.flatnonzero(present.to_numpy(zero_copy_only=False)[pc.list_parent_indices(like).to_numpy()])
+    values = pc.list_flatten(lists.combine_chunks())
+    index = np.full(len(pc.list_flatten(like)), -1)
+    index[places] = np.arange(len(places))
+    return pc.take(values, pa.array(index, mask=index < 0))
+
+
 def _decided(folder: Path, columns: list[str]) -> pa.Table | None:
+    """The rows that a decision was made about, numbered in `row`; columns that an older file lacks are null."""
     path = folder / "decisions.parquet"
     if not path.is_file():
         return None
-    table = pq.read_table(path, columns=columns, filters=pc.field("decided"))
-    return table if len(table) else None
+    known = set(pq.read_schema(path).names)
+    table = pq.read_table(path, columns=[name for name in columns if name in known], filters=pc.field("decided"))
+    for name in columns:
+        if name not in known:
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.append_column("row", pa.array(np.arange(len(table)))) if len(table) else None
 
 
 def decision_statistics(folder: Path) -> dict[str, Any]:
-    """What a record keeps: acceptance_rate (0..1) over the images that a decision was made about; empty without any."""
-    table = _decided(folder, ["accepted"])
-    return {} if table is None else {"acceptance_rate": float(table["accepted"].to_numpy().mean())}
+    """What a record keeps: acceptance_rate (0..1) over the decisions, of images or of instances; empty without any."""
+    frame = read_decisions(folder)
+    return {} if frame is None else {"acceptance_rate": float(frame["accepted"].mean())}
 
 
 # ------------------------------------------------------------------------------------- agreement with the hidden truth

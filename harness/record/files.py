@@ -34,6 +34,13 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise
 
 
+def drop_unfinished(folder: Path) -> None:
+    """Deletes what writers that were killed have left below a folder."""
+    for path in folder.rglob(".*.part"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")

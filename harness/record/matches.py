@@ -33,8 +33,9 @@ class RankedMatches:
     """What AP follows from, one IoU type.
 
     images: how many were evaluated. image (D,), starts (C + 1,): detections by category and falling score. hit, counted
-    (10, D) bool by IoU threshold: true positives, and those that are not ignored. instances (C, images): ground truth.
-    frequency (C,) r, c, f, empty for a category without ground truth.
+    (10, D) bool by IoU threshold: true positives, and those that are not ignored. truth_image, truth_category,
+    instances (G,): how many instances of a category an image holds, where it holds any. frequency (C,) r, c, f, empty
+    for a category without ground truth.
     """
 
     images: int
@@ -42,6 +43,8 @@ class RankedMatches:
     starts: np.ndarray
     hit: np.ndarray
     counted: np.ndarray
+    truth_image: np.ndarray
+    truth_category: np.ndarray
     instances: np.ndarray
     frequency: np.ndarray
 
@@ -77,8 +80,6 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
     category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
     bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
     counted = (ignored & bits) == 0
-    instances = np.zeros((categories, images), np.int32)
-    instances[truth["category"].to_numpy(), truth["image"].to_numpy()] = truth["instances"].to_numpy()
     frequency = np.full(categories, "", "U1")
     frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
     return RankedMatches(
@@ -87,6 +88,8 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
         starts=np.searchsorted(category, np.arange(categories + 1)),
         hit=(matched & bits != 0) & counted,
         counted=counted,
-        instances=instances,
+        truth_image=truth["image"].to_numpy(),
+        truth_category=truth["category"].to_numpy(),
+        instances=truth["instances"].to_numpy(),
         frequency=frequency,
     )

@@ -45,7 +45,8 @@ class Record:
     settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
     statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share).
-    cost: wall_seconds, train_seconds, evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
+    cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
+    training), evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
     gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds what its jobs held before
     the run began; starts counts them. (Records of before 2026-12 have the last start's wall_seconds and neither of the
     other two.) provenance: commit, dirty_diff, packages, hardware, job (the scheduler's id of it), restarts,

@@ -22,7 +22,14 @@ from harness.errors import UserError
 from harness.record.record import run_id
 
 # Fields of ScheduleConfig, EvaluationConfig and DataConfig that change cost or bookkeeping, not results.
-_SCHEDULE_BOOKKEEPING = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "log_every", "tensorboard"}
+_SCHEDULE_BOOKKEEPING = {
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "log_every",
+    "profile",
+    "tensorboard",
+}
 _EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import traceback
@@ -27,7 +28,7 @@ from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
-from harness.record.files import share_with_group, write_atomically
+from harness.record.files import drop_unfinished, share_with_group, write_atomically
 from harness.record.record import Record, Status, read_record, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
@@ -36,6 +37,7 @@ from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, o
 from harness.run.identity import fingerprints, identify
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
+from harness.run.unmeant import refuse_unmeant
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
@@ -73,6 +75,7 @@ def execute(overrides: Sequence[str]) -> Outcome:
 
 
 def execute_composed(composed: Composed) -> Outcome:
+    refuse_unmeant(composed)
     config = composed.config
     prepare_torch(config)
     run_id, runs = identify(config), Path(config.runs_dir)
@@ -84,6 +87,8 @@ def execute_composed(composed: Composed) -> Outcome:
         share_with_group(runs)
         earlier = read_record(runs, run_id)
         if earlier is not None and earlier.status is Status.complete:
+            if ranks.is_main:
+                _tidy(runs / run_id)  # where a life was killed between its record and this
             return Outcome(run_id, Status.complete, "complete already")
         claim = take(runs / run_id) if ranks.is_main else None
         generation = ranks.broadcast(claim.generation if claim is not None else None)
@@ -114,6 +119,7 @@ class _Run:
         self.dataset = Dataset(self.config.data)
         self.runs = Path(self.config.runs_dir)
         self.folder = self.runs / self.run_id
+        self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
                 raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
@@ -143,9 +149,7 @@ class _Run:
         if self.ranks.is_main:
             self._write(record)
             if record.status is Status.complete:
-                checkpoint.drop_intermediate(self.folder / "checkpoint")
-                drop_logs(self.folder)
-                drop_shards(self.folder)
+                _tidy(self.folder)
         message = record.failure["message"] if record.failure else ""
         return Outcome(self.run_id, record.status, message)
 
@@ -163,6 +167,7 @@ class _Run:
             statistics = decision_statistics(self.folder)
             statistics |= {"skipped": trained["skipped"], "skipped_share": trained["skipped_share"]}
             cost = {
+                **_step_cost(trained, self.device),
                 "train_seconds": trained["train_seconds"],
                 "iterations": trained["iteration"],
                 "steps_per_second": trained["iteration"] / max(trained["train_seconds"], 1e-9),
@@ -253,7 +258,7 @@ class _Run:
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")
         trainer.decisions.save()
-        content = trainer.final_weights() | {"train_seconds": trainer.train_seconds}
+        content = trainer.final_weights() | trainer.seconds()
         content |= {"skipped": trainer.skips.by_fault(), "skipped_share": trainer.skips.share}
         self.ranks.barrier()
         if self.ranks.is_main:
@@ -294,7 +299,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=provenance() | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
             started=self.started,
             ended=now,
             **content,
@@ -336,6 +341,20 @@ class _Run:
             self._write(self._ended(Status.failed, failure=failure))
         except (OSError, ClaimLost) as second:
             log.error("no record could be written: %s", second)
+
+
+def _tidy(folder: Path) -> None:
+    """Deletes what only a run that goes on would need."""
+    checkpoint.drop_intermediate(folder / "checkpoint")
+    drop_logs(folder)
+    drop_shards(folder)
+    drop_unfinished(folder)
+
+
+def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Seconds of the steps by the device's clock, and how busy the machine was: processes that wait for each core."""
+    key = "step_gpu_seconds" if device.type == "cuda" else "step_cpu_seconds"
+    return {key: trained["step_seconds"], "load": os.getloadavg()[2] / (os.cpu_count() or 1)}
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

@@ -7,8 +7,11 @@ checkpoint/final.pt              model and EMA alone, in the layout of published
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +24,76 @@ from harness.training.distributed import Ranks
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, iteration: int, shared: dict[str, Any], own: dict[str, Any], ranks: Ranks, keep: int) -> None:
-    """Writes a checkpoint from all ranks; `shared` is taken from rank 0. Older ones beyond `keep` are deleted."""
-    part = folder / f".{iteration:09d}.part"
-    if ranks.is_main:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    ranks.barrier()
-    _write(part / f"rank{ranks.rank}.pt", own)
-    if ranks.is_main:
-        _write(part / "shared.pt", shared)
-    ranks.barrier()
-    if ranks.is_main:
-        target = folder / f"{iteration:09d}"
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        for old in _folders(folder)[keep:]:
-            shutil.rmtree(old)
+class Saver:
+    """Writes checkpoints of all ranks from copies in memory, while training goes on.
+
+    A checkpoint appears when every rank's part is written; a process that is killed before leaves the one before.
+    Older ones beyond `keep` are deleted. `before_write` is called before one appears.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, keep: int, before_write: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._ranks, self._keep, self._before_write = folder, ranks, keep, before_write
+        self._writing: Future[None] | None = None
+        self._iteration = 0
+
+    def begin(self, iteration: int, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """Copies what is to be saved, `shared` on rank 0 alone, and starts to write it; every rank calls it."""
+        self.finish()
+        self._iteration = iteration
+        if self._ranks.is_main:
+            shutil.rmtree(self._part, ignore_errors=True)
+            self._part.mkdir(parents=True)
+        self._ranks.barrier()
+        content = {f"rank{self._ranks.rank}.pt": own} | ({"shared.pt": shared} if self._ranks.is_main else {})
+        writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing = writer.submit(_write_all, self._part, on_host(content))
+        writer.shutdown(wait=False)
+
+    @property
+    def written(self) -> bool:
+        """Whether this rank's part of a checkpoint that has not appeared yet is written."""
+        return self._writing is not None and self._writing.done()
+
+    def conclude(self, known_at: int) -> None:
+        """Lets the checkpoint appear: to be called when it is known that every rank's part was written at a step."""
+        if self._writing is None or known_at <= self._iteration:
+            return
+        self._writing.result()
+        self._writing = None
+        if self._ranks.is_main:
+            self._before_write()
+            target = self._folder / f"{self._iteration:09d}"
+            shutil.rmtree(target, ignore_errors=True)
+            self._part.rename(target)
+            for old in _folders(self._folder)[self._keep :]:
+                shutil.rmtree(old)
+
+    def finish(self) -> None:
+        """Waits until what was begun is written everywhere, and has appeared; every rank calls it."""
+        if self._writing is not None:
+            self._writing.result()
+            self._ranks.barrier()
+            self.conclude(self._iteration + 1)
+
+    @property
+    def _part(self) -> Path:
+        return self._folder / f".{self._iteration:09d}.part"
+
+
+def on_host(value: Any) -> Any:
+    """A copy that nothing changes any more, its tensors in the host's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_host(item) for item in value)
+    return copy.deepcopy(value)
+
+
+def _write_all(folder: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        _write(folder / name, content)
 
 
 def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -73,8 +129,8 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 def drop_intermediate(folder: Path) -> None:
     """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
-    for old in [*_folders(folder), *folder.glob(".*.part")]:
-        shutil.rmtree(old)
+    for old in [*_folders(folder), *(part for part in folder.glob(".*.part") if part.is_dir())]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _folders(folder: Path) -> list[Path]:

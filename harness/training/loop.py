@@ -23,8 +23,11 @@ from harness.engine.contract import Engine
 from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
+from harness.training.clock import StepClock
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
+from harness.training.pace import Pace
+from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
 from harness.training.step import StepPosition, TrainingStep
@@ -64,10 +67,14 @@ class Trainer:
         self.schedule: ScheduleConfig = schedule
         parameters = self.engine.parameters(Scope.all)
         self.device = parameters[0].device
+        self.clock = StepClock(self.device)
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
         self.agreement = Agreement(self.ranks)
+        self.pace = Pace()
+        keep = schedule.keep_checkpoints
+        self.saver = checkpoint.Saver(self.folder / "checkpoint", self.ranks, keep, lambda: self.before_write())
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
@@ -81,9 +88,18 @@ class Trainer:
 
     def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
+        with traced(self.schedule.profile, self.folder / "profile" / f"rank{self.ranks.rank}.json") as stepped:
+            self._run(self.pace.batches(batches), progress, stepped)
+        self.agreement.finish()
+        self.saver.finish()
+        return self.iteration == self.schedule.iterations
+
+    def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
         last_saved = started = time.monotonic()
         for batch in batches:
+            self.clock.start()
             losses, logged = self._step(batch)
+            self.clock.stop()
             self.iteration += 1
             now = time.monotonic()
             self.train_seconds += now - started
@@ -98,13 +114,14 @@ class Trainer:
                 last_saved = time.monotonic()
                 if stop:
                     break
-        self.agreement.finish()
-        return self.iteration == self.schedule.iterations
+            stepped()
 
     def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
         """Whether to save now, and to end after it; agreed among ranks, since their clocks and signals differ."""
         late = self.ranks.is_main and seconds > 60 * self.schedule.checkpoint_minutes
-        late, stop = self.agreement.exchange(late, self.stop_asked())
+        late, stop, unwritten = self.agreement.exchange(late, self.stop_asked(), not self.saver.written)
+        if not unwritten:
+            self.saver.conclude(known_at=self.iteration - 1)
         return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -166,6 +183,7 @@ class Trainer:
             "lr": learning_rate(self.schedule, self.iteration - 1),
             "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
+            **self.pace.read(self.schedule.iterations - self.iteration),
             "time": time.time(),
         }
         self.before_write()
@@ -176,7 +194,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- saved and restored
 
     def save(self) -> None:
-        """Writes a checkpoint; every rank calls it at the same step."""
+        """Begins to write a checkpoint; every rank calls it at the same step."""
         self.before_write()
         shared = {
             "model": self.engine.module.state_dict(),
@@ -185,14 +203,14 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "iteration": self.iteration,
             "train_seconds": self.train_seconds,
+            "step_seconds": self.clock.seconds(),
         }
         own = {
             "method": self.method.state_dict(),
             "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
         }
-        path = self.folder / "checkpoint"
-        checkpoint.save(path, self.iteration, shared, own, self.ranks, self.schedule.keep_checkpoints)
+        self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
         """Restores the newest checkpoint; False without one."""
@@ -208,11 +226,16 @@ class Trainer:
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
+        self.clock.spent = shared["step_seconds"]
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
+
+    def seconds(self) -> dict[str, float]:
+        """Of training by the wall, and of its steps by the device."""
+        return {"train_seconds": self.train_seconds, "step_seconds": self.clock.seconds()}
 
     def final_weights(self) -> dict[str, Any]:
         """The trained weights in the layout of published checkpoints: model, and model_ema where there is one."""
@@ -231,8 +254,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     if not any(pasted):
         return []
     keep = selection.keep.tolist()
-    contribution = _per_image(selection.contribution, len(pasted))
-    threshold = _per_image(selection.threshold, 1)[0]
+    single = _is_by_instance(selection)
+    contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
+    threshold = None if single else _per_image(selection.threshold, 1)[0]
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -249,9 +273,23 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "threshold": threshold,
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
+                "contributions": _of_instances(selection.contribution, image, own.pasted),
+                "kept": _of_instances(selection.instances, image, own.pasted),
+                "weights": _of_instances(selection.weight, image, own.pasted),
             }
         )
     return rows
+
+
+def _is_by_instance(selection: Selection) -> bool:
+    return selection.contribution is not None and selection.contribution.dim() == 2
+
+
+def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
+    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    if value is None or value.dim() < 2:
+        return None
+    return value[image, : len(pasted)][pasted.to(value.device)].tolist()
 
 
 def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:

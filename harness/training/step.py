@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.sample import Batch, View
 from harness.data.seeding import derived_seed, generator
 from harness.engine.contract import Engine
 from harness.training.distributed import Ranks
 from harness.training.flat_gradient import FlatGradient
-from methods.contract import LossTable, Proposals, Scope, Selection, ViewKind
+from methods.contract import Instances, LossTable, Proposals, Scope, Selection, ViewKind
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class TrainingStep:
         self.rng: np.random.Generator = generator(position.seed, f"method/rank{ranks.rank}", position.iteration)
         first = next(engine.module.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.has_pasted = batch.has_pasted.to(self.device)
+        self._has_pasted = batch.has_pasted.to(self.device)
         self.any_pasted = bool(batch.has_pasted.any())
         self._scale = scale
         self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
@@ -58,6 +60,32 @@ class TrainingStep:
         self._statistics_after: dict[ViewKind, list[Tensor]] = {}
         self.logged: dict[str, float | Tensor] = {}
         self.overflowed = torch.zeros((), dtype=torch.bool, device=self.device)  # a gradient that a method asked for
+
+    @property
+    def has_pasted(self) -> Tensor:
+        return self._has_pasted.clone()
+
+    @cached_property
+    def instances(self) -> Instances:
+        targets = [view.targets for view in self.batch.augmented]
+
+        def padded(parts: list[Tensor], fill: float) -> Tensor:
+            together = pad_sequence([part.to(self.device) for part in parts], batch_first=True, padding_value=fill)
+            return together if together.shape[1] else together.new_full((len(parts), 1, *together.shape[2:]), fill)
+
+        return Instances(
+            pasted=padded([each.pasted for each in targets], False),
+            pool_row=padded([each.pool_row for each in targets], -1),
+            labels=padded([each.labels for each in targets], 0),
+            boxes=padded([each.boxes for each in targets], 0.0),
+        )
+
+    def confidence(self) -> Tensor:
+        if not self.any_pasted:
+            return torch.full(self.instances.pasted.shape, torch.nan, device=self.device)
+        table = self._table(ViewKind.AUGMENTED, Proposals.SAMPLED)
+        found = self.engine.confidence(self.batch.augmented, table).float()
+        return found.masked_fill(~self.instances.pasted, torch.nan)
 
     @property
     def num_references(self) -> int:
@@ -68,6 +96,18 @@ class TrainingStep:
         return tuple(len(view.targets) for view in self.batch.reference)
 
     def losses(
+        self,
+        view: ViewKind,
+        proposals: Proposals = Proposals.SAMPLED,
+        *,
+        backbone_in_eval: bool = False,
+        grad: bool = True,
+        images: int | None = None,
+    ) -> LossTable:
+        table = self._table(view, proposals, backbone_in_eval=backbone_in_eval, grad=grad, images=images)
+        return table.copied()  # a method that writes to what it is handed must not change what is trained on
+
+    def _table(
         self,
         view: ViewKind,
         proposals: Proposals = Proposals.SAMPLED,
@@ -159,20 +199,34 @@ class TrainingStep:
     # ------------------------------------------------------------------------------------ after the decision
 
     def trained_table(self, selection: Selection) -> LossTable:
-        """The losses that are trained on: each image's kept view."""
-        keep = selection.keep & self.has_pasted if self.any_pasted else self.has_pasted
-        kept, rejected = bool(keep.any()), bool((self.has_pasted & ~keep).any())
-        if kept and rejected:
-            self._commit(ViewKind.AUGMENTED, ViewKind.ORIGINAL)
-            return self.losses(ViewKind.AUGMENTED).where(keep, self.losses(ViewKind.ORIGINAL))
-        view = ViewKind.AUGMENTED if kept else ViewKind.ORIGINAL
-        table = self.losses(view)
-        self._commit(view)
-        return table
+        """The losses that are trained on: each image's kept view, less the instances that are left out of it."""
+        keep = selection.keep & self._has_pasted if self.any_pasted else self._has_pasted
+        kept, rejected = bool(keep.any()), bool((self._has_pasted & ~keep).any())
+        if not kept:
+            self._commit(ViewKind.ORIGINAL)
+            return self._table(ViewKind.ORIGINAL)
+        table = self._selected(selection, keep)
+        if not rejected:
+            self._commit(ViewKind.AUGMENTED)
+            return table
+        self._commit(ViewKind.AUGMENTED, ViewKind.ORIGINAL)
+        return table.where(keep, self._table(ViewKind.ORIGINAL))
+
+    def _selected(self, selection: Selection, keep: Tensor) -> LossTable:
+        """The augmented view's losses of what a selection says of its pasted instances and kept images."""
+        table = self._table(ViewKind.AUGMENTED)
+        counted, weight = selection.instances, selection.weight
+        if counted is not None:
+            counted = counted | ~self.instances.pasted
+        if weight is not None and weight.dim() == 2:
+            weight = torch.where(self.instances.pasted, weight, 1.0)
+        elif weight is not None:
+            weight = torch.where(keep, weight, 1.0)
+        return table if counted is None and weight is None else table.selected(counted, weight)
 
     def _commit(self, *views: ViewKind) -> None:
         for view in views:
-            self.losses(view)
+            self._table(view)
         if self._statistics:
             after = [self._statistics_after[view] for view in views]
             _overwrite(self._statistics, [_mean(parts) for parts in zip(*after, strict=True)])

@@ -207,6 +207,15 @@ def check_picklable(method: Method) -> None:
 # ------------------------------------------------------------------------------------------------- the training step
 
 
+# Shapes that a selection's tensors may have; None stands for (n, G), those of `Step.instances`.
+SHAPES: dict[str, list[tuple[int, ...] | None]] = {
+    "contribution": [(), (IMAGES,), None],
+    "threshold": [(), (IMAGES,), None],
+    "instances": [None],
+    "weight": [(IMAGES,), None],
+}
+
+
 def check_selection(method: Method) -> None:
     start(method)
     for iteration, step in tiny_steps():
@@ -218,11 +227,18 @@ def check_selection(method: Method) -> None:
         )
         require(keep.device == step.device, f"Selection.keep is on {keep.device}, the step on {step.device}")
         require(isinstance(selection.decided, bool), "Selection.decided is not a bool")
-        for name, shapes in (("contribution", [(), (IMAGES,)]), ("threshold", [()])):
+        single = tuple(step.instances.pasted.shape)
+        for name, shapes in SHAPES.items():
             value = getattr(selection, name)
             if isinstance(value, Tensor):
-                require(tuple(value.shape) in shapes, f"Selection.{name} has shape {tuple(value.shape)} at {iteration}")
+                allowed = [single if shape is None else shape for shape in shapes]
+                require(
+                    tuple(value.shape) in allowed,
+                    f"Selection.{name} has shape {tuple(value.shape)} at step {iteration}, not one of {allowed}",
+                )
                 require(not value.requires_grad, f"Selection.{name} holds a graph: detach it")
+        if selection.instances is not None:
+            require(selection.instances.dtype == torch.bool, "Selection.instances is not bool")
 
 
 def check_nothing_is_written(method: Method) -> None:
@@ -401,6 +417,8 @@ def _same_selections(first: list[Selection], second: list[Selection]) -> bool:
         torch.equal(a.keep, b.keep)
         and _same(a.contribution, b.contribution)
         and _same(a.threshold, b.threshold)
+        and _same(a.instances, b.instances)
+        and _same(a.weight, b.weight)
         and a.decided == b.decided
         for a, b in zip(first, second, strict=True)
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Loss, LossKind, LossTable, Need, Pool, Proposals, Scope
+from methods.contract import Attribution, Loss, LossKind, LossTable, Need, Pool, Proposals, Scope
 
 CLASSES = 6
 BACKGROUND = 4  # sampled proposals an image beside the ground truth
@@ -128,6 +128,17 @@ class TinyEngine:
         parts = [self._of_image(detector, view, proposals, rng) for view in views]
         return LossTable({name: _stacked([part[name] for part in parts]) for name in parts[0]})
 
+    @torch.no_grad()
+    def confidence(self, views: Sequence[Any], table: LossTable) -> Tensor:
+        detector = self.module
+        assert isinstance(detector, TinyDetector)
+        found = torch.zeros(len(views), max(1, *(len(view.targets) for view in views)))
+        for image, view in enumerate(views):
+            features = detector(_described(view.image, view.targets.boxes).to(detector.box.weight.dtype))
+            each = torch.stack([stage(features).sigmoid() for stage in detector.stages]).mean(0)
+            found[image, : len(each)] = each.gather(1, view.targets.labels[:, None]).squeeze(1)
+        return found
+
     def _of_image(
         self, detector: TinyDetector, view: Any, proposals: Proposals, rng: torch.Generator
     ) -> dict[str, Loss]:
@@ -145,9 +156,9 @@ class TinyEngine:
         found = {}
         for number, stage in enumerate(detector.stages):
             each = F.binary_cross_entropy_with_logits(stage(features), labels.to(dtype), reduction="none").sum(1)
-            found[f"cls_stage{number}"] = _loss(LossKind.CLASSIFICATION, each, len(boxes), (each * pasted).sum())
+            found[f"cls_stage{number}"] = _loss(LossKind.CLASSIFICATION, each, len(targets), (each * pasted).sum())
         real = features[: len(targets)]
-        found["box"] = _loss(LossKind.BOX, detector.box(real).abs().sum(1), len(boxes))
+        found["box"] = _loss(LossKind.BOX, detector.box(real).abs().sum(1), len(targets))
         found["mask"] = _loss(LossKind.MASK, detector.box(real).square().sum(1), len(targets))
         found["proposal"] = _loss(
             LossKind.PROPOSAL, F.softplus(-detector.proposal(real)).sum(1), len(targets), across_ranks=True
@@ -181,21 +192,33 @@ def _described(image: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _loss(
-    kind: LossKind, each: Tensor, count: int, pasted: Tensor | None = None, *, across_ranks: bool = False
+    kind: LossKind, each: Tensor, instances: int, pasted: Tensor | None = None, *, across_ranks: bool = False
 ) -> Loss:
-    return Loss(kind, each.sum(), each.new_tensor(float(count)), pasted, across_ranks)
+    """Of one image whose first terms are its instances', one each."""
+    place = torch.arange(len(each), device=each.device)
+    belongs = Attribution(each, torch.ones_like(each), torch.where(place < instances, place, -1), (1, instances))
+    return Loss(kind, each.sum(), each.new_tensor(float(len(each))), pasted, across_ranks, belongs)
 
 
 def _stacked(parts: list[Loss]) -> Loss:
     """Losses of single images as one of the batch."""
     pasted = [part.pasted for part in parts if part.pasted is not None]
     first = parts[0]
+    belongs = [part.attribution for part in parts if part.attribution is not None]
+    most = max(1, *(each.shape[1] for each in belongs))
+    places = [torch.where(each.instance < 0, -1, each.instance + i * most) for i, each in enumerate(belongs)]
     return Loss(
         first.kind,
         torch.stack([part.sum for part in parts]),
         torch.stack([part.count for part in parts]),
         torch.stack(pasted) if pasted else None,
         first.across_ranks,
+        Attribution(
+            torch.cat([each.terms for each in belongs]),
+            torch.cat([each.units for each in belongs]),
+            torch.cat(places),
+            (len(parts), most),
+        ),
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from harness.data.lvis.cache import load_annotations
 from harness.evaluate import Detections, evaluate
 from harness.record.matches import read_matches
-from reports.images import image_weights, resampled_ap
 from tests.evaluate.made_detections import REAL, make_results
+from tests.reports.resampling import image_weights, resampled_ap
 
 
 @pytest.fixture(scope="module")

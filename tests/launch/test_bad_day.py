@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import socket
@@ -14,16 +15,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from harness import cli
 from harness.config import LauncherConfig
 from harness.errors import UserError
-from harness.launch import control, queue
+from harness.launch import control, queue, tables
 from harness.launch.changes import apply_changes, avoid_bad_node, cure, read_changes
+from harness.launch.exit_codes import exit_code
 from harness.launch.local import Local
 from harness.launch.queue import Job, Look
 from harness.launch.resources import check_resources
 from harness.launch.state import RunState, State, collect
+from harness.launch.status import Pace
 from harness.record.files import share_with_group, write_json
 from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, write_manifest
 from harness.record.record import FailureKind
@@ -263,6 +267,83 @@ def test_second_user_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finally:
         os.seteuid(0)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_job_is_cancelled_though_its_run_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _manifest(tmp_path, Submission("s-1", str(tmp_path), "slurm", [RUN], ["7"]), name="slurm")
+    (tmp_path / RUN).mkdir()
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    cancelled: list[str] = []
+    monkeypatch.setattr(queue, "look", lambda submissions: Look({"7": Job("7", "s-1", "PENDING", "Priority")}))
+    monkeypatch.setattr(queue, "ask", lambda *words: cancelled.extend(words) or queue_answer(""))
+    os.seteuid(65534)
+    try:
+        assert control.cancel(tmp_path, [RUN]) == 0
+    finally:
+        os.seteuid(0)
+    assert cancelled == ["scancel", "7"]
+    assert "Permission denied; the run is cancelled all the same" in capsys.readouterr().out
+
+
+def test_job_that_squeue_hides_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PrivateData=jobs shows users their own jobs alone: a colleague's may be there or not."""
+    manifest = _manifest(tmp_path, Submission("s-1", str(tmp_path), "slurm", [RUN], ["7"], user="nobody"), name="slurm")
+    answers = {"squeue": "", "sacct": "", "scontrol": "PrivateData             = jobs,usage\n"}
+    monkeypatch.setattr(queue, "ask", lambda program, *words: queue_answer(answers[program]))
+    (row,) = collect(tmp_path, [manifest])
+    assert (row.state, row.reason) == (State.unknown, "squeue shows no jobs of others here; ask nobody")
+    answers["scontrol"] = "PrivateData             = none\n"
+    (row,) = collect(tmp_path, [manifest])
+    assert (row.state, row.failure_kind) == (State.failed, FailureKind.never_started.value)
+
+
+# ------------------------------------------------------------------------------------------- watching and tables
+
+
+def test_pace_slows_down_while_nothing_changes() -> None:
+    run = ExpectedRun(RUN, "baseline", [], {})
+    pending, running = ([RunState("s", run, state)] for state in (State.pending, State.running))
+    pace = Pace()
+    assert [pace.seconds(pending) for _ in range(6)] == [5, 10, 20, 40, 60, 60]
+    assert pace.seconds(running) == 5
+
+
+def test_rows_that_are_not_shown_are_counted() -> None:
+    runs = [ExpectedRun(f"run-{n}", "baseline", [], {}) for n in range(150)]
+    rows = [RunState("s", run, State.failed if n < 3 else State.pending) for n, run in enumerate(runs)]
+    out = Console(width=200, record=True, file=io.StringIO())
+    out.print(tables.states(rows))
+    printed = out.export_text()
+    assert printed.count("run-") == 3
+    assert "147 more runs are not shown" in printed
+
+
+def test_eta_of_a_restarted_run_is_not_zero(tmp_path: Path) -> None:
+    """Its last line is from before the restart, as old as its time in the queue."""
+    manifest = _manifest(tmp_path, Submission("s-1", str(tmp_path), "local", [RUN], ["1"]))
+    (tmp_path / RUN).mkdir()
+    line = {"iteration": 4, "loss": 1.0, "steps_per_second": 0.5, "time": time.time() - 3600}
+    (tmp_path / RUN / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    with claim.take(tmp_path / RUN):  # type: ignore[union-attr]
+        (row,) = collect(tmp_path, [manifest])
+    assert row.eta == pytest.approx(12)
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["complete", "running", "pending"], 0), (["complete", "failed", "unknown"], 1),
+        (["unknown", "interrupted"], 69), (["interrupted", "missing"], 75), (["waiting"], 3),
+        (["cancelled", "complete"], 3), (["missing"], 3),
+    ],
+)  # fmt: skip
+def test_exit_codes(states: list[str], code: int) -> None:
+    run = ExpectedRun(RUN, "baseline", [], {})
+    assert exit_code([RunState("s", run, State(state)) for state in states]) == code
 
 
 # ---------------------------------------------------------------------------------------------- trying again

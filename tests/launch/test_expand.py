@@ -1,5 +1,6 @@
 """Sweep files: what they expand into, and what is said about one that is wrong."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from harness.launch import sweepfile
 from harness.launch.expand import expand
 from harness.record.manifest import ExpectedRun
 from harness.run.identity import identify
+from methods import registry
 
 FAIR = """
 description: "A fair comparison"
@@ -28,6 +30,25 @@ after:
     needs: {method: bsgal}
 report: mini
 """
+
+WANTS_A_LIMIT = '''
+from dataclasses import dataclass
+
+from methods import register
+from methods.contract import Method
+
+
+@register("wants_a_limit")
+@dataclass
+class WantsALimit(Method):
+    """Of no use as it is."""
+
+    limit: int = 0
+
+    def validate(self) -> None:
+        if not self.limit:
+            raise ValueError("say method.limit")
+'''
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +108,27 @@ rules:
     assert {run.choices["schedule"] for run in runs} == {"mini"}
 
 
+@pytest.fixture
+def wants_a_limit(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "wants_a_limit.py"
+    path.write_text(WANTS_A_LIMIT)
+    yield path
+    registry._forget("bsgal_bench_method_wants_a_limit")
+
+
+def test_groups_of_a_run_are_known_whose_settings_make_sense_together_alone(
+    wants_a_limit: Path, tmp_path: Path
+) -> None:
+    text = f"""
+defaults: [schedule.iterations=4, 'method_paths=[{wants_a_limit}]']
+grid: {{method: wants_a_limit, method.limit: [1, 2]}}
+rules: [{{when: {{launcher: local}}, set: {{launcher.minutes: 7}}}}]
+"""
+    assert {run.resources["minutes"] for run in expand(_sweep(tmp_path, text))} == {7}
+    with pytest.raises(UserError, match=r"fair.yaml: the run \(.*\): method=wants_a_limit: say method.limit"):
+        expand(_sweep(tmp_path, text.replace("[1, 2]", "[1, 0]")))
+
+
 def test_runs_that_differ_in_the_seed_alone_are_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[list[str]] = []
     original = harness.compose.compose
@@ -105,7 +147,7 @@ rules:
     runs = expand(_sweep(tmp_path, text % ", ".join(map(str, range(50)))))
     assert len({run.run_id for run in runs}) == 100
     assert {run.resources["minutes"] for run in runs} == {7}
-    assert len(composed) <= 7, "the defaults, then for each method its groups, its rules' settings and the whole"
+    assert len(composed) == 4, "for each method the settings that a rule asks for, and the whole"
 
 
 def test_what_refers_to_the_seed_follows_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_page_on_slurm_names_what_exists() -> None:
     options = set(re.findall(r"\blauncher\.([a-z_]+)", text))
     assert options <= {field.name for field in dataclasses.fields(LauncherConfig)}
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    lines = [line.partition("#")[0].split() for line in text.splitlines() if line.startswith("harness ")]
+    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("harness ")]
     assert {words[1] for words in lines} >= {"sweep", "status", "logs", "cancel", "retry", "report"}
     for words in lines:
         flags = {flag for option in commands[words[1]].params for flag in option.opts}

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
+from harness.record.decision_log import DecisionLog
+from harness.record.decision_log import write_decisions as join_logs
 from harness.record.decisions import (
     ceiling,
     clean_and_bad,
@@ -16,14 +18,13 @@ from harness.record.decisions import (
     read_decisions,
     read_pasted,
     roc,
-    write_decisions,
 )
 
 CLEAN = np.array([True, False, True, False])  # by pool row
 
 
 def row(
-    pool_rows: list[int], accepted: bool, contribution: float | None = None, decided: bool = True
+    pool_rows: list[int], accepted: bool, contribution: float | None = None, decided: bool = True, **single: list[Any]
 ) -> dict[str, Any]:
     return {
         "iteration": 0,
@@ -35,7 +36,15 @@ def row(
         "threshold": 0.0,
         "accepted": accepted,
         "decided": decided,
+        **single,
     }
+
+
+def write_decisions(folder: Path, rows: list[dict[str, Any]], clean: np.ndarray | None) -> None:
+    log = DecisionLog(folder, 0)
+    log.append(rows)
+    log.save()
+    join_logs(folder, 1, clean)
 
 
 # ------------------------------------------------------------------------------------------------- on disk
@@ -56,6 +65,29 @@ def test_what_was_decided_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert pasted["category"].tolist() == [7, 8, 7, 9, 10]
     assert pasted["contribution"].tolist() == pytest.approx([0.9, 0.9, 0.9, np.nan, np.nan], nan_ok=True)
     assert pasted["accepted"].tolist() == [True, True, True, False, False]
+
+
+def test_decisions_about_single_instances_are_rows_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        row([0, 1], True, 0.9),
+        row([2, 3, 0], True, contributions=[0.5, 0.1, 0.7], kept=[True, False, True]),
+        row([1], True, contributions=[0.3], weights=[0.25]),
+        row([], True, contributions=[], kept=[]),
+    ]
+    write_decisions(tmp_path, rows, CLEAN)
+    decisions = read_decisions(tmp_path)
+    assert decisions is not None
+    assert decisions["contribution"].tolist() == [0.9, 0.5, 0.1, 0.7, 0.3]
+    assert decisions["accepted"].tolist() == [True, True, False, True, True]
+    assert decisions["instances"].tolist() == [2, 1, 1, 1, 1]
+    assert decisions["clean_share"].tolist() == [0.5, 1, 0, 1, 0]
+    pasted = read_pasted(tmp_path)
+    assert pasted is not None
+    assert pasted["pool_row"].tolist() == [0, 1, 2, 3, 0, 1]
+    assert pasted["contribution"].tolist() == [0.9, 0.9, 0.5, 0.1, 0.7, 0.3]
+    assert pasted["accepted"].tolist() == [True, True, True, False, True, True]
+    # Five decisions of which one rejected.
+    assert decision_statistics(tmp_path) == {"acceptance_rate": 4 / 5}
 
 
 def test_a_record_keeps_the_acceptance_rate_of_what_was_decided(tmp_path: Path) -> None:

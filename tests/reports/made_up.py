@@ -16,7 +16,7 @@ from harness.record.manifest import ExpectedRun, Manifest, write_manifest
 from harness.record.matches import read_matches
 from harness.record.matches import write_matches as write_match_files
 from harness.record.record import Record, Status, write_record
-from reports.images import resampled_ap
+from tests.reports.resampling import resampled_ap
 
 METRICS = {
     "AP": 0.0,
@@ -95,7 +95,17 @@ def write_categories(
         ids = np.arange(1, count + 1)
         names = [f"category {i}" for i in ids]
         tables.append(
-            pa.table({"iou_type": [iou] * count, "category_id": ids, "name": names, "frequency": frequency, "AP": ap})
+            pa.table(
+                {
+                    "iou_type": [iou] * count,
+                    "category_id": ids,
+                    "name": names,
+                    "frequency": frequency,
+                    "instances": np.full(count, 10),
+                    "images": np.full(count, 7),
+                    "AP": ap,
+                }
+            )
         )
     pq.write_table(pa.concat_tables(tables), folder / "per_category.parquet")
 

@@ -1,4 +1,5 @@
-"""AP under resampled images; `tests/evaluate/test_resampling.py` holds it against evaluations of such images."""
+"""How images move AP, held against AP of resampled images, which `tests/evaluate/test_resampling.py` holds against
+evaluations of such images."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ import pytest
 
 from harness.evaluate.precision import average_precision
 from harness.record.matches import RankedMatches, read_matches
-from reports.images import ImageIntervals, image_weights, resampled_ap
-from reports.spec import COLUMNS, Intervals
-from tests.reports.made_up import matched_figures, write_matches
+from reports.images import FIGURES, ImageParts, image_influence
+from reports.spec import COLUMNS
+from tests.reports.made_up import write_matches
+from tests.reports.resampling import image_weights, instances_of, resampled_ap
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_equal_to_the_evaluations_average_precision(run: Path, iou: str) -> None
     for weight, found in zip(weights, resampled_ap(matches, weights), strict=True):
         rows = np.repeat(np.arange(len(matches.image)), weight[matches.image])  # each as often as its image appears
         starts = np.searchsorted(category[rows], np.arange(len(matches.starts)))
-        instances = matches.instances @ weight
+        instances = instances_of(matches) @ weight
         thresholds = zip(matches.hit[:, rows], matches.counted[:, rows], strict=True)
         ap = np.mean([average_precision(hit, counted, starts, instances)[0] for hit, counted in thresholds], axis=0)
         expected = [np.nanmean(ap[np.isin(matches.frequency, list(group))]) for group in ("rcf", "r", "c", "f")]
@@ -46,7 +48,9 @@ def test_an_image_drawn_twice_counts_twice_by_hand() -> None:
         starts=np.array([0, 2]),
         hit=np.array([[False, True]] * 10),
         counted=np.ones((10, 2), bool),
-        instances=np.array([[1, 1]]),
+        truth_image=np.array([0, 1]),
+        truth_category=np.array([0, 0]),
+        instances=np.array([1, 1]),
         frequency=np.array(["r"]),
     )
     ap = resampled_ap(matches, np.array([[1, 1], [2, 0], [0, 2]]))
@@ -55,20 +59,60 @@ def test_an_image_drawn_twice_counts_twice_by_hand() -> None:
     assert np.isnan(ap[:, 2:]).all()
 
 
-def test_the_interval_of_a_run_against_itself_is_nought(run: Path) -> None:
-    intervals = ImageIntervals(run.parent, Intervals("images", 50, 0.95))
-    runs = pd.Series({0: run.name})
-    assert intervals.of(runs, runs, COLUMNS["APr_box"]) == (0.0, 0.0)
+@pytest.mark.parametrize("iou", ["bbox", "segm"])
+def test_derivatives_say_what_a_thousand_resamples_say(tmp_path: Path, iou: str) -> None:
+    write_matches(tmp_path, np.random.default_rng(0), 0.0, images=480)
+    matches = read_matches(tmp_path, iou)
+    assert matches is not None
+    figures, moved = image_influence(matches)
+    weights = image_weights(matches.images, 1000)
+    resampled = resampled_ap(matches, weights)
+    first = list(FIGURES)[:4]
+    assert first == ["", "r", "c", "f"]
+    np.testing.assert_allclose(figures[:4], resampled_ap(matches, np.ones((1, matches.images), int))[0], atol=0.006)
+    np.testing.assert_allclose(moved.sum(axis=1), 0, atol=1e-12)  # all weights doubled change nothing
+    # Each category is in forty images: derivatives are stretched by sqrt(40 / 39), which resampling is not.
+    np.testing.assert_allclose(np.sqrt((moved[:4] ** 2).sum(axis=1) * 39 / 40), resampled.std(axis=0), rtol=0.08)
+    for place in range(4):
+        linear = figures[place] + (weights - 1) @ moved[place] * (39 / 40) ** 0.5
+        assert np.corrcoef(linear, resampled[:, place])[0, 1] > 0.97
 
 
-def test_intervals_hold_the_difference_and_need_both_runs(tmp_path: Path) -> None:
+def test_a_category_in_a_single_image_counts_with_its_removal_by_hand() -> None:
+    """Two rare categories, of one image each: one is found at all thresholds, one at none. The mean is 1/2, and without
+    the first image 0, without the second 1."""
+    matches = RankedMatches(
+        images=3,
+        image=np.array([0]),
+        starts=np.array([0, 1, 1]),
+        hit=np.ones((10, 1), bool),
+        counted=np.ones((10, 1), bool),
+        truth_image=np.array([0, 1]),
+        truth_category=np.array([0, 1]),
+        instances=np.array([1, 1]),
+        frequency=np.array(["r", "r"]),
+    )
+    figures, moved = image_influence(matches)
+    places = [list(FIGURES).index(name) for name in ("", "r", "50", "75")]
+    np.testing.assert_allclose(figures[places], 0.5)
+    np.testing.assert_allclose(moved[places], [[0.5, -0.5, 0.0]] * 4, atol=1e-12)
+    assert np.isnan(figures[2:4]).all()
+
+
+def test_a_run_against_itself_has_no_images_part(run: Path) -> None:
+    runs = pd.Series({0: run.name, 1: run.name})
+    part = ImageParts(run.parent).of(runs, runs, COLUMNS["APr_box"])
+    assert part is not None
+    assert (part.variance, part.interaction) == (0.0, 0.0)
+
+
+def test_the_images_part_needs_both_runs_and_a_figure_of_all_sizes(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 8.0)):
         (tmp_path / name).mkdir()
         write_matches(tmp_path / name, np.random.default_rng(1), gain)
-    intervals = ImageIntervals(tmp_path, Intervals("images", 200, 0.95))
-    low, high = intervals.of(pd.Series({0: "b"}), pd.Series({0: "a", 1: "a"}), COLUMNS["AP_box"])
-    a, b = (matched_figures(tmp_path / name)["bbox"]["AP"] or 0.0 for name in ("a", "b"))
-    assert low < b - a < high
-    for column, other in (("AP_box", "gone"), ("AP50_box", "a")):
-        found = intervals.of(pd.Series({0: "b"}), pd.Series({0: other}), COLUMNS[column])
-        assert np.isnan(found).all()
+    parts = ImageParts(tmp_path)
+    part = parts.of(pd.Series({0: "b"}), pd.Series({0: "a", 1: "a"}), COLUMNS["AP_box"])
+    assert part is not None
+    assert 0.1 < part.variance**0.5 < 5  # of 100
+    assert parts.of(pd.Series({0: "b"}), pd.Series({0: "gone"}), COLUMNS["AP_box"]) is None
+    assert parts.of(pd.Series({0: "b"}), pd.Series({0: "a"}), COLUMNS["APs_box"]) is None

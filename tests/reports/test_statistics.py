@@ -8,13 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.statistics import Difference, differences, discoveries, paired, summarise
-
-
-def paired_difference(ours: pd.Series, baseline: pd.Series, resamples: int) -> Difference | None:
-    tables = [series.to_numpy()[:, None] for series in (ours, baseline)]
-    pairs = paired(*tables, ours.index.to_numpy(), baseline.index.to_numpy())
-    return differences(pairs, resamples, 0.95)[0]
+from reports.differences import paired_runs
+from reports.statistics import EQUIVALENT, ImagePart, differences, holm, image_part, summarise
 
 
 def test_mean_and_sample_standard_deviation() -> None:
@@ -31,47 +26,88 @@ def test_a_single_seed_has_no_deviation_and_an_empty_row_no_mean() -> None:
     assert math.isnan(nothing.mean)
 
 
-def test_difference_is_paired_by_seed() -> None:
-    ours = pd.Series({0: 45.0, 1: 47.0, 2: 50.0, 7: 99.0})  # the baseline lacks seed 7
-    base = pd.Series({2: 46.0, 1: 45.0, 0: 44.0, 3: 1.0})
-    difference = paired_difference(ours, base, 20_000)
-    assert difference is not None
-    assert difference.n == 3
-    assert difference.mean == pytest.approx((1 + 2 + 4) / 3)
-    # Three draws from three values are all the lowest once in 27 times, which is more than 2.5 %; so for the highest.
-    assert difference.low == pytest.approx(1.0)
-    assert difference.high == pytest.approx(4.0)
-    # t = mean / (sd / sqrt n) = 2.6458 with two degrees of freedom: p = 1 - t / sqrt(t^2 + 2).
-    t = (7 / 3) / (math.sqrt(7 / 3) / math.sqrt(3))
-    assert difference.p == pytest.approx(1 - t / math.sqrt(t * t + 2))
+def test_runs_are_paired_by_seed_and_by_validation_images() -> None:
+    ours = pd.DataFrame({"evaluated": ["a", "a", "b", "a"], "x": [45.0, 47.0, 50.0, 99.0]}, index=[0, 1, 2, 7])
+    base = pd.DataFrame({"evaluated": ["a"] * 4, "x": [46.0, 45.0, 44.0, 1.0]}, index=[2, 1, 0, 3])
+    mine, theirs = paired_runs(ours, base)
+    assert list(mine.index) == list(theirs.index) == [0, 1]  # seed 2 saw other images
+    assert list(mine["x"] - theirs["x"]) == [1.0, 2.0]
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    (found,) = differences([np.array([1.0, 2.0, 4.0])], [None], 0.95)
+    assert found is not None
+    assert found.n == 3
+    assert found.mean == pytest.approx(7 / 3)
+    error = math.sqrt(7 / 3) / math.sqrt(3)
+    assert found.low == pytest.approx(7 / 3 - 4.302653 * error)
+    assert found.high == pytest.approx(7 / 3 + 4.302653 * error)
+    # With two degrees of freedom p = 1 - t / sqrt(t^2 + 2).
+    t = (7 / 3) / error
+    assert found.p == pytest.approx(1 - t / math.sqrt(t * t + 2))
+    late = (7 / 3 - EQUIVALENT) / error
+    assert found.equivalent == pytest.approx(0.5 + late / math.sqrt(late * late + 2) / 2)
+    assert not found.over_images
+
+
+def test_an_interval_over_seeds_and_images_by_hand() -> None:
+    """Variance between seeds 3, of which 0.6 is what seeds find hard; images 2 for the mean of three: 2 + (3 - 0.6) /
+    3. Of it 3 / 3 has two degrees of freedom, the rest 40."""
+    values = np.array([-1.0, 0.5, 2.0]) * math.sqrt(3 / 2.25) + 5
+    (found,) = differences([values], [ImagePart(2.0, 0.6, 40.0)], 0.95)
+    assert found is not None
+    variance = 2.8
+    freedom = 1 / ((1 / 2.8) / 2 + (1.8 / 2.8) / 40)
+    from scipy.stats import t
+
+    assert found.seeds == pytest.approx(3.0)
+    assert found.images == pytest.approx(1.8)
+    assert found.high - found.low == pytest.approx(2 * t.ppf(0.975, freedom) * math.sqrt(variance))
+    assert found.over_images
+
+
+def test_the_images_part_of_derivatives_by_hand() -> None:
+    part = image_part(np.array([[1.0, -1.0, 0.0], [3.0, -1.0, -2.0]]))
+    assert part.variance == pytest.approx(2**2 + 1 + 1)
+    assert part.interaction == pytest.approx(2 + 0 + 2)
+    assert part.freedom == pytest.approx(2 * 36 / (16 + 1 + 1 - 36 / 3))
 
 
 def test_one_pair_has_no_interval_and_no_test() -> None:
-    difference = paired_difference(pd.Series({0: 2.0}), pd.Series({0: 1.0}), 100)
-    assert difference is not None
-    assert difference.mean == 1.0
-    assert math.isnan(difference.low)
-    assert math.isnan(difference.p)
-    assert paired_difference(pd.Series({0: 2.0}), pd.Series({1: 1.0}), 100) is None
+    (found, nothing) = differences([np.array([1.0]), np.array([])], [ImagePart(1.0, 0.0, 9.0), None], 0.95)
+    assert found is not None
+    assert found.mean == 1.0
+    assert math.isnan(found.low)
+    assert math.isnan(found.p)
+    assert nothing is None
 
 
-def test_two_pairs_are_never_tested() -> None:
-    difference = paired_difference(pd.Series([9.0, 9.1]), pd.Series([1.0, 1.0]), 100)
-    assert difference is not None
-    assert math.isnan(difference.p)
+def test_two_pairs_have_an_interval_and_are_never_tested() -> None:
+    (found,) = differences([np.array([8.0, 8.1])], [None], 0.95)
+    assert found is not None
+    assert found.high - found.low == pytest.approx(2 * 12.7062 * 0.05, rel=1e-4)
+    assert math.isnan(found.p)
+    assert math.isnan(found.equivalent)
+
+
+def test_equal_differences_are_not_tested() -> None:
+    (found,) = differences([np.array([1.0, 1.0, 1.0])], [None], 0.95)
+    assert found is not None
+    assert (found.low, found.high) == (1.0, 1.0)
+    assert math.isnan(found.p)
 
 
 def test_many_at_once_equal_each_by_itself() -> None:
     arrays = [np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5]), np.array([0.5, 0.1, -0.3]), np.array([])]
-    together = differences(arrays, 300, 0.9)
-    for array, found in zip(arrays, together, strict=True):
-        (alone,) = differences([array], 300, 0.9)
-        assert repr(found) == repr(alone)
-    assert together[3] is None
+    parts = [None, None, ImagePart(0.1, 0.01, 20.0), None]
+    together = differences(arrays, parts, 0.9)
+    for array, part, found in zip(arrays, parts, together, strict=True):
+        assert repr(found) == repr(differences([array], [part], 0.9)[0])
 
 
-def test_discoveries_by_benjamini_and_hochberg() -> None:
-    # Sorted: 0.01 <= 0.05/4, 0.02 <= 0.05*2/4, 0.04 > 0.05*3/4, 0.2: the first two stand.
-    assert discoveries([0.2, 0.01, 0.04, 0.02]) == [False, True, False, True]
-    assert discoveries([float("nan"), 0.01]) == [False, True]
-    assert discoveries([float("nan")]) == [False]
+def test_holm_by_hand() -> None:
+    # Sorted: 0.01 * 4, 0.02 * 3, 0.04 * 2, 0.2: none smaller than the one before it.
+    assert holm([0.2, 0.01, 0.04, 0.02]) == pytest.approx([0.2, 0.04, 0.08, 0.06])
+    adjusted = holm([math.nan, 0.01, 0.9])
+    assert math.isnan(adjusted[0])
+    assert adjusted[1:] == pytest.approx([0.02, 0.9])

@@ -43,7 +43,7 @@ SHORT = [
     "evaluation.limit=8",
     "evaluation.save_minutes=0",
 ]
-TIMES = ("time", "steps_per_second")
+TIMES = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_seconds")
 
 
 def live(runs: Path, event: int | None = None, sent: signal.Signals = signal.SIGKILL, seconds: float = 120) -> int:
@@ -127,7 +127,7 @@ class _Events:
         return call
 
     def happens(self, name: str) -> None:
-        if os.getpid() != self.process or threading.current_thread() is not threading.main_thread():
+        if os.getpid() != self.process or threading.current_thread().name == "claim":
             return
         self.names.append(name)
         if len(self.names) == self.event:

@@ -64,7 +64,7 @@ class Project:
 
     def job_names(self) -> list[str]:
         """The names of all jobs of this project that wait or run, an element of an array each."""
-        listed = self.cluster.command("squeue", "--noheader", "--array", "--format=%j")
+        listed = self.cluster.command("squeue", "--noheader", "--array", "--states=PENDING,RUNNING", "--format=%j")
         own = {s.job_name for path in self.runs.glob("sweeps/*") for s in _submissions(self.runs, path.name)}
         return [name for name in listed.split() if name in own]
 

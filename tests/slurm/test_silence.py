@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.slurm.project import RESOURCES, Project
+from tests.slurm.project import RESOURCES, ROOT, Project
 
 HELD = "+launcher.sbatch.hold=true"
 FOUR = "grid: {method: baseline, schedule.iterations: 4, seed: [0, 1, 2, 3]}\n"
@@ -67,7 +69,7 @@ def test_cancelling_without_an_answer_is_no_cancelling(held: Project) -> None:
     assert len(held.job_names()) == 4
     assert not list(held.runs.glob("*/cancelled")), "no marker that would end a later life unqueued"
     held.silence("scancel", "squeue")
-    held.harness("cancel", "four", code=1)
+    assert "cancelled 0 runs" in held.harness("cancel", "four", code=1)
     assert not list(held.runs.glob("*/cancelled"))
     held.unshim()
     held.silence("squeue")
@@ -75,11 +77,11 @@ def test_cancelling_without_an_answer_is_no_cancelling(held: Project) -> None:
     assert held.job_names() == []
 
 
-def test_refused_cancelling_is_told_by_job(held: Project) -> None:
+def test_refused_cancelling_is_told(held: Project) -> None:
     held.shim("scancel", f'exec setpriv --reuid=65534 --clear-groups -- {_scancel(held)} "$@"')
     printed = held.harness("cancel", "four", code=1)
     assert "cancelled 0 runs" in printed
-    assert printed.count("not cancelled: ") == 4
+    assert "not cancelled: 4 runs (" in printed
     assert "denied" in printed
     assert not list(held.runs.glob("*/cancelled"))
     assert len(held.job_names()) == 4
@@ -141,6 +143,49 @@ def test_an_allocation_around_the_submitter_is_not_handed_on(project: Project) -
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = project.wait("four").values()
     assert row["state"] == "complete", project.output()
+
+
+def test_local_sweep_takes_no_notice_of_the_job_around_it(project: Project) -> None:
+    """Its run is no rank of the three, and stopping it queues nothing again."""
+    project.write_sweep("four", "grid: {method: baseline, schedule.iterations: 100000}\n")
+    script = project.folder / "script.sh"
+    command = f"{sys.executable} -m harness.cli sweep four"
+    script.write_text(f"#!/bin/bash\ncd {project.folder}\n{command}\necho ended with $?\nsleep 30\n")
+    words = ["--parsable", "--ntasks=3", "--cpus-per-task=1", "--mem=3G", "--requeue", f"--output={project.folder}/out"]
+    exported = f"--export=ALL,PYTHONPATH={ROOT},OMP_NUM_THREADS=1,BSGAL_BENCH_CACHE={os.environ['BSGAL_BENCH_CACHE']}"
+    job = project.cluster.command("sbatch", *words, exported, str(script)).strip()
+    project.cluster.wait_for(lambda: list(project.runs.glob("*/checkpoint/0*")), 120)
+    (row,) = project.states("four").values()
+    assert row["state"] == "running"
+    project.harness("cancel", "four")
+    project.cluster.wait_for(lambda: "ended with" in (project.folder / "out").read_text())
+    assert "ended with 3" in (project.folder / "out").read_text(), "it was cancelled"
+    shown = project.cluster.command("scontrol", "show", "job", job)
+    assert "JobState=RUNNING" in shown
+    assert "Restarts=0" in shown
+    project.cluster.command("scancel", job)
+
+
+def test_following_logs_asks_seldom(held: Project) -> None:
+    log = held.folder / "squeue.log"
+    held.shim("squeue", f'echo "$@" >> {log}; real "$@"')
+    run = held.runs / held.run("four").run_id
+    run.mkdir()
+    (run / "log.txt").write_text("the first line\n")
+    following = held.start("logs", held.run("four").run_id, "-f")
+    held.cluster.wait_for(
+        lambda: log.exists() and len(log.read_text().splitlines()) == 2
+    )  # once for the end of the logs
+    with (run / "log.txt").open("a") as file:
+        file.write("the second line\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        following.communicate(timeout=12)
+    following.send_signal(signal.SIGINT)
+    printed, _ = following.communicate(timeout=30)
+    assert "the first line\nthe second line\n" in printed
+    asked = log.read_text().splitlines()
+    assert len(asked) <= 4
+    assert all("--user=" in words for words in asked), "not about everybody's jobs"
 
 
 def _scancel(project: Project) -> str:

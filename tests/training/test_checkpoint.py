@@ -1,5 +1,7 @@
 """Checkpoints: complete or absent, the last few kept, a damaged one passed over."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ CPU = torch.device("cpu")
 
 
 def save(folder: Path, iteration: int, keep: int = 2) -> None:
-    checkpoint.save(folder, iteration, {"iteration": iteration}, {"own": iteration * 10}, Ranks(), keep)
+    saver = checkpoint.Saver(folder, Ranks(), keep)
+    saver.begin(iteration, {"iteration": iteration}, {"own": iteration * 10})
+    saver.finish()
 
 
 def test_the_newest_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
@@ -50,3 +54,42 @@ def test_final_weights_stay_when_the_rest_is_dropped(tmp_path: Path) -> None:
     final = checkpoint.load_final(tmp_path, CPU)
     assert final is not None
     assert final["model"]["w"].tolist() == [1, 1]
+
+
+def test_a_checkpoint_is_written_from_a_copy_and_appears_once_every_rank_is_known_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    write = checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda path, content: (go_on.wait(30), write(path, content)))
+    checked: list[int] = []
+    saver = checkpoint.Saver(tmp_path, Ranks(), 2, lambda: checked.append(1))
+    weight, log = torch.ones(2), ["first"]
+    saver.begin(7, {"weight": weight}, {"log": log})
+    weight.zero_()
+    log.append("second")
+    assert not saver.written
+    go_on.set()
+    while not saver.written:
+        time.sleep(0.01)
+    saver.conclude(known_at=7)  # said before this checkpoint was begun, and so of the one before
+    assert checkpoint.load_newest(tmp_path, Ranks(), CPU) is None
+    saver.conclude(known_at=8)
+    assert checked == [1]
+    state = checkpoint.load_newest(tmp_path, Ranks(), CPU)
+    assert state is not None
+    assert state[0]["weight"].tolist() == [1, 1]
+    assert state[1] == {"log": ["first"]}
+    assert not saver.written
+
+
+def test_a_write_that_fails_is_raised_in_the_training_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    saver = checkpoint.Saver(tmp_path, Ranks(), 2)
+    saver.begin(1, {}, {})
+    with pytest.raises(OSError, match="No space left"):
+        saver.finish()
+    assert checkpoint.load_newest(tmp_path, Ranks(), CPU) is None

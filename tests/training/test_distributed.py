@@ -47,7 +47,7 @@ OVERRIDES = [
     "schedule.global_batch=4",
     f"schedule.iterations={STEPS}",
     "schedule.ema=0.9",
-    "evaluation.limit=4",
+    "evaluation.limit=60",
 ]
 RUN = [sys.executable, "-m", "harness.run", *OVERRIDES]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -235,6 +235,35 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     torchrun(tmp_path)
     calm, resumed = final(two_ranks), final(tmp_path)
     assert f"going on from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
+    for part in ("model", "model_ema"):
+        assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
+    pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)
+    assert losses(two_ranks) == losses(tmp_path)
+    assert read_records(two_ranks)[0].metrics == read_records(tmp_path)[0].metrics
+
+
+@pytest.mark.parametrize("during", ["training", "evaluation"])
+def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_bit(
+    during: str, two_ranks: Path, tmp_path: Path
+) -> None:
+    """With loader workers, which hear the signal too. torchrun gives its ranks' status as its own 1."""
+    further = ["data.workers=2", "evaluation.save_minutes=0"]
+    command = [*TORCHRUN, "-m", "harness.run", *OVERRIDES, f"runs_dir={tmp_path}", *further]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    begun = {"training": "bsgal*/metrics.jsonl", "evaluation": "bsgal*/evaluation/*.parquet"}[during]
+    deadline = time.monotonic() + 300
+    while not [path for path in tmp_path.glob(begun) if path.stat().st_size]:
+        assert time.monotonic() < deadline, "nothing to see in time"
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode != 0, said
+    (record,) = read_records(tmp_path)
+    assert record.status is Status.interrupted, (record, said)
+
+    torchrun(tmp_path, "data.workers=2")
+    calm, resumed = final(two_ranks), final(tmp_path)
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
     pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import sleep
 
 import pandas as pd
 import pytest
 import torch
 
+from harness.compose import compose
+from harness.errors import UserError
 from harness.record.decision_log import write_decisions
 from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
@@ -127,7 +130,7 @@ def test_training_that_was_stopped_resumes_bit_for_bit(overrides: list[str], tmp
     pd.testing.assert_frame_equal(*rows, check_exact=True)
     assert len(rows[0]) > 0 or not resumed.method.decides()
     logged = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("calm", "stopped")]
-    timed = ("time", "steps_per_second")
+    timed = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_seconds")
     first, second = ([{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines] for lines in logged)
     assert first == second
     assert [line["iteration"] for line in first] == [1, 2, 3, 4]
@@ -143,6 +146,26 @@ def test_checkpoints_also_come_by_the_clock(tmp_path: Path) -> None:
     run = SmallRun(["schedule.iterations=2", "schedule.checkpoint_minutes=0"], tmp_path)
     assert run.run()
     assert [p.name for p in (tmp_path / "checkpoint").iterdir()] == ["000000001"]
+
+
+def test_metrics_tell_the_recent_pace_and_what_was_waited_for(tmp_path: Path) -> None:
+    run = SmallRun(["schedule.iterations=3"], tmp_path)
+    slow = (sleep(0.4) or batch for batch in run.batches(0))
+    assert run.trainer.run(slow, lambda line: None)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["recent_steps_per_second"] < 1 / 0.4 for line in lines)
+    assert all(0.05 < line["waiting"] < 1 for line in lines)
+    assert [line["eta_seconds"] > 0 for line in lines] == [True, True, False]
+
+
+def test_the_steps_that_were_asked_for_are_traced(tmp_path: Path) -> None:
+    run = SmallRun(["schedule.iterations=3", "schedule.profile=2:3"], tmp_path)
+    assert run.run()
+    trace = json.loads((tmp_path / "profile" / "rank0.json").read_text())
+    steps = {event["name"] for event in trace["traceEvents"] if event["name"].startswith("ProfilerStep#")}
+    assert steps == {"ProfilerStep#1", "ProfilerStep#2"}  # counted from 0
+    with pytest.raises(UserError, match=r"schedule.profile: 5:2 is not the first and the last step"):
+        compose(["schedule.profile='5:2'"])
 
 
 def _assert_equal(first: object, second: object) -> None:

@@ -30,6 +30,7 @@ class Annotations:
 
     category_ids: np.ndarray  # (C,) int64, as in the file (1-based in LVIS)
     category_names: np.ndarray  # (C,) str
+    category_synsets: np.ndarray  # (C,) str, teapot.n.01; "" where the file has none
     frequency: np.ndarray  # (C,) str: r, c or f, by the number of training images
     image_counts: np.ndarray  # (C,) int64
     image_ids: np.ndarray  # (I,) int64

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.lvis.annotations import FREQUENCIES, Annotations
+from harness.data.lvis.rle import FARTHEST, MOST_PIXELS, first_fault, list_fault, size_fault
 from harness.data.lvis.stream import read_lists
 from harness.errors import UserError
 
@@ -45,6 +46,8 @@ class _Reader:
         self.read += len(entries)
 
     def annotations(self) -> Annotations:
+        if _is_coco(self.entries["categories"], self.entries["images"]):
+            raise self._fail("holds COCO annotations, and only LVIS's are read: all methods and figures are LVIS's")
         categories = self._categories(self.entries["categories"])
         images = self._images(self.entries["images"], categories["category_ids"])
         columns = {name: np.concatenate([each.pop(name) for each in self.columns]) for name in list(self.columns[0])}
@@ -109,6 +112,7 @@ class _Reader:
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
             "category_names": np.array([str(name) for name in self._column(entries, "name", "category")]),
+            "category_synsets": np.array([str(entry.get("synset", "")) for entry in entries]),
             "frequency": np.array(frequency),
             "image_counts": self._numbers(entries, "image_count", "category", int) if counted else None,
         }
@@ -118,10 +122,14 @@ class _Reader:
             raise self._fail("has no images")
         order = np.argsort(self._ids(entries, "image"))
         entries = [entries[i] for i in order]
+        heights, widths = (self._numbers(entries, key, "image", int) for key in ("height", "width"))
+        absurd = (heights < 1) | (widths < 1) | (heights > MOST_PIXELS // np.maximum(widths, 1))
+        for place in np.flatnonzero(absurd)[:1]:
+            raise self._fail(f"image {entries[place]['id']}: {size_fault(heights[place], widths[place])}")
         columns = {
             "image_ids": self._numbers(entries, "id", "image", int),
-            "heights": self._numbers(entries, "height", "image", int).astype(np.int32),
-            "widths": self._numbers(entries, "width", "image", int).astype(np.int32),
+            "heights": heights.astype(np.int32),
+            "widths": widths.astype(np.int32),
             "file_names": np.array([self._file_name(entry) for entry in entries]),
         }
         for name, key in (("negative", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
@@ -177,6 +185,11 @@ class _Reader:
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64, lengths.sum())
         except (TypeError, ValueError) as error:
             raise self._fail(f"a polygon holds something other than numbers ({error})") from error
+        for place in np.flatnonzero(~(np.abs(flat) <= FARTHEST))[:1]:
+            polygon = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+            entry = entries[int(np.searchsorted(np.cumsum(counts), polygon, side="right"))]
+            raise self._fail(f"annotation {entry['id']}: a polygon has the coordinate {flat[place]}")
+        self._check_rles(entries, rles, sizes)
         return {
             "polygons": counts,
             "points": lengths,
@@ -195,10 +208,21 @@ class _Reader:
         if not whole or "counts" not in rle:
             raise self._fail(f"annotation {entry['id']}: the run-length mask has size {size}, and wants counts too")
         counts = rle["counts"]
+        if fault := size_fault(*size) or (list_fault(counts, size[0] * size[1]) if isinstance(counts, list) else ""):
+            raise self._fail(f"annotation {entry['id']}: the run-length mask has {fault}")
         if isinstance(counts, list):
-            counts = mask_utils.frPyObjects(rle, *size)["counts"]
-        compressed: bytes = counts.encode() if isinstance(counts, str) else counts
-        return compressed
+            compressed: bytes = mask_utils.frPyObjects(rle, *size)["counts"]
+            return compressed
+        if not counts or not (isinstance(counts, str) and counts.isascii()):
+            raise self._fail(f"annotation {entry['id']}: the run-length mask has no run lengths")
+        return counts.encode()
+
+    def _check_rles(self, entries: list[Any], rles: list[bytes], sizes: np.ndarray) -> None:
+        masks = np.flatnonzero(sizes[:, 0] >= 0)
+        offsets = _offsets(np.array([len(rles[mask]) for mask in masks], np.int64), len(masks))
+        fault = first_fault(np.frombuffer(b"".join(rles), np.uint8), offsets, sizes[masks].prod(axis=1))
+        if fault is not None:
+            raise self._fail(f"annotation {entries[masks[fault[0]]]['id']}: the run-length mask has {fault[1]}")
 
     def _annotations(
         self, columns: dict[str, np.ndarray], category_ids: np.ndarray, images: dict[str, Any]
@@ -265,3 +289,10 @@ def _images_per_category(annotations: dict[str, Any], categories: int) -> np.nda
     images = annotations["annotation_images"].astype(np.int64)
     pairs = np.unique(images * categories + annotations["annotation_categories"])
     return np.bincount(pairs % categories, minlength=categories)
+
+
+def _is_coco(categories: list[Any], images: list[Any]) -> bool:
+    """Neither frequencies nor the lists of verified categories, but what COCO has."""
+    first = categories[0] if categories and isinstance(categories[0], dict) else {}
+    image = images[0] if images and isinstance(images[0], dict) else {}
+    return "supercategory" in first and "frequency" not in first and "neg_category_ids" not in image

@@ -1,0 +1,79 @@
+"""Keeps single pasted instances by the detector's own confidence in their labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from methods.contract import Need, Selection, Start, Step
+from methods.registry import register
+from methods.running import CategoryWindows
+from methods.xpaste import PoolPasting
+
+
+@register("confidence")
+@dataclass
+class Confidence(PoolPasting):
+    """Keeps pasted instances whose label the detector believes, and ignores the rest of them.
+
+    The detector looks at each pasted instance's box, as pasted, and gives the probability of the label. An instance
+    stays when that reaches the `quantile` of the last `window` ones of its category (of all, with
+    per_category=false); the others are ignored, and the rest of the image trains as it is. `warmup`: so many of a
+    category are kept first, whatever they are. soft: instances are weighted by their rank among the window instead.
+    """
+
+    paper = "this project: docs/selection.md"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.INSTANCE_ATTRIBUTION, Need.INSTANCE_CONFIDENCE})
+
+    quantile: float = 0.5  # share of a category's recent instances that is left out
+    window: int = 64
+    warmup: int = 8
+    per_category: bool = True
+    soft: bool = False
+
+    def validate(self) -> None:
+        super().validate()
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"quantile is {self.quantile}, and must lie between 0 and 1")
+        if not 1 <= self.warmup <= self.window:
+            raise ValueError(f"warmup is {self.warmup}, and must lie in 1..window={self.window}")
+
+    def start(self, start: Start) -> None:
+        self._windows = CategoryWindows(self.window)
+
+    def select(self, step: Step) -> Selection:
+        everything = torch.ones_like(step.has_pasted)
+        if not step.any_pasted:
+            return Selection(everything, decided=False)
+        confidence = step.confidence()
+        instances = step.instances
+        place = instances.pasted.nonzero()
+        labels = instances.labels[instances.pasted].tolist() if self.per_category else [0] * len(place)
+        values = confidence[instances.pasted].tolist()
+        rank, threshold = torch.ones_like(confidence), torch.full_like(confidence, math.nan)
+        # All are judged by what came before the step, so their order in it plays no part.
+        for (image, column), label, value in zip(place.tolist(), labels, values, strict=True):
+            if self._windows.seen(label) >= self.warmup:
+                threshold[image, column] = self._windows.quantile(label, self.quantile)
+                rank[image, column] = self._windows.rank(label, value)
+        for label, value in zip(labels, values, strict=True):
+            self._windows.add(label, value)
+        step.log("confidence/mean", confidence[instances.pasted].mean())
+        if self.soft:
+            return Selection(everything, confidence, threshold, weight=rank)
+        return Selection(everything, confidence, threshold, instances=_at_least(confidence, threshold))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"windows": self._windows.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._windows.load_state_dict(state["windows"])
+
+
+def _at_least(value: Tensor, threshold: Tensor) -> Tensor:
+    """Where there is no threshold yet, everything passes."""
+    return threshold.isnan() | (value >= threshold)
