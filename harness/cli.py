@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +41,9 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+OfDataset = Annotated[
+    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+]
 _USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -199,7 +204,8 @@ def report(
     """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
     from reports.command import report_command
 
-    folder = as_user_error(report_command, name, runs, formats.split(","), out, published)
+    with as_user_error():
+        folder = report_command(name, runs, formats.split(","), out, published)
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
@@ -213,7 +219,9 @@ def compare(
     """What one run does otherwise than another: metrics, categories, configuration, cost."""
     from reports.compare import compare_command
 
-    typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
+    with as_user_error():
+        folder = compare_command(run_a, run_b, runs, out)
+    typer.echo(folder / "index.html")
 
 
 @app.command()
@@ -224,13 +232,16 @@ def power(
     """What how many seeds can show, by the noise of the records at hand."""
     from reports.power import power_command
 
-    typer.echo("\n".join(as_user_error(power_command, name, runs)))
+    with as_user_error():
+        lines = power_command(name, runs)
+    typer.echo("\n".join(lines))
 
 
-def as_user_error(function, *arguments):
+@contextmanager
+def as_user_error() -> Iterator[None]:
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
-        return function(*arguments)
+        yield
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -388,22 +399,24 @@ def data_index_pool(
     pool: Annotated[Path, typer.Argument(help="The pool's published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path | None, typer.Option("--out", help="The index to write; beside the pool without it.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; all cores without it.")] = None,
+    dataset: OfDataset = None,
 ) -> None:
     """Verify every image of a pool and write its memory-mapped index; goes on where it was when started again."""
     from harness.commands.data_index_pool import index_pool
 
-    typer.echo(index_pool(pool, out, workers))
+    typer.echo(index_pool(pool, out, workers, _numbering(dataset)))
 
 
 @data.command("export")
 def data_export(
     pool: Annotated[Path, typer.Argument(help="The pool: published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
+    dataset: OfDataset = None,
 ) -> None:
     """Write a pool with all its columns as Parquet, which other tools read and `data.pool=` takes."""
     from harness.commands.data_export import export_pool
 
-    typer.echo(export_pool(pool, out))
+    typer.echo(export_pool(pool, out, _numbering(dataset)))
 
 
 @data.command("make-pool")
@@ -428,9 +441,6 @@ def data_make_pool(
 
 
 PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
-OfDataset = Annotated[
-    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
-]
 
 
 @data.command("merge-pools")

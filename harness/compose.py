@@ -165,6 +165,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
         raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+    if config.evaluation.mixed and config.engine.name != "native":
+        raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
     try:
         config.method.validate()
     except ValueError as error:

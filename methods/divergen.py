@@ -59,13 +59,14 @@ class DiverGen(PoolPasting):
 
     def _similar(self, pool: Pool) -> np.ndarray:
         if self.embeddings is not None:
-            value = inter_similarity(Path(self.embeddings), pool.categories)
+            value: np.ndarray = inter_similarity(Path(self.embeddings), pool.categories)
         elif self.similarity_column in pool.columns:
             value = np.asarray(pool.column(self.similarity_column), np.float64)
         else:
             filters.require(pool, (self.similarity_column,), f"similarity={self.similarity}", self.strict_filters)
             return np.ones(len(pool), bool)
-        return np.isnan(value) | (value >= self.similarity)
+        similar: np.ndarray = np.isnan(value) | (value >= self.similarity)
+        return similar
 
     def _of_categories(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
         if self.extra_categories is None:
@@ -75,7 +76,8 @@ class DiverGen(PoolPasting):
         extra = [category for category in pool.present_categories if counts[category] == 0]
         if len(extra) < self.extra_categories:
             raise ValueError(f"divergen's extra_categories is {self.extra_categories}, and the pool has {len(extra)}")
-        return (counts[pool.categories] > 0) | np.isin(pool.categories, extra[: self.extra_categories])
+        kept: np.ndarray = (counts[pool.categories] > 0) | np.isin(pool.categories, extra[: self.extra_categories])
+        return kept
 
     def _of_prompts(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
         if self.prompts is None or len(pool) == 0:
@@ -95,7 +97,8 @@ class DiverGen(PoolPasting):
             raise ValueError(
                 f"divergen keeps the generator {self.generator!r}, and the pool has {', '.join(np.unique(column))}"
             )
-        return column == self.generator
+        own: np.ndarray = column == self.generator
+        return own
 
     def _scaled(self, pool: Pool) -> Pool:
         if not self.scale:  # at scale 0 nothing is drawn, and a pool that is left empty would be taken for a mistake
@@ -140,7 +143,8 @@ def inter_similarity(path: Path, categories: np.ndarray) -> np.ndarray:
     np.add.at(mean, real_categories, real)
     count = np.bincount(real_categories, minlength=size)
     mean = np.where(count[:, None] > 0, mean / np.maximum(count, 1)[:, None], np.nan)
-    return np.einsum("nd,nd->n", pool, mean[categories])
+    cosines: np.ndarray = np.einsum("nd,nd->n", pool, mean[categories])
+    return cosines
 
 
 def _column(pool: Pool, name: str, option: str) -> np.ndarray:

@@ -59,7 +59,8 @@ def clip_at_least(pool: Pool, threshold: float, below_best: float) -> np.ndarray
     score = np.asarray(pool.column("clip_score"), np.float64)
     best = np.full(int(pool.categories.max()) + 1, -np.inf)
     np.maximum.at(best, pool.categories, np.nan_to_num(score, nan=-np.inf))
-    return np.isnan(score) | (score >= np.minimum(threshold, best - below_best)[pool.categories])
+    kept: np.ndarray = np.isnan(score) | (score >= np.minimum(threshold, best - below_best)[pool.categories])
+    return kept
 
 
 def area_within(pool: Pool, low: float, high: float) -> np.ndarray:
@@ -75,7 +76,8 @@ def top_share(categories: np.ndarray, scores: np.ndarray, share: float) -> np.nd
     place = place_in_category(categories, -np.nan_to_num(scores, nan=-np.inf))
     counts = np.bincount(categories, minlength=1)
     quota = np.maximum(1, np.ceil(share * counts - 1e-9)).astype(np.int64)
-    return place < quota[categories]
+    kept: np.ndarray = place < quota[categories]
+    return kept
 
 
 def listed_scores(path: Path, pool: Pool) -> np.ndarray:
@@ -106,7 +108,8 @@ def few_of_each(categories: np.ndarray, groups: np.ndarray, limit: int) -> np.nd
     turn = rng.random(len(categories))
     _, both = np.unique(np.stack([categories, groups]), axis=1, return_inverse=True)
     round_ = place_in_category(both.reshape(-1).astype(np.int64), turn)
-    return place_in_category(categories, round_ + turn) < limit
+    few: np.ndarray = place_in_category(categories, round_ + turn) < limit
+    return few
 
 
 def place_in_category(categories: np.ndarray, key: np.ndarray) -> np.ndarray:

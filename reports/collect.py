@@ -39,7 +39,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the report. record is None where none was left; superseded runs are listed and never counted."""
+    """A run of the report. record is None where none was left; superseded runs are listed and never counted; overrides
+    compose it, where a sweep's manifest has them."""
 
     run_id: str
     settings: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Run:
     record: Record | None
     stale: str = ""
     superseded: bool = False
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Ru
     for run in expected.values():
         if run.run_id not in left:
             settings = _settings_of(run, templates.get(run.name, {}))
-            runs.append(Run(run.run_id, settings, _seed(settings), "missing", None))
+            runs.append(Run(run.run_id, settings, _seed(settings), "missing", None, overrides=tuple(run.overrides)))
     return runs
 
 
@@ -200,7 +202,8 @@ def _found(record: Record, wanted: ExpectedRun | None) -> Run:
     # The same run may bear another name in another sweep, in which it was made.
     settings = {**record.settings, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
-    return Run(record.run_id, settings, _seed(settings), state, record)
+    overrides = tuple(wanted.overrides) if wanted else ()
+    return Run(record.run_id, settings, _seed(settings), state, record, overrides=overrides)
 
 
 def _settings_of(run: ExpectedRun, template: Mapping[str, Any]) -> dict[str, Any]:

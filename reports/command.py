@@ -16,6 +16,7 @@ from reports.spec import Spec, read_spec
 from reports.summary import find_standings
 from reports.table import Table, build_tables, to_frame
 
+REPORTS = Path("report")  # where reports go, below a front page that leads to them all
 FORMATS = ("html", "md", "tex", "csv")
 
 
@@ -26,7 +27,8 @@ def report_command(
     out: Path | None = None,
     published: Path | None = None,
 ) -> Path:
-    """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise.
+    """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise; `report/index.html` leads to
+    all.
 
     name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: of
     `FORMATS`, all without it. published: a CSV of further published results. Raises ValueError with one sentence for
@@ -40,7 +42,12 @@ def report_command(
     if not runs.is_dir():
         raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
     with _no_garbage_collection():
-        return _report(spec, runs, formats, out or Path("report") / spec.name, published)
+        folder = _report(spec, runs, formats, out or REPORTS / spec.name, published)
+    if out is None and "html" in formats:
+        from reports.page import render_front_page
+
+        _write(REPORTS / "index.html", render_front_page(REPORTS))
+    return folder
 
 
 def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published: Path | None) -> Path:

@@ -132,10 +132,12 @@ def _derivatives(
 
 def _within(running: np.ndarray, starts: np.ndarray, category: np.ndarray) -> np.ndarray:
     """A running sum over all detections, begun anew in each category."""
-    return running - np.concatenate([[0], running])[starts[:-1]][category]
+    own: np.ndarray = running - np.concatenate([[0], running])[starts[:-1]][category]
+    return own
 
 
 def _from_here(values: np.ndarray, starts: np.ndarray, category: np.ndarray) -> np.ndarray:
     """The sum of each detection's value and of those that follow it in its category."""
     running = np.concatenate([[0.0], np.cumsum(values)])
-    return running[starts[1:]][category] - running[:-1]
+    behind: np.ndarray = running[starts[1:]][category] - running[:-1]
+    return behind

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import html
 import math
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.collect import Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
@@ -33,6 +36,11 @@ from reports.text import (
     test_text,
 )
 
+if TYPE_CHECKING:
+    import jinja2
+
+FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
+GENERATOR = "harness report"  # what a page says it was written by
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
 
@@ -106,10 +114,11 @@ def render(
         facts=_facts(collection),
         marks=MARKS,
         files=["table.csv", "table.md", "table.tex"],
+        generator=GENERATOR,
     )
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> jinja2.Template:
     import jinja2
 
     environment = jinja2.Environment(
@@ -237,6 +246,8 @@ class ShownRun:
     state: str
     why: str
     figures: list[str]
+    files: list[tuple[str, str]]
+    command: str
     made: list[tuple[str, str]]
 
 
@@ -261,7 +272,10 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
         figures = [number(entry.get(column.key), max(2, spec.decimals)) for column in metrics]
         link = f"{base}/{run.run_id}/record.json" if run.record else ""
         made = _made(run) if in_full else []
-        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, made))
+        there = [name for name in FILES if in_full and run.record and (collection.folder / run.run_id / name).is_file()]
+        files = [(name, f"{base}/{run.run_id}/{name}") for name in there]
+        command = shlex.join(["harness", "run", *run.overrides]) if run.overrides and in_full else ""
+        shown.append(ShownRun(str(run.seed), run.run_id or "–", link, *_state(entry), figures, files, command, made))
     label = spec.label_in_group(row.label, row.group)
     counted = _counted(states(entry for entry in entries if not entry["superseded"]))
     return RowRuns(row.key, label, row.row.about, counted, [heading_of(column) for column in metrics], shown)
@@ -345,6 +359,27 @@ def _duration(seconds: float | None) -> str:
     return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
+@dataclass(frozen=True)
+class ShownReport:
+    name: str
+    title: str
+    written: str
+
+
+def render_front_page(folder: Path) -> str:
+    """A page that leads to every report below `folder`, the newest first."""
+    pages = sorted(folder.glob("*/index.html"), key=lambda page: -page.stat().st_mtime)
+    found = []
+    for page in pages:
+        head = page.read_text(encoding="utf-8")[:2000]
+        title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
+        if title and f'content="{GENERATOR}"' in head:
+            found.append(ShownReport(page.parent.name, html.unescape(title[1]).strip(), _date(page.stat().st_mtime)))
+    return _template("front.html").render(reports=found, generator="harness report, front page")
+
+
 def render_comparison(links: list[tuple[str, str]], sheets: list[Sheet], pictures: list[Picture]) -> str:
     """The page of `harness compare`; links: run_id and relative path of each run's record."""
-    return _template("compare.html").render(links=links, sheets=sheets, pictures=pictures, marks=MARKS)
+    return _template("compare.html").render(
+        links=links, sheets=sheets, pictures=pictures, marks=MARKS, generator=GENERATOR
+    )

@@ -81,7 +81,8 @@ class Picture:
             svg = svg.replace(colour, f"var({variable})")
         svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'", r"font-size: \1px", svg)
         svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-        return re.sub(r"<svg ", f'<svg role="img" aria-label="{_attribute(self.title)}" ', svg, count=1)
+        words = f'role="img" aria-label="{_attribute(self.title)}" aria-describedby="{self.name}-caption"'
+        return svg.replace("<svg ", f"<svg {words} ", 1)
 
 
 def _attribute(text: str) -> str:

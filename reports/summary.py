@@ -117,14 +117,17 @@ def improvement(pairs: Sequence[np.ndarray]) -> np.ndarray:
     for pair in pairs:
         apart = pair[..., 0, :, None] - pair[..., 1, None, :]
         shares.append(((apart > 0) + 0.5 * (apart == 0)).mean(axis=(-1, -2)))
-    return np.mean(shares, axis=0)
+    mean: np.ndarray = np.mean(shares, axis=0)
+    return mean
 
 
 def interquartile_mean(pairs: Sequence[np.ndarray]) -> np.ndarray:
     """(...) the mean of the middle half of all paired differences."""
     from scipy.stats import trim_mean
 
-    return trim_mean(np.concatenate([pair[..., 0, :] - pair[..., 1, :] for pair in pairs], axis=-1), 0.25, axis=-1)
+    apart = np.concatenate([pair[..., 0, :] - pair[..., 1, :] for pair in pairs], axis=-1)
+    middle: np.ndarray = trim_mean(apart, 0.25, axis=-1)
+    return middle
 
 
 def stratified(

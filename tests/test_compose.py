@@ -33,6 +33,8 @@ def test_overrides_reach_the_typed_configuration() -> None:
         (["seed=abc"], ["seed", "abc", "Integer"]),
         (["schedule.precision=bf17"], ["schedule.precision", "'bf16'"]),
         (["foo"], ["'foo'", "key=value"]),
+        (["recipe=bsgl_r50"], ["'bsgal_r50'"]),
+        (["recipe=bsgal_r50", "method=xpaste"], ["recipe=bsgal_r50 method=xpaste", "method.empty_reference"]),
         (["schedule.batch_per_rank=3"], ["schedule.global_batch=8", "schedule.batch_per_rank=3"]),
         (["train=false"], ["weights=FILE"]),
         (["method_paths=[nowhere.py]"], ["nowhere.py", "does not exist"]),

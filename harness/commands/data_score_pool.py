@@ -88,11 +88,13 @@ class _OpenClip:
         from PIL import Image
 
         batch = torch.stack([self.transform(Image.fromarray(picture)) for picture in pictures])
-        return self.model.encode_image(batch.to(self.device))
+        encoded: Tensor = self.model.encode_image(batch.to(self.device))
+        return encoded
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        return self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+        encoded: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+        return encoded
 
 
 def _unit(vectors: Tensor) -> Tensor:

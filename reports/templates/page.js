@@ -1,3 +1,5 @@
+const announced = document.getElementById("announced");
+
 // Sorting: a heading's button turns its column down, up, and back to the report's own order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
@@ -10,6 +12,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       if (next !== "none") heading.setAttribute("aria-sort", next);
       body.append(...(next === "none" ? original : sorted(original, place, next)));
+      const name = heading.innerText.trim() || "the first column";
+      announced.textContent = next === "none" ? "Rows in the report's own order." : `Sorted by ${name}, ${next}.`;
     });
   });
 }
@@ -35,3 +39,20 @@ function open() {
 }
 addEventListener("hashchange", open);
 open();
+
+// A run's command goes to the clipboard.
+for (const button of document.querySelectorAll("button.copy")) {
+  button.addEventListener("click", async () => {
+    const code = button.previousElementSibling;
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      announced.textContent = "Copied.";
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(code); // a page opened from disk may not write it: one key more
+    }
+  });
+}
+
+// On paper nothing is folded.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));

@@ -87,9 +87,10 @@ def made_table(rng: np.random.Generator, layout: Layout) -> tuple[np.ndarray, np
     return 100 * (ap[1] - ap[0]), 100 * (moved[1] - moved[0])
 
 
-def percentile(rng: np.random.Generator, values: np.ndarray, moved: np.ndarray) -> tuple[float, float]:
-    """Quantiles over resampled seeds and images."""
-    images = rng.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), RESAMPLES) - 1
+def percentile(
+    rng: np.random.Generator, images: np.ndarray, values: np.ndarray, moved: np.ndarray
+) -> tuple[float, float]:
+    """Quantiles over resampled seeds and images; images (RESAMPLES, IMAGES): how much more than once each counts."""
     seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES) / len(values)
     means = (seeds * (values + images @ moved.T)).sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -102,12 +103,13 @@ def simulate(name: str, layout: Layout, tables: int, seed: int) -> None:
     made = np.full((len(SEEDS), len(places), tables, 5), np.nan)  # mean, low, high; low and high of percentiles
     for table in range(tables):
         values, moved = made_table(rng, layout)
+        images = rng.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), RESAMPLES) - 1.0
         for i, n in enumerate(SEEDS):
             pairs = [values[:n, place] for place in places]
             found = differences(pairs, [image_part(moved[:n, place]) for place in places], LEVEL)
             for j, (place, each) in enumerate(zip(places, found, strict=True)):
                 assert each is not None
-                bounds = percentile(rng, values[:n, place], moved[:n, place])
+                bounds = percentile(rng, images, values[:n, place], moved[:n, place])
                 made[i, j, table] = each.mean, each.low, each.high, *bounds
     truth = made[-1, :, :, 0].mean(axis=1)
     for i, n in enumerate(SEEDS):

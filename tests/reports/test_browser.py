@@ -125,3 +125,66 @@ def test_the_comparison_page(browser, paper_main: Path) -> None:  # type: ignore
         view(browser, folder / "index.html", width)
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_on_paper_nothing_is_cut_and_nothing_is_folded(browser, paper_main: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, paper_main / "index.html", 1032)  # A4 landscape within its margins
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    wide = "return [...document.querySelectorAll('.scroll, .drawing')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(browser.execute_script(wide)) <= 1
+    assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
+    heading = "return getComputedStyle(document.querySelector('h2')).breakAfter"
+    assert browser.execute_script(heading) == "avoid"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_text_in_figures_is_readable(browser, mini: Path, width: int) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", width)
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg')].flatMap(s => [...s.querySelectorAll('text')].map(t => "
+        "parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width))"
+    )
+    assert min(sizes) >= 11
+    described = "return [...document.querySelectorAll('figure svg')].map(s => s.getAttribute('aria-describedby'))"
+    for caption in browser.execute_script(described):
+        assert len(browser.find_element("id", caption).text) > 20
+
+
+def test_sorting_is_shown_and_told(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", 400)
+    arrow = "return getComputedStyle(document.querySelector('#results-all th .arrow'), '::after').content"
+    assert browser.execute_script(arrow) == '"↕"'
+    browser.find_element("css selector", "#results-all thead th:first-child button").click()
+    told = browser.find_element("id", "announced")
+    assert told.get_attribute("aria-live") == "polite"
+    assert told.get_attribute("textContent").startswith("Sorted by method")
+
+
+def test_a_runs_files_and_command_are_at_hand(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", 1280)
+    browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    run = browser.find_element("css selector", "#runs-bsgal .run")
+    assert [link.text for link in run.find_elements("css selector", ".run-files a")] == ["record.json"]
+    command = run.find_element("css selector", ".command code").text
+    assert command.startswith("harness run ")
+    assert "method=bsgal" in command
+    run.find_element("css selector", "button.copy").click()  # either copies or selects, and complains of nothing
+    assert browser.get_log("browser") == []
+    contents = browser.find_elements("css selector", ".contents a")
+    assert contents[0].text == "Results"
+    assert contents[-1].text == "Runs"
+
+
+def test_the_front_page_leads_to_every_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini: Path) -> None:
+    from reports.command import report_command
+
+    monkeypatch.chdir(tmp_path)
+    runs = mini.parent / "runs"
+    (tmp_path / "mine.yaml").write_text("title: Mine & others\nrows: {bsgal: {}}\ncolumns: [AP_box]")
+    for name in ("mini", "mine.yaml"):
+        report_command(name, runs, ["html"])
+    front = (tmp_path / "report" / "index.html").read_text()
+    assert '<a href="mine/index.html">Mine &amp; others</a>' in front
+    assert front.index("mine/index.html") < front.index("mini/index.html")  # the newest first

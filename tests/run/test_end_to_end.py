@@ -113,7 +113,7 @@ def test_a_run_that_is_killed_resumes_to_the_same_figures_and_decisions(tmp_path
     ("arguments", "words"),
     [
         (["run", "method=bsgl"], ["did you mean 'bsgal'?"]),
-        (["run", "data=lvis_v1", "data.root=nowhere"], ["nowhere", "does not exist"]),
+        (["run", "recipe=baseline_r50", "data.root=nowhere"], ["nowhere", "does not exist"]),
         (["run", "method=xpaste", "data.pool=haf_bad"], ["data.pool=haf_bad", "'half_bad'"]),
         (["run", "train=false", "weights=none.pth"], ["none.pth does not exist"]),
         (["sweep", "minni"], ["minni", "'mini'"]),

@@ -55,7 +55,7 @@ def categories_of(path: Path, content: Mapping[str, Any], numbering: Numbering |
             )
         return {key: int(key) for key in keys}
     if numbering is None:
-        raise UserError(f"{path}: names categories by {by}, and no dataset tells which they are; add data=lvis_v1")
+        raise UserError(f"{path}: names categories by {by}, and no dataset tells which they are; add --data lvis_v1")
     numbers = numbering.numbers(by)
     for key in keys:
         if key not in numbers:
