@@ -13,7 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from backbones.strides import level_of
 
 
-class FrozenNorm(FrozenBatchNorm2d):
+class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]
     """Batch norm with constant statistics and affine parameters, in the input's dtype.
 
     torchvision's own turns half-precision activations into float32.

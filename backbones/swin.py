@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,7 +82,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         x = self.proj(F.pad(x, (0, -width % 4, 0, -height % 4)))
-        return self.norm(x.permute(0, 2, 3, 1))
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return normed
 
 
 class Stage(nn.Module):
@@ -129,7 +131,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.drop_path(self._attend(self.norm1(x), mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        mixed: Tensor = self.drop_path(self.mlp(self.norm2(x)))
+        return x + mixed
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         n, height, width, channels = x.shape

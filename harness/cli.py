@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.data.pool.numbering import Numbering
 
 app = typer.Typer(
     name="harness",
@@ -21,9 +26,11 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Datasets and instance pools: check, index, look at.", no_args_is_help=True)
 methods = typer.Typer(help="The methods under comparison: list, make a new one, check one.")
+recipes = typer.Typer(help="The papers' configurations by one word: list, show one beside the published file.")
 weights = typer.Typer(help="Checkpoints: look into and convert, without a GPU.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(methods, name="methods")
+app.add_typer(recipes, name="recipes")
 app.add_typer(weights, name="weights")
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
@@ -34,6 +41,9 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+OfDataset = Annotated[
+    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+]
 _USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -194,7 +204,8 @@ def report(
     """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
     from reports.command import report_command
 
-    folder = as_user_error(report_command, name, runs, formats.split(","), out, published)
+    with as_user_error():
+        folder = report_command(name, runs, formats.split(","), out, published)
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 
@@ -208,7 +219,9 @@ def compare(
     """What one run does otherwise than another: metrics, categories, configuration, cost."""
     from reports.compare import compare_command
 
-    typer.echo(as_user_error(compare_command, run_a, run_b, runs, out) / "index.html")
+    with as_user_error():
+        folder = compare_command(run_a, run_b, runs, out)
+    typer.echo(folder / "index.html")
 
 
 @app.command()
@@ -219,15 +232,38 @@ def power(
     """What how many seeds can show, by the noise of the records at hand."""
     from reports.power import power_command
 
-    typer.echo("\n".join(as_user_error(power_command, name, runs)))
+    with as_user_error():
+        lines = power_command(name, runs)
+    typer.echo("\n".join(lines))
 
 
-def as_user_error(function, *arguments):
+@contextmanager
+def as_user_error() -> Iterator[None]:
     """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
     try:
-        return function(*arguments)
+        yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@recipes.callback(invoke_without_command=True)
+def recipes_list(context: typer.Context) -> None:
+    """The recipes: paper, file of origin, GPUs, hours and figures as published."""
+    if context.invoked_subcommand is None:
+        from harness.commands.recipes import list_command
+
+        list_command()
+
+
+@recipes.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="A recipe.")]) -> None:
+    """One recipe: for every setting ours beside the published value, with file and line of origin."""
+    from harness.commands.recipes import show_command
+
+    show_command(name)
 
 
 # ---------------------------------------------------------------------- methods and what they decided
@@ -363,22 +399,101 @@ def data_index_pool(
     pool: Annotated[Path, typer.Argument(help="The pool's published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path | None, typer.Option("--out", help="The index to write; beside the pool without it.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; all cores without it.")] = None,
+    dataset: OfDataset = None,
 ) -> None:
     """Verify every image of a pool and write its memory-mapped index; goes on where it was when started again."""
     from harness.commands.data_index_pool import index_pool
 
-    typer.echo(index_pool(pool, out, workers))
+    typer.echo(index_pool(pool, out, workers, _numbering(dataset)))
 
 
 @data.command("export")
 def data_export(
     pool: Annotated[Path, typer.Argument(help="The pool: published JSON, an Arrow index or Parquet.")],
     out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
+    dataset: OfDataset = None,
 ) -> None:
     """Write a pool with all its columns as Parquet, which other tools read and `data.pool=` takes."""
     from harness.commands.data_export import export_pool
 
-    typer.echo(export_pool(pool, out))
+    typer.echo(export_pool(pool, out, _numbering(dataset)))
+
+
+@data.command("make-pool")
+def data_make_pool(
+    pictures: Annotated[Path, typer.Argument(help="A folder with one folder of pictures a category.")],
+    out: Annotated[Path, typer.Option("--out", help="The pool to write, NAME.json.")],
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option("--masks", help="Masks, laid out and named alike; repeat for several a picture."),
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="What the folders are: name, synset, lvis_id or index.")] = "name",
+    similarity: Annotated[Path | None, typer.Option("--similarity", help="DiverGen's CSV of similarities.")] = None,
+) -> None:
+    """A pool of a folder of pictures with masks; results.json beside the masks gives CLIP scores and areas.
+
+    What is known of each instance goes into NAME.columns.csv: category and path as they stand in NAME.json, then
+    clip_score (percent), area_fraction (0..1), inter_similarity, generator, prompt_id, or columns of your own.
+    """
+    from harness.commands.data_pools import make_pool
+
+    typer.echo(make_pool(pictures, masks or [], out, by, similarity))
+
+
+PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
+
+
+@data.command("merge-pools")
+def data_merge_pools(
+    pools: Annotated[list[Path], typer.Argument(help="Pools of any format.")], out: PoolOut, dataset: OfDataset = None
+) -> None:
+    """One pool of several, with the columns of all."""
+    from harness.commands.data_pools import merge_pools
+
+    typer.echo(merge_pools(pools, out, _numbering(dataset)))
+
+
+@data.command("subset-pool")
+def data_subset_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    out: PoolOut,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="COLUMN>=VALUE, <= or =; such as generator=sd. Repeat it.")
+    ] = None,
+    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many, at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is random.")] = 0,
+    dataset: OfDataset = None,
+) -> None:
+    """A part of a pool: by its columns, and so many of each category."""
+    from harness.commands.data_pools import subset_pool
+
+    typer.echo(subset_pool(pool, out, _numbering(dataset), where or [], per_category, seed))
+
+
+@data.command("score-pool")
+def data_score_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    weights_file: Annotated[Path, typer.Option("--weights", help="The CLIP model's weights, a local file.")],
+    out: PoolOut,
+    model: Annotated[str, typer.Option("--model", help="open_clip's name of the model.")] = "ViT-L-14-quickgelu",
+    dataset: Annotated[str, typer.Option("--data", help="The dataset whose category names are asked for.")] = "lvis_v1",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Score every instance by CLIP as X-Paste does, into the column clip_score; takes `pip install open_clip_torch`."""
+    from harness.commands.data_score_pool import open_clip_encoder, score_pool
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+
+    known = Dataset(compose([f"data={dataset}"]).config.data).train
+    typer.echo(score_pool(pool, out, known, open_clip_encoder(model, weights_file, device)))
+
+
+def _numbering(dataset: str | None) -> Numbering | None:
+    from harness.compose import compose
+    from harness.data.dataset import Dataset
+    from harness.data.pool.numbering import Numbering
+
+    return Numbering(Dataset(compose([f"data={dataset}"]).config.data).train) if dataset else None
 
 
 @data.command("pool-stats")

@@ -16,6 +16,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -28,10 +29,14 @@ from harness.errors import UserError, first_line, nearest
 
 @dataclass(frozen=True)
 class Composed:
-    """A validated configuration. choices: every configuration group with the option that was chosen, given or not."""
+    """A validated configuration.
+
+    choices: every configuration group with the option that was chosen, given or not. overrides: what was given.
+    """
 
     config: RunConfig
     choices: dict[str, str | None]
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def compose(overrides: Sequence[str]) -> Composed:
     register_groups(overrides)
     try:
         with _hydra():
-            return validated(*_composed_tree(overrides))
+            return validated(*_composed_tree(overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, overrides) from error
 
@@ -62,7 +67,7 @@ def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
         raise explained(error, overrides) from error
 
 
-def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
+def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Sequence[str]) -> Composed:
     """The typed configuration of a composed tree, checked for options that contradict one another.
 
     `choices`: as Hydra has them, its own groups among them.
@@ -70,7 +75,7 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None]) -> Composed:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     _validate(config)
-    return Composed(config, _without_hydra_s(choices))
+    return Composed(config, _without_hydra_s(choices), tuple(overrides))
 
 
 def _without_hydra_s(choices: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -105,10 +110,8 @@ def _method_paths(override: str) -> list[str]:
     """The files of an override `method_paths=[...]`; none of another one, or of one that composing will refuse."""
     if not override.lstrip("+").startswith("method_paths="):
         return []
-    try:
-        value = OverridesParser.create().parse_override(override).value()
-    except HydraException:
-        return []
+    read = _override(override)
+    value = read.value() if read else None
     return [str(path) for path in value] if isinstance(value, list) else []
 
 
@@ -162,6 +165,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
         raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+    if config.evaluation.mixed and config.engine.name != "native":
+        raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
     try:
         config.method.validate()
     except ValueError as error:
@@ -176,29 +181,41 @@ def explained(error: Exception, overrides: Sequence[str]) -> UserError:
 
 def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     groups = _group_options()
-    valid = [text for text in overrides if (pair := text.partition("="))[0] in groups and pair[2] in groups[pair[0]]]
-    tree, choices = _composed_tree(valid)
-    known = list(_flat(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
+    read = {text: _override(text) for text in overrides}
+    for text, override in read.items():
+        if override is None:
             return f"cannot read the override '{text}': write key=value (quote values that hold spaces or commas)"
         key, value = override.key_or_group, override.value()
-        if key in groups:
-            if isinstance(value, str) and value not in groups[key]:
-                return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"
-        elif not override.is_add() and not any(key == name or name.startswith(f"{key}.") for name in known):
-            kind = f" for method={choices['method']}" if key.startswith("method.") else ""
-            names = [*known, *groups]
-            return f"{text}: no such key '{key}'{kind}; {nearest(key, names)}"
+        if key in groups and isinstance(value, str) and value not in groups[key]:
+            return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"
+    chosen = [text for text, override in read.items() if override is not None and override.key_or_group in groups]
+    try:
+        tree, choices = _composed_tree(chosen)
+    except (HydraException, OmegaConfBaseException) as clash:
+        return f"{' '.join(chosen)}: {_innermost(clash)}"
+    known = list(_flat(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
+    for text, override in read.items():
+        assert override is not None
+        key = override.key_or_group
+        if key in groups or override.is_add() or any(key == name or name.startswith(f"{key}.") for name in known):
+            continue
+        kind = f" for method={choices['method']}" if key.startswith("method.") else ""
+        return f"{text}: no such key '{key}'{kind}; {nearest(key, [*known, *groups])}"
     return _innermost(error)
+
+
+def _override(text: str) -> Override | None:
+    """An override as Hydra reads it; None where it cannot."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
 
 
 def _innermost(error: BaseException) -> str:
     """The first line of the innermost error that says something, with the key that it is about."""
     chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None:
+    while cause := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__):
         chain.append(cause)
     spoken = [e for e in chain if str(e).strip()]
     deepest = spoken[-1] if spoken else error

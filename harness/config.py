@@ -198,6 +198,7 @@ class EvaluationConfig:
     batch: int = 1  # with more, what images are padded to depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
+    mixed: bool = False  # backbone and pyramid in schedule.precision, as in training; engine=native alone
     save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
 
 

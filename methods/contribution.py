@@ -28,7 +28,8 @@ class GradientCache:
 
     def norm(self) -> Tensor:
         wide = torch.promote_types(self.mean.dtype, torch.float32)
-        return torch.linalg.vector_norm(self.mean, dtype=wide)
+        norm: Tensor = torch.linalg.vector_norm(self.mean, dtype=wide)
+        return norm
 
     def product(self, gradient: Tensor) -> Tensor:
         """Inner product with a gradient (P,), a scalar on the device."""

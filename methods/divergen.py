@@ -63,19 +63,22 @@ class DiverGen(PoolPasting):
 
     def _similar(self, pool: Pool) -> np.ndarray:
         if self.embeddings is not None:
-            value = inter_similarity(Path(self.embeddings), pool.categories)
+            value: np.ndarray = inter_similarity(Path(self.embeddings), pool.categories)
         elif self.similarity_column in pool.columns:
             value = np.asarray(pool.column(self.similarity_column), np.float64)
         else:
+            filters.require(pool, (self.similarity_column,), f"similarity={self.similarity}", self.strict_filters)
             return np.ones(len(pool), bool)
-        return np.isnan(value) | (value >= self.similarity)
+        similar: np.ndarray = np.isnan(value) | (value >= self.similarity)
+        return similar
 
     def _original_categories(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
         if self.category_diversity:
             return np.ones(len(pool), bool)
         counts = np.zeros(max(len(dataset.image_count), int(pool.categories.max(initial=0)) + 1), np.int64)
         counts[: len(dataset.image_count)] = dataset.image_count
-        return counts[pool.categories] > 0
+        known: np.ndarray = counts[pool.categories] > 0
+        return known
 
     def _first_prompts(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
         if self.prompt_diversity or len(pool) == 0:
@@ -83,7 +86,8 @@ class DiverGen(PoolPasting):
         _, prompt = np.unique(_column(pool, "prompt_id", "prompt_diversity"), return_inverse=True)
         first = np.full(int(pool.categories.max()) + 1, np.iinfo(np.int64).max)
         np.minimum.at(first, pool.categories, prompt)
-        return prompt == first[pool.categories]
+        is_first: np.ndarray = prompt == first[pool.categories]
+        return is_first
 
     def _one_generator(self, pool: Pool, dataset: DatasetFacts) -> np.ndarray:
         if self.generator_diversity or len(pool) == 0:
@@ -93,7 +97,8 @@ class DiverGen(PoolPasting):
         chosen = self.generator or values[counts.argmax()]
         if chosen not in values:
             raise ValueError(f"divergen keeps the generator {chosen!r}, and the pool has {', '.join(values)}")
-        return column == chosen
+        is_chosen: np.ndarray = column == chosen
+        return is_chosen
 
     def _scaled(self, pool: Pool) -> Pool:
         if not self.scale:  # at scale 0 nothing is drawn, and a pool that is left empty would be taken for a mistake
@@ -138,7 +143,8 @@ def inter_similarity(path: Path, categories: np.ndarray) -> np.ndarray:
     np.add.at(mean, real_categories, real)
     count = np.bincount(real_categories, minlength=size)
     mean = np.where(count[:, None] > 0, mean / np.maximum(count, 1)[:, None], np.nan)
-    return np.einsum("nd,nd->n", pool, mean[categories])
+    cosines: np.ndarray = np.einsum("nd,nd->n", pool, mean[categories])
+    return cosines
 
 
 def _column(pool: Pool, name: str, switch: str) -> np.ndarray:

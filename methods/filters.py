@@ -1,13 +1,33 @@
-"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns."""
+"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns.
+
+`require` says so, or refuses.
+"""
 
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from methods.contract import Pool
+
+log = logging.getLogger(__name__)
+
+
+def require(pool: Pool, columns: tuple[str, ...], what: str, strict: bool) -> None:
+    """Warns, or with `strict` raises ValueError, when a pool lacks columns that the filter `what` reads."""
+    missing = [name for name in columns if name not in pool.columns]
+    if not missing or len(pool) == 0:
+        return
+    sentence = (
+        f"{what} reads {' and '.join(missing)}, which the pool lacks: `harness data index-pool` measures areas, "
+        "`harness data score-pool` scores, and NAME.columns.csv beside the pool holds your own (docs/pools.md)"
+    )
+    if strict:
+        raise ValueError(sentence)
+    log.warning("%s; it drops nothing by them", sentence)
 
 
 def highest_clip_mask(pool: Pool) -> np.ndarray:
@@ -36,7 +56,8 @@ def clip_at_least(pool: Pool, threshold: float, below_best: float) -> np.ndarray
     score = np.asarray(pool.column("clip_score"), np.float64)
     best = np.full(int(pool.categories.max()) + 1, -np.inf)
     np.maximum.at(best, pool.categories, np.nan_to_num(score, nan=-np.inf))
-    return np.isnan(score) | (score >= np.minimum(threshold, best - below_best)[pool.categories])
+    kept: np.ndarray = np.isnan(score) | (score >= np.minimum(threshold, best - below_best)[pool.categories])
+    return kept
 
 
 def area_within(pool: Pool, low: float, high: float) -> np.ndarray:
@@ -52,7 +73,8 @@ def top_share(categories: np.ndarray, scores: np.ndarray, share: float) -> np.nd
     place = place_in_category(categories, -np.nan_to_num(scores, nan=-np.inf))
     counts = np.bincount(categories, minlength=1)
     quota = np.maximum(1, np.ceil(share * counts - 1e-9)).astype(np.int64)
-    return place < quota[categories]
+    kept: np.ndarray = place < quota[categories]
+    return kept
 
 
 def listed_scores(path: Path, pool: Pool) -> np.ndarray:

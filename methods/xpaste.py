@@ -29,7 +29,8 @@ class PoolPasting(Method):
     """Pastes instances of the pool by X-Paste's rule.
 
     max_samples: an image gets a uniform number in 0..max_samples-1. groups: frequency groups (letters of r, c, f)
-    that instances are taken from. filtered: applies X-Paste's offline filter where the pool has the columns.
+    that instances are taken from. filtered: applies X-Paste's offline filter. strict_filters: a filter
+    whose columns the pool lacks is an error, not a warning.
     """
 
     pastes = True
@@ -42,6 +43,7 @@ class PoolPasting(Method):
     clip_below_best: float = 1.0  # without it, a hard threshold leaves rare categories empty
     area_min: float = 0.05  # share of the instance's own image
     area_max: float = 0.95
+    strict_filters: bool = False
 
     def validate(self) -> None:
         if self.max_samples < 1:
@@ -78,6 +80,7 @@ class PoolPasting(Method):
 
     def clean(self, pool: Pool) -> Pool:
         """X-Paste's offline filter: one mask an image, then CLIP score and area fraction."""
+        filters.require(pool, ("clip_score", "area_fraction"), "filtered=true", self.strict_filters)
         pool = pool.subset(np.flatnonzero(filters.highest_clip_mask(pool)))
         keep = filters.clip_at_least(pool, self.clip_threshold, self.clip_below_best)
         return pool.subset(np.flatnonzero(keep & filters.area_within(pool, self.area_min, self.area_max)))

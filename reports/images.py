@@ -3,13 +3,12 @@
 A bootstrap over images asks how AP varies when each image counts 0, 1, 2, ... times. Its variance over infinitely many
 resamples is, to first order, the sum of squares of AP's derivatives by the images' weights (the infinitesimal
 jackknife: Efron 1982, The jackknife, the bootstrap and other resampling plans). One pass over the matches gives them:
-no detection is matched again, no draw is made, and it takes a hundredth of the time of a thousand resamples, with which
-tests compare it. Derivatives of two runs subtract image by image, so that what makes an image hard for both cancels
-out.
+no detection is matched again and no draw is made; a test compares them with a thousand exact resamples. Derivatives of
+two runs subtract image by image, so that what makes an image hard for both cancels out.
 
 Where few images hold a category, resampling understates how its AP varies: a mean of m images by (m - 1) / m, and a
 category in a single image hardly varies at all. So derivatives are stretched by sqrt(m / (m - 1)), and a category in a
-single image counts with what its removal does to the mean (the jackknife). In LVIS that is a quarter of the width.
+single image counts with what its removal does to the mean (the jackknife).
 """
 
 from __future__ import annotations
@@ -132,10 +131,12 @@ def _derivatives(
 
 def _within(running: np.ndarray, starts: np.ndarray, category: np.ndarray) -> np.ndarray:
     """A running sum over all detections, begun anew in each category."""
-    return running - np.concatenate([[0], running])[starts[:-1]][category]
+    own: np.ndarray = running - np.concatenate([[0], running])[starts[:-1]][category]
+    return own
 
 
 def _from_here(values: np.ndarray, starts: np.ndarray, category: np.ndarray) -> np.ndarray:
     """The sum of each detection's value and of those that follow it in its category."""
     running = np.concatenate([[0.0], np.cumsum(values)])
-    return running[starts[1:]][category] - running[:-1]
+    behind: np.ndarray = running[starts[1:]][category] - running[:-1]
+    return behind

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.collect import Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
@@ -35,6 +35,9 @@ from reports.text import (
     standing_notes,
     test_text,
 )
+
+if TYPE_CHECKING:
+    import jinja2
 
 FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
 GENERATOR = "harness report"  # what a page says it was written by
@@ -115,7 +118,7 @@ def render(
     )
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> jinja2.Template:
     import jinja2
 
     environment = jinja2.Environment(

@@ -121,14 +121,17 @@ def improvement(pairs: Sequence[np.ndarray]) -> np.ndarray:
         n = pair.shape[-1]
         ranks = rankdata(np.concatenate([pair[..., 0, :], pair[..., 1, :]], axis=-1), axis=-1)[..., :n]
         shares.append((ranks.sum(axis=-1) - n * (n + 1) / 2) / n**2)  # Mann and Whitney's U
-    return np.mean(shares, axis=0)
+    mean: np.ndarray = np.mean(shares, axis=0)
+    return mean
 
 
 def interquartile_mean(pairs: Sequence[np.ndarray]) -> np.ndarray:
     """(...) the mean of the middle half of all paired differences."""
     from scipy.stats import trim_mean
 
-    return trim_mean(np.concatenate([pair[..., 0, :] - pair[..., 1, :] for pair in pairs], axis=-1), 0.25, axis=-1)
+    apart = np.concatenate([pair[..., 0, :] - pair[..., 1, :] for pair in pairs], axis=-1)
+    middle: np.ndarray = trim_mean(apart, 0.25, axis=-1)
+    return middle
 
 
 def stratified(

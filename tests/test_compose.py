@@ -52,7 +52,7 @@ def test_every_group_s_option_is_known_whether_it_was_given_or_not() -> None:
     choices = compose(["method=bsgal", "schedule=mini_continue"]).choices
     given = {"method": "bsgal", "schedule": "mini_continue"}
     defaults = {"data": "mini", "detector": "small", "engine": "native", "evaluation": "lvis", "launcher": "local"}
-    assert choices == {**given, **defaults, "backbone": "resnet18"}
+    assert choices == {**given, **defaults, "backbone": "resnet18", "recipe": None}
 
 
 def test_the_cache_folder_is_the_user_s_or_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:

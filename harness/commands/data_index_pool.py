@@ -23,6 +23,7 @@ from tqdm import tqdm
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.cutout import ALPHA_THRESHOLD, Fault, FaultyInstance, isolate, read_rgba
 from harness.data.pool.index import read_pool, write_index
+from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
@@ -58,7 +59,9 @@ class IndexSummary:
         return "\n".join([*lines, f"  listed in {self.fault_list}"] if self.faults else lines)
 
 
-def index_pool(source: Path, out: Path | None = None, workers: int | None = None) -> IndexSummary:
+def index_pool(
+    source: Path, out: Path | None = None, workers: int | None = None, numbering: Numbering | None = None
+) -> IndexSummary:
     """Reads and checks every image of a pool and writes an index of the good ones, NAME.arrow without `out`.
 
     Adds the columns width, height (of the generated image), area_fraction (of the instance), sha1 (of the files'
@@ -66,7 +69,7 @@ def index_pool(source: Path, out: Path | None = None, workers: int | None = None
     and started again it goes on where it was. Raises UserError when the pool cannot be read or nothing in it is good.
     """
     out = source.with_suffix(".arrow") if out is None else out
-    table = read_pool(source)
+    table = read_pool(source, numbering)
     if len(table) == 0:
         raise UserError(f"{source}: the pool is empty")
     partial = out.with_name(f".{out.stem}-{fingerprint(source)[:16]}.partial")

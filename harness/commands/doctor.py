@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "mmdet": ("mmdet", "mmengine", "mmcv", "mmcv-lite"),
 }
 EVALUATORS = ("lvis",)
+LEAST_SHARED_GIB = 2.0  # some batches of 4 images of 896² with many instances, for each of two workers
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct")
 
 
@@ -65,6 +66,7 @@ def findings() -> Iterator[Finding]:
         yield _engine(engine)
     yield from map(_evaluator, EVALUATORS)
     yield _slurm()
+    yield _shared_memory()
     yield _datasets()
 
 
@@ -131,6 +133,17 @@ def _slurm() -> Finding:
     if pinged.returncode or "UP" not in pinged.stdout:
         return Finding("SLURM", "broken", f"its commands are here, but no controller answers: {answer}")
     return Finding("SLURM", "ok", f"{done.stdout.strip()}; {answer}")
+
+
+def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+    """Batches come from loader workers through it; a container has 64 MiB unless told otherwise."""
+    if not folder.is_dir():
+        return Finding("shared memory", "ok", f"no {folder} on this system; batches go the way it offers")
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < LEAST_SHARED_GIB:
+        detail = f"{folder} has {free:.2f} GiB free; loader workers die of a bus error when it is full"
+        return Finding("shared memory", "broken", detail, "docker run --shm-size=16g, or train with data.workers=0")
+    return Finding("shared memory", "ok", f"{folder} has {free:.0f} GiB free")
 
 
 def _datasets() -> Finding:

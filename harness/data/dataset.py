@@ -14,6 +14,7 @@ from harness.data.lvis.cache import load_annotations
 from harness.data.mini.make import make_mini
 from harness.data.mini.truth import CLEAN, kinds_of
 from harness.data.pool.index import check_categories, open_pool
+from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import InstancePool, empty_pool
 from harness.data.seeding import generator
 from harness.errors import UserError, nearest
@@ -108,7 +109,7 @@ class Dataset:
         path = self.pool_file
         if path is None:
             raise UserError("data.pool names no pool; give data.pool=PATH, or --pool")
-        return open_pool(path, self.num_classes, self.cache)
+        return open_pool(path, self.num_classes, self.cache, Numbering(self.train))
 
     def prepared_pool(self, method: Method, seed: int) -> InstancePool:
         """The configured pool as a method prepares it; an empty one for a method that does not paste.
@@ -119,7 +120,7 @@ class Dataset:
             return empty_pool()
         path = self.pool_file
         # A method may drop the categories that the dataset lacks, so they are checked in what it leaves.
-        pool = empty_pool() if path is None else open_pool(path, None, self.cache)
+        pool = empty_pool() if path is None else open_pool(path, None, self.cache, Numbering(self.train))
         try:
             prepared = method.prepare(pool, self.facts, generator(seed, "prepare"))
         except ValueError as error:

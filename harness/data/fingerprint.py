@@ -34,7 +34,7 @@ def fingerprint(path: Path) -> str:
     return digest
 
 
-def _remembered(memo: Path, stamp: list) -> str | None:
+def _remembered(memo: Path, stamp: list[str | int]) -> str | None:
     try:
         entry = json.loads(memo.read_text())
         return entry["sha256"] if entry["stamp"] == stamp else None
@@ -42,7 +42,7 @@ def _remembered(memo: Path, stamp: list) -> str | None:
         return None
 
 
-def _remember(memo: Path, stamp: list, digest: str) -> None:
+def _remember(memo: Path, stamp: list[str | int], digest: str) -> None:
     # A home folder that cannot be written only costs time, so it is no error.
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)

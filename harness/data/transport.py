@@ -51,7 +51,8 @@ def pack(batch: Batch) -> PackedBatch:
 def unpack(packed: PackedBatch) -> Batch:
     """The batch, its tensors being views of the block."""
     block = packed.block.numpy()
-    return pickle.loads(packed.structure, buffers=[block[start:end] for start, end in packed.spans])
+    batch: Batch = pickle.loads(packed.structure, buffers=[block[start:end] for start, end in packed.spans])
+    return batch
 
 
 def _as_array(tensor: Tensor) -> tuple[Any, tuple[np.ndarray]]:

@@ -89,7 +89,8 @@ class CenterNet2(nn.Module):
 
     def features(self, batch: Tensor) -> list[Tensor]:
         """The pyramid's levels, finest first."""
-        return self.fpn(self.backbone(batch))
+        levels: list[Tensor] = self.fpn(self.backbone(batch))
+        return levels
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -216,4 +217,5 @@ def best_after_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, thresh
         if len(keep) == count and bool(scores[keep[-1]] > scores[top].min()):
             return keep
         taken *= 4
-    return batched_nms(boxes, scores, labels, threshold)[:count]
+    kept: Tensor = batched_nms(boxes, scores, labels, threshold)[:count]
+    return kept

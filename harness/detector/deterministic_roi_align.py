@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 CHUNK_FLOATS = 2**26  # of a chunk's largest intermediate: 256 MiB

@@ -54,9 +54,10 @@ def align(feature: Tensor, rois: Tensor, resolution: int, scale: float) -> Tenso
     is called, and the gradient is ours.
     """
     if torch.are_deterministic_algorithms_enabled() and feature.is_cuda:
-        pooled: Tensor = DeterministicRoiAlign.apply(feature, rois, resolution, scale)
-        return pooled
-    return ops.roi_align(feature, rois, resolution, scale, 0, aligned=True)
+        pooled: Tensor = DeterministicRoiAlign.apply(feature, rois, resolution, scale)  # type: ignore[no-untyped-call]
+    else:
+        pooled = ops.roi_align(feature, rois, resolution, scale, 0, aligned=True)
+    return pooled
 
 
 def _bilinear(

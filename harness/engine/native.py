@@ -36,20 +36,29 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Nati
         raise UserError(f"detector and backbone do not fit: {error}") from error
     if member.weights:
         load_backbone(backbone, Path(member.weights))
-    return NativeEngine(module, config.schedule.precision, config.schedule.channels_last, config.train)
+    schedule = config.schedule
+    return NativeEngine(module, schedule.precision, schedule.channels_last, config.train, config.evaluation.mixed)
 
 
 class NativeEngine:
     """Drives a CenterNet2.
 
-    Mixed precision covers backbone and pyramid in training, as published; where `detector.autocast_heads` says so, the
-    heads' layers and prediction too. Boxes, targets and losses are in full precision always.
+    Mixed precision covers backbone and pyramid in training, as published, and with `predict_mixed` in prediction; where
+    `detector.autocast_heads` says so, the heads' layers and prediction too. Boxes, targets and losses are always in
+    full precision.
     """
 
     capabilities = CAPABILITIES
 
-    def __init__(self, module: CenterNet2, precision: Precision, channels_last: bool, train: bool = True) -> None:
-        self.module, self.train = module, train
+    def __init__(
+        self,
+        module: CenterNet2,
+        precision: Precision,
+        channels_last: bool,
+        train: bool = True,
+        predict_mixed: bool = False,
+    ) -> None:
+        self.module, self.train, self.predict_mixed = module, train, predict_mixed
         self.precision, self.channels_last = precision, channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -86,10 +95,11 @@ class NativeEngine:
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         self.module.eval()
-        mixed = self.module.config.autocast_heads
-        features = self._features([image.to(self.device, non_blocking=True) for image in images], mixed)
+        heads = self.module.config.autocast_heads
+        on_device = [image.to(self.device, non_blocking=True) for image in images]
+        features = self._features(on_device, mixed=heads or self.predict_mixed)
         input_sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        with autocast(self.device, self.precision, mixed):
+        with autocast(self.device, self.precision, heads):
             found = self.module.detect(features, input_sizes)
         return [_prediction(*each) for each in zip(found, input_sizes, sizes, strict=True)]
 

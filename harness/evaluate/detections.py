@@ -234,13 +234,13 @@ def _parquet_masks(table: pa.Table) -> Masks:
 
 
 def _nested(table: pa.Table, name: str, width: int) -> np.ndarray:
-    values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values: np.ndarray = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if len(values) != width * len(table):
         raise UserError(f"column {name!r} of the Parquet file: lists of {width} numbers are wanted")
     return values.reshape(-1, width)
 
 
-def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list:
+def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list[Any]:
     try:
         return [entry[key] for entry in results]
     except KeyError:
@@ -303,7 +303,8 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
     from pycocotools import mask as mask_utils
 
     try:
-        rle = mask_utils.frPyObjects(value, height, width)
-        return mask_utils.merge(rle) if isinstance(rle, list) else rle
+        made = mask_utils.frPyObjects(value, height, width)
+        rle: Rle = mask_utils.merge(made) if isinstance(made, list) else made
+        return rle
     except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
         raise fault(f"cannot be read ({error!r})") from error

@@ -194,7 +194,8 @@ def _contains(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Which of the wanted keys are among the ascending keys."""
     if len(keys) == 0:
         return np.zeros(len(wanted), bool)
-    return keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+    found: np.ndarray = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+    return found
 
 
 def _areas(detections: Detections, rows: np.ndarray, of_mask: bool) -> np.ndarray:
@@ -206,13 +207,15 @@ def _areas(detections: Detections, rows: np.ndarray, of_mask: bool) -> np.ndarra
         batches = [detections.masks.rles(rows[a : a + 255]) for a in range(0, len(rows), 255)]
         return np.concatenate([np.zeros(0), *map(mask_utils.area, batches)])
     boxes = _boxes(detections, rows)
-    return boxes[:, 2] * boxes[:, 3]
+    areas: np.ndarray = boxes[:, 2] * boxes[:, 3]
+    return areas
 
 
 def _boxes(detections: Detections, rows: np.ndarray) -> np.ndarray:
     """(n, 4) float64 x, y, width, height: as given, else the masks' extents."""
     if detections.boxes is not None:
-        return detections.boxes[rows]
+        given: np.ndarray = detections.boxes[rows]
+        return given
     from pycocotools import mask as mask_utils
 
     assert detections.masks is not None
@@ -226,12 +229,14 @@ def _outside(area: np.ndarray) -> np.ndarray:
 
 def _words(by_area: np.ndarray) -> np.ndarray:
     """(n,) uint64: all threshold bits of the areas that are true in (n, 4) bool."""
-    return (by_area * _AREA_WORDS).sum(1, dtype=np.uint64)
+    words: np.ndarray = (by_area * _AREA_WORDS).sum(1, dtype=np.uint64)
+    return words
 
 
 def _by_area(words: np.ndarray) -> np.ndarray:
     shifts = np.arange(len(AREAS), dtype=np.uint64) * np.uint64(_T)
-    return ((words[:, None] >> shifts) & np.uint64(_ALL_THRESHOLDS)).astype(np.uint16)
+    bits: np.ndarray = (words[:, None] >> shifts) & np.uint64(_ALL_THRESHOLDS)
+    return bits.astype(np.uint16)
 
 
 def _greedy(

@@ -56,7 +56,8 @@ def _box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     height = np.minimum(h + y, other_h + other_y) - np.maximum(y, other_y)
     intersection = width * height
     union = w * h + other_w * other_h - intersection
-    return np.divide(intersection, union, out=np.zeros(len(union)), where=(width > 0) & (height > 0))
+    ratio: np.ndarray = np.divide(intersection, union, out=np.zeros(len(union)), where=(width > 0) & (height > 0))
+    return ratio
 
 
 def mask_overlaps(

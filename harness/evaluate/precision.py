@@ -41,7 +41,7 @@ def average_precision(
 def _hits_for_recalls(instances: np.ndarray) -> np.ndarray:
     """(n, 101) int64: the fewest hits, one at least, whose share of the instances reaches each recall."""
     count = instances[:, None]
-    hits = np.maximum(np.ceil(RECALLS * count).astype(np.int64) - 1, 1)
+    hits: np.ndarray = np.maximum(np.ceil(RECALLS * count).astype(np.int64) - 1, 1)
     for _ in range(2):  # rounding leaves the estimate short by one or two
         hits += hits / count < RECALLS
     return hits

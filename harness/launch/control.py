@@ -13,39 +13,47 @@ from harness.launch import queue, tables
 from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
 from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path
-from harness.launch.queue import Look
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
 from harness.record.files import write_atomically
-from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
+from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names
 from harness.run import claim
+
+MOST_NAMES = 3
 
 
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     """Cancels those of the selected runs that wait or run. What they have saved stays; `retry` goes on from it.
 
     Runs of which the scheduler told nothing are cancelled as well, should it answer now. The exit code is 1 when
-    something could not be cancelled. Raises UserError for words that name nothing and for a scheduler that is silent.
+    something is not known to be cancelled. Raises UserError for words that name nothing.
     """
     if not words:
         raise UserError("say what to cancel: a sweep, a run, or filters such as method=bsgal")
     manifests = [m for name in sweep_names(runs_dir) if (m := read_manifest(runs_dir, name))]
     look = queue.look(submission for manifest in manifests for submission in manifest.submissions)
     rows = [row for row in select(runs_dir, words, look) if row.state in (*ACTIVE, State.unknown)]
-    on_slurm = [row for row in rows if row.run.resources.get("name") == "slurm"]
-    kept = _cancel_jobs([row for row in on_slurm if row.job], look)
-    kept |= {row.run.run_id: f"it has no job that is known: {row.reason}" for row in on_slurm if not row.job}
+    jobs = {manifest.sweep: jobs_of(manifest, look) for manifest in manifests}
+    last = {row.run.run_id: own[-1] for row in rows if (own := jobs.get(row.sweep, {}).get(row.run.run_id))}
+    on_slurm = [row for row in rows if _is_on_slurm(row, last.get(row.run.run_id))]
+    refused = queue.cancel([row.job for row in on_slurm if row.job], look)
+    kept: dict[str, str] = {}
     for row in rows:
-        if row not in on_slurm and (why := _stop_process(runs_dir, row, manifests)):
+        if row not in on_slurm:
+            why = _stop_process(runs_dir, row, last.get(row.run.run_id))
+        else:
+            why = refused.get(row.job, "") if row.job else f"it has no job that is known: {row.reason}"
+        if why:
             kept[row.run.run_id] = why
-    cancelled = [row for row in rows if row.run.run_id not in kept]
-    for row in cancelled:
-        _mark(runs_dir, row)
+        else:
+            _mark(runs_dir, row)
     out = tables.console()
-    out.print(f"cancelled {len(cancelled)} runs", highlight=False)
-    for run_id, why in kept.items():
-        out.print(f"not cancelled: {run_id}: {why}", highlight=False, markup=False)
+    out.print(f"cancelled {len(rows) - len(kept)} runs", highlight=False)
+    for why in dict.fromkeys(kept.values()):
+        names = [run_id for run_id, reason in kept.items() if reason == why]
+        listed = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+        out.print(f"not cancelled: {len(names)} runs ({listed}): {why}", highlight=False, markup=False)
     return FAILED if kept else 0
 
 
@@ -93,10 +101,9 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
     return code
 
 
-def _cancel_jobs(rows: Sequence[RunState], look: Look) -> dict[str, str]:
-    """Cancels the jobs of runs; the runs whose jobs SLURM did not cancel, with its words."""
-    refused = queue.cancel([row.job for row in rows if row.job], look) if rows else {}
-    return {row.run.run_id: f"job {row.job}: {refused[row.job]}" for row in rows if row.job in refused}
+def _is_on_slurm(row: RunState, last: tuple[Submission, str] | None) -> bool:
+    """By what it was handed to; its settings may have been changed since."""
+    return (last[0].launcher if last else row.run.resources.get("name")) == "slurm"
 
 
 def _mark(runs_dir: Path, row: RunState) -> None:
@@ -109,18 +116,16 @@ def _mark(runs_dir: Path, row: RunState) -> None:
         tables.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
 
 
-def _stop_process(runs_dir: Path, row: RunState, manifests: Sequence[Manifest]) -> str:
+def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | None) -> str:
     """Stops a run of this machine; why it could not be stopped, empty when it was.
 
     Only a process that is known to be the run's is sent a signal: by machine and start time as its claim has them, or
     by the command line of submitit's controller.
     """
     owner = claim.owner(runs_dir / row.run.run_id)
-    manifest = next((m for m in manifests if m.sweep == row.sweep), None)
-    last = (jobs_of(manifest).get(row.run.run_id) if manifest else None) or []
     try:
         process = owner.process() if owner else None
-        process = process or (local_process(*last[-1]) if last else None)
+        process = process or (local_process(*last) if last else None)
         if process is not None:
             process.terminate()
             return ""
@@ -128,8 +133,7 @@ def _stop_process(runs_dir: Path, row: RunState, manifests: Sequence[Manifest]) 
         return "its process is another user's"
     except psutil.NoSuchProcess:
         return ""
-    hosts = [last[-1][0].host] if last else []
-    host = owner.host if owner and not owner.is_here else hosts[0] if hosts else ""
+    host = owner.host if owner and not owner.is_here else last[0].host if last else ""
     if host and host != socket.gethostname():
         return f"it runs on {host}; `harness cancel {row.run.run_id}` there stops it"
     return "its process is not to be seen from here"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.compose import Composed  # imports torch, which `harness status` does without
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
-_NEVER_SHARED = ("name", "method", "schedule")
+_NEVER_SHARED = ("name", "method", "schedule", "recipe")
 _SHARED_IF_POSSIBLE = ("method.", "schedule.", "data.pool")
 
 
@@ -197,6 +197,10 @@ class _Lookup:
             )
         return text_of(settings[key])
 
+    def comes_to(self, row: _Row, key: str, value: str) -> bool:
+        """Whether a run has this option of a group, by its recipe too."""
+        return key in self._groups and self.value(row, key, "") == value
+
     def _choosing(self, row: _Row) -> dict[str, str]:
         """Those of a run's settings that the options of its groups follow from, in which few runs differ."""
         return {key: row.settings[key] for key in row.settings if key in (*self._groups, "method_paths")}
@@ -213,20 +217,22 @@ def _errors_of(sweep: Sweep, row: _Row) -> Iterator[None]:
 
 def _apply_rules(sweep: Sweep, rows: Sequence[_Row], lookup: _Lookup, everywhere: dict[str, str]) -> None:
     for rule in sweep.rules:
-        _check_values(sweep, rule.when, "rules: when")
+        _check_values(sweep, rule.when, rows, lookup, "rules: when")
         for row in rows:
             if lookup.matches(row, rule.when, "rules: when"):
                 row.settings |= rule.settings | everywhere
 
 
-def _check_values(sweep: Sweep, selector: Selector, where: str) -> None:
-    """A value that no grid gives its key selects nothing, which is never meant."""
+def _check_values(sweep: Sweep, selector: Selector, rows: Sequence[_Row], lookup: _Lookup, where: str) -> None:
+    """A value that no grid gives its key, and no recipe, selects nothing, which is never meant."""
     for key, values in selector.items():
         known = set(sweep.axes.get(key, ())) | set(sweep.axes.get("method", ()) if key == "name" else ())
         settable = {rule.settings[key] for rule in sweep.rules if key in rule.settings}
         defaults = {text.partition("=")[2] for text in sweep.defaults if text.startswith(f"{key}=")}
         for value in values:
-            if key in sweep.axes and value not in known | settable | defaults:
+            if key not in sweep.axes or value in known | settable | defaults:
+                continue
+            if not any(lookup.comes_to(row, key, value) for row in rows):
                 raise UserError(f"{sweep.path}: {where}: no run has {key}={value}; {nearest(value, list(known))}")
 
 
@@ -235,7 +241,7 @@ def _check_values(sweep: Sweep, selector: Selector, where: str) -> None:
 
 def _find_parents(sweep: Sweep, rows: Sequence[_Row], lookup: _Lookup) -> None:
     for entry in sweep.after:
-        _check_values(sweep, entry.when, "after: when")
+        _check_values(sweep, entry.when, rows, lookup, "after: when")
         for row in rows:
             if not lookup.matches(row, entry.when, "after: when"):
                 continue
@@ -250,7 +256,7 @@ def _parent(sweep: Sweep, child: _Row, selector: Selector, rows: Sequence[_Row],
 
     Where none agrees on all, options of the method, the schedule and the pool may differ.
     """
-    _check_values(sweep, selector, where)
+    _check_values(sweep, selector, rows, lookup, where)
     named = [row for row in rows if row is not child and lookup.matches(row, selector, where)]
     for lenient in (False, True):
         found = [row for row in named if _agree(row, child, selector, lenient)]
@@ -307,6 +313,7 @@ def _overrides(settings: Mapping[str, str]) -> list[str]:
 
 def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _Composer) -> ExpectedRun:
     from harness.run.identity import identify
+    from harness.run.unmeant import refuse_unmeant
 
     parents: dict[str, Any] = {}
     if row.init_from:
@@ -316,6 +323,7 @@ def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _
     settings = row.settings | {key: text_of(value) for key, value in parents.items()}
     with _errors_of(sweep, row):
         composed = composer.compose(settings, **parents)
+        refuse_unmeant(composed)
         config = composed.config
         run_id = identify(config)
     return ExpectedRun(

@@ -138,16 +138,17 @@ def largest_array() -> int:
 
 
 def cancel(jobs: Sequence[str], look: Look) -> dict[str, str]:
-    """Cancels jobs; returns those that SLURM refused to, with its words. Ones that have ended meanwhile are no refusal.
+    """Cancels jobs; returns those that are not known to be cancelled, with SLURM's words or why there are none.
 
-    An array that is meant as a whole is cancelled as one. Raises UserError when SLURM gives no answer.
+    Ones that have ended meanwhile are no refusal. An array that is meant as a whole is cancelled as one.
     """
     refused: dict[str, str] = {}
     for some in _chunks(_as_arrays(jobs, look), 500):
         answer = ask("scancel", *some)
         words = re.findall(r"error on job id (\S+): (.*)", answer.words)
         if answer.silence and not words:
-            raise UserError(f"nothing is known to be cancelled: {answer.silence}")
+            meant = {one for name in some for one in elements(name)}
+            refused |= {job: answer.silence for job in jobs if job in meant or _array(job) in meant}
         for job_id, word in words:
             if "Invalid job id" not in word and "already complet" not in word:
                 refused |= {job: word for job in jobs if job in (job_id, *elements(job_id)) or _array(job) == job_id}

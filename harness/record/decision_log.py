@@ -25,7 +25,7 @@ from harness.record.files import write_atomically
 
 HELD_ROWS = 4096  # in memory before they are written
 RECENT_ROWS = 2000  # that an acceptance rate while training is taken from
-GROUP_ROWS = 65536  # of decisions.parquet
+GROUP_ROWS = 16384  # of decisions.parquet
 
 Row = dict[str, Any]
 
@@ -94,7 +94,7 @@ def write_decisions(folder: Path, ranks: int, clean: np.ndarray | None) -> None:
     batches = (batch for rank in range(ranks) for batch in _batches(_path(folder, rank)))
     with (
         write_atomically(folder / "decisions.parquet") as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd", use_dictionary=False) as writer,
     ):
         for table in _grouped(batches):
             table = table.append_column(SCHEMA.field("clean_share"), _clean_share(table, clean))

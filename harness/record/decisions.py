@@ -59,7 +59,7 @@ def read_decisions(folder: Path) -> pd.DataFrame | None:
         return None
     by_instance = of_single_instances(table)
     parts = [_of_images(table.filter(pc.invert(by_instance))), _of_instances(table.filter(by_instance))]
-    frame = pa.concat_tables(parts).to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
     return frame.sort_values(["row", "place"], kind="stable", ignore_index=True).drop(columns=["row", "place"])
 
 

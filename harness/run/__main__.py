@@ -45,7 +45,8 @@ def _hydra_application(overrides: list[str]) -> None:
 def _application(tree: DictConfig) -> None:
     # SystemExit passes through Hydra, which would announce anything else as an error of its own.
     try:
-        _execute(validated(tree, HydraConfig.get().runtime.choices))
+        known = HydraConfig.get()
+        _execute(validated(tree, known.runtime.choices, known.overrides.task))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -37,6 +37,7 @@ from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, o
 from harness.run.identity import fingerprints, identify
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
+from harness.run.unmeant import refuse_unmeant
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
@@ -74,6 +75,7 @@ def execute(overrides: Sequence[str]) -> Outcome:
 
 
 def execute_composed(composed: Composed) -> Outcome:
+    refuse_unmeant(composed)
     config = composed.config
     prepare_torch(config)
     run_id, runs = identify(config), Path(config.runs_dir)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.config import Precision, RunConfig, ScheduleConfig
@@ -78,7 +79,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=on_gpu, foreach=not on_gpu
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=schedule.precision is Precision.fp16)
+        self.scaler = GradScaler(self.device.type, enabled=schedule.precision is Precision.fp16)
         self.ema: AveragedModel | None = None
         if schedule.ema is not None:
             self.ema = AveragedModel(self.engine.module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))

@@ -108,10 +108,10 @@ def _merged(tensors: Mapping[str, Tensor], reorder: Callable[[Tensor], Tensor]) 
 
 
 def _to_unfolded(joined: Tensor) -> Tensor:
-    by_token = joined.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
+    by_token: Tensor = joined.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return by_token.transpose(-1, -2).flatten(-2)
 
 
 def _from_unfolded(joined: Tensor) -> Tensor:
-    by_channel = joined.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
+    by_channel: Tensor = joined.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
     return by_channel.transpose(-1, -2).flatten(-2)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from harness.data.sample import Batch
 from harness.training.distributed import Ranks
@@ -372,7 +373,7 @@ def _main(arguments: list[str]) -> None:
         draws = [drawn(method, image, pool, TinyDataset()).rows.tolist() for image in range(IMAGES)]
         Path(arguments[2]).write_bytes(pickle.dumps(draws))
         return
-    torch.multiprocessing.spawn(_rank, (Path(arguments[1]).read_bytes(), arguments[2]), nprocs=2)
+    spawn(_rank, (Path(arguments[1]).read_bytes(), arguments[2]), nprocs=2)
 
 
 def _rank(rank: int, pickled: bytes, folder: str) -> None:

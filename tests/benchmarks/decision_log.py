@@ -37,8 +37,9 @@ def main() -> None:
         size = (folder / "decisions" / "rank0.arrow").stat().st_size / 2**20
         print(f"{rows} rows: +{most:.0f} MiB at most, slowest of the saves {slowest:.3f} s, {size:.0f} MiB on disk")
         print(f"{1e6 * busy / rows:.1f} µs of CPU time a row, saves counted")
+        clean = np.random.default_rng(0).random(1_200_000) < 0.5
         begun, before = time.process_time(), resident_mib()
-        write_decisions(folder, 1, np.random.default_rng(0).random(1_200_000) < 0.5)
+        write_decisions(folder, 1, clean)
         print(
             f"decisions.parquet: {time.process_time() - begun:.1f} s of CPU time, "
             f"+{peak_mib() - before:.0f} MiB at most"

@@ -194,8 +194,9 @@ def sized(
     cut = cv2.resize(cut, (w, h))
     if rng.random() < 0.5:
         cut = cut[:, ::-1].copy()
-    x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
-    return cut, x - w // 2, y - h // 2
+    x = int(rng.integers(int(-w / 2), int(width - w / 2)))
+    y = int(rng.integers(int(-h / 2), int(height - h / 2)))
+    return cut, x, y
 
 
 def canvas_boxes(masks: np.ndarray) -> np.ndarray:

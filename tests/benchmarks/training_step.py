@@ -1,6 +1,6 @@
 """Where the time of a training step goes, at the paper's ResNet-50 configuration: `docs/performance.md`.
 
-    python -m tests.benchmarks.training_step [--full] [--method bsgal] [--steps 3]
+    python -m tests.benchmarks.training_step [--full] [--method bsgal] [--steps 3] [--set determinism=strict ...]
 
 Without --full, images and proposals are few, for a CPU; --full takes 4 images of 640² (Swin-L: 2 of 896²) and 512
 proposals each, for a GPU. Parts are timed inside the same steps, so the harness's own share is no difference of two
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warm", type=int, default=1, help="steps that are not counted")
     parser.add_argument("--precision", default=None, help="fp32 on a CPU and fp16 on a GPU without it")
+    parser.add_argument("--set", nargs="*", default=[], help="further options of the run: determinism=strict ...")
     parser.add_argument("--profile", type=int, default=1, help="steps under the profiler, 0 for none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +125,7 @@ def prepare(options: argparse.Namespace, folder: Path, device: str) -> tuple[Tra
     ]
     overrides += [f"schedule.precision={options.precision or ('fp16' if device == 'cuda' else 'fp32')}"]
     overrides += [f"launcher.gpus={int(device == 'cuda')}"]
-    config = compose(overrides).config
+    config = compose([*overrides, *options.set]).config
     engine, method, batches = setup(config, device=device)
     return Trainer(config, engine, method, Ranks(), folder), batches
 
@@ -150,6 +151,7 @@ def report(seconds: Mapping[str, float], steps: int, device: str, trainer: Train
     schedule, data = trainer.config.schedule, trainer.config.data
     proposals = trainer.config.detector.proposals_per_image
     print(f"{name}; torch {torch.__version__}")
+    print(f"determinism={trainer.config.determinism.value}, {torch.backends.cudnn.benchmark=}, {schedule.tf32=}")
     print(f"{schedule.batch_per_rank} images of {data.size}², {proposals} proposals each, {schedule.precision.value}")
     print(f"{total / steps:.3f} s a step, {steps} steps")
     for part in PARTS:

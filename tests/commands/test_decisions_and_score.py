@@ -45,7 +45,7 @@ def test_a_finished_run_has_the_options_it_was_made_with(finished: FinishedRun) 
 
 
 def test_runs_are_found_by_a_beginning_that_is_theirs_alone(runs: Path) -> None:
-    with pytest.raises(UserError, match="no run nothing"):
+    with pytest.raises(UserError, match="no record of a run 'nothing'"):
         finished_run(runs, "nothing")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,3 +67,11 @@ def test_it_prints_commands_on_one_line(capsys: pytest.CaptureFixture[str], monk
     for finding in found().values():
         if finding.remedy:
             assert f"{finding.subject}: {finding.remedy}" in printed
+
+
+@pytest.mark.parametrize(("gib", "state"), [(0.06, "broken"), (8.0, "ok")])
+def test_little_shared_memory_is_said(gib: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=gib * 2**30))
+    finding = doctor._shared_memory(tmp_path)
+    assert finding.state == state
+    assert ("--shm-size" in finding.remedy) == (state == "broken")

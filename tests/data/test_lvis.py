@@ -238,6 +238,17 @@ def test_bad_files_name_the_offender(tmp_path, change, message):
     assert "lvis.json" in str(caught.value)
 
 
+def test_coco_is_declined_in_one_sentence(tmp_path):
+    data = small()
+    for category in data["categories"]:
+        del category["frequency"]
+        category["supercategory"] = "thing"
+    for image in data["images"]:
+        del image["neg_category_ids"]
+    with pytest.raises(UserError, match=r"lvis\.json: holds COCO annotations, and only LVIS's are read"):
+        load_annotations(write(tmp_path, data))
+
+
 def test_annotation_without_segmentation_is_named_when_its_mask_is_wanted(tmp_path):
     data = small()
     del data["annotations"][1]["segmentation"]

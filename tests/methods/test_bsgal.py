@@ -18,6 +18,7 @@ from methods.bsgal import (
     EmptyReference,
     Estimator,
     Mode,
+    ReferenceDraws,
     ReferenceLoss,
     ReferencePolicy,
     ReferenceProposals,
@@ -202,6 +203,39 @@ def test_the_loss_difference_is_that_of_a_probing_step(proposals: ReferencePropo
         alone = started(BSGAL(**options)).select(step_at(iteration))
         drop = float(reference_loss(check, taken).detach()) - after_probe(check, pasted_loss(check), 0.05, taken)
         assert float(alone.contribution) == pytest.approx(drop, rel=1e-3, abs=2e-6)
+
+
+@pytest.mark.parametrize("draws", ReferenceDraws)
+def test_reference_passes_draw_alike_or_each_for_itself(draws: ReferenceDraws, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seeds = step_at(1), []
+    plain = step.engine.losses
+
+    def seen(views, proposals, rng, **options):
+        seeds.append(rng.initial_seed())
+        return plain(views, proposals, rng, **options)
+
+    monkeypatch.setattr(step.engine, "losses", seen)
+    method = BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference, reference_draws=draws)
+    started(method).select(step)
+    original, first, augmented, second = seeds
+    assert original != augmented
+    assert (first == second) is (draws is ReferenceDraws.paired)
+    with pytest.raises(ValueError, match="reference_draws belongs to estimator=loss_difference"):
+        BSGAL(reference_draws=ReferenceDraws.independent).validate()
+
+
+def test_a_pass_that_is_not_trained_on_draws_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seeds = step_at(1), []
+    plain = step.engine.losses
+
+    def seen(views, proposals, rng, **options):
+        seeds.append(rng.initial_seed())
+        return plain(views, proposals, rng, **options)
+
+    monkeypatch.setattr(step.engine, "losses", seen)
+    step.losses(ViewKind.AUGMENTED, backbone_in_eval=True)
+    step.losses(ViewKind.AUGMENTED)
+    assert len(set(seeds)) == 2
 
 
 def test_the_gradient_estimates_the_loss_difference() -> None:

@@ -1,5 +1,6 @@
 """What the methods make of a pool, and what they draw from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,20 @@ def test_xpaste_filters_by_what_the_pool_has() -> None:
     assert area.min() >= 0.05
     assert area.max() <= 0.95
     assert len(np.unique(kept.column("path"))) == len(kept)
-    bare = TinyPool(full.categories)
-    assert len(XPaste().prepare(bare, TinyDataset(), rng())) == len(bare)
+
+
+@pytest.mark.parametrize(("method", "column"), [(XPaste(), "clip_score and area_fraction"), (DiverGen(), "inter_sim")])
+def test_a_filter_without_its_columns_says_so(method: XPaste, column: str, caplog: pytest.LogCaptureFixture) -> None:
+    bare = TinyPool(tiny_pool(20).categories)
+    assert len(method.prepare(bare, TinyDataset(), rng())) == len(bare)
+    (record,) = caplog.records
+    assert column in record.getMessage()
+    assert "columns.csv" in record.getMessage()
+    with pytest.raises(ValueError, match=column):
+        replace(method, strict_filters=True).prepare(bare, TinyDataset(), rng())
+    caplog.clear()
+    method.prepare(tiny_pool(20), TinyDataset(), rng())
+    assert not caplog.records
 
 
 def test_groups_limit_the_pool() -> None:

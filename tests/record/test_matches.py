@@ -35,7 +35,9 @@ def test_bits_and_counts_come_back_by_hand(tmp_path: Path) -> None:
     # third matches at 0.5 and 0.95.
     assert found.hit.T.astype(int).tolist() == [[1] + [0] * 9, [0] * 10, [1] + [0] * 8 + [1]]
     assert found.counted.T.astype(int).tolist() == [[1, 0] + [1] * 8, [0] * 10, [1] * 10]
-    assert found.instances.tolist() == [[1, 0, 4], [0, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert found.truth_image.tolist() == [0, 2, 1]
+    assert found.truth_category.tolist() == [0, 0, 2]
+    assert found.instances.tolist() == [1, 4, 2]
     assert found.frequency.tolist() == ["r", "", "f", ""]
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from torch import Tensor
 
-from harness.config import EvaluationConfig
+from harness.compose import compose
+from harness.config import EvaluationConfig, Precision
 from harness.data.dataset import Dataset
 from harness.data.testing import EvaluationImage, evaluation_images
 from harness.engine.contract import Prediction
 from harness.engine.native import NativeEngine
+from harness.errors import UserError
 from harness.evaluate.detections import Detections
 from harness.run.evaluation import Evaluating
 from harness.run.evaluation_shards import Shards, drop_shards
@@ -22,7 +25,7 @@ from harness.run.signals import Interrupted
 from harness.training.distributed import Ranks
 from methods.baseline import Baseline
 from tests.conftest import SmallMini
-from tests.detector.small import small_engine
+from tests.detector.small import small_engine, view
 
 INDICES = range(12)
 
@@ -123,3 +126,14 @@ def test_pieces_of_another_number_of_ranks_are_left_alone(tmp_path: Path) -> Non
     again = Shards(tmp_path, Ranks(0, 2))
     assert len(again.read()) == 1
     assert again.done == 4
+
+
+def test_mixed_prediction_is_near_full_precision() -> None:
+    full, mixed = (small_engine(classes=24, precision=Precision.bf16) for _ in range(2))
+    mixed.predict_mixed = True
+    image = view(3).image
+    (one,), (other,) = (engine.predict([image], [(96, 96)]) for engine in (full, mixed))
+    assert not torch.equal(one.scores, other.scores[: len(one.scores)])
+    torch.testing.assert_close(one.scores[:3], other.scores[:3], rtol=0.05, atol=0.02)
+    with pytest.raises(UserError, match=r"evaluation\.mixed is for engine=native"):
+        compose(["engine=mmdet", "evaluation.mixed=true"])

@@ -112,6 +112,7 @@ def test_signal_in_the_first_seconds_is_held(project: Project, number: str) -> N
     assert "is queued again" in (project.runs / run.run_id / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_lost_rank_queues_the_run_again(project: Project, victim: int) -> None:
     project.write_sweep("ranks", "grid: {method: baseline, schedule.iterations: 60}\n")

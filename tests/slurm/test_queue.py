@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.slurm.project import Project
 
 FAMILY = """
@@ -57,6 +59,7 @@ def test_children_wait_for_their_own_parents(project: Project) -> None:
     assert project.run("family").resources["minutes"] == 77
 
 
+@pytest.mark.slow
 def test_failed_parent_holds_back_its_own_child_alone(project: Project) -> None:
     (project.folder / "half.py").write_text(HALF)
     text = FAMILY.replace("[copy_paste, xpaste]", "copy_paste").replace("data.pool: half_bad, ", "")

@@ -53,6 +53,7 @@ def test_limit_on_submitted_jobs_splits_arrays_and_is_told(limited: Project) -> 
     limited.harness("status", "four", code=3)
 
 
+@pytest.mark.slow
 def test_waiting_tops_up_under_both_limits(limited: Project) -> None:
     limited.write_sweep("four", FOUR)
     note = limited.folder / "note.txt"
@@ -68,6 +69,7 @@ def test_waiting_tops_up_under_both_limits(limited: Project) -> None:
     assert note.read_text() == "four: 4 runs: 4 complete\n"
 
 
+@pytest.mark.slow
 def test_want_of_memory_is_cured_once_and_python_errors_are_not(project: Project) -> None:
     (project.folder / "hungry.py").write_text(HUNGRY)
     broken = HUNGRY.replace("hungry", "broken").replace("Hungry", "Broken")

@@ -30,6 +30,7 @@ class Annotations:
 
     category_ids: np.ndarray  # (C,) int64, as in the file (1-based in LVIS)
     category_names: np.ndarray  # (C,) str
+    category_synsets: np.ndarray  # (C,) str, teapot.n.01; "" where the file has none
     frequency: np.ndarray  # (C,) str: r, c or f, by the number of training images
     image_counts: np.ndarray  # (C,) int64
     image_ids: np.ndarray  # (I,) int64
@@ -106,14 +107,16 @@ def segmentation_rle(annotations: Annotations, index: int) -> Rle:
     bounds = annotations.point_offsets[first : last + 1].tolist()
     coordinates = annotations.coordinates
     polygons = [coordinates[a:b] for a, b in pairwise(bounds)]
-    return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
+    joined: dict[str, Any] = mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
+    return joined
 
 
 def rasterise(annotations: Annotations, index: int) -> np.ndarray:
     """(H, W) bool: the mask of annotation `index` over its whole image."""
     from pycocotools import mask as mask_utils
 
-    return mask_utils.decode(segmentation_rle(annotations, index)).astype(bool)
+    mask: np.ndarray = mask_utils.decode(segmentation_rle(annotations, index)).astype(bool)
+    return mask
 
 
 def rasterise_crop(annotations: Annotations, index: int) -> tuple[np.ndarray, tuple[int, int]]:

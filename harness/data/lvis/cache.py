@@ -15,7 +15,7 @@ from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.parse import read_json
 from harness.errors import UserError
 
-LAYOUT = 2  # part of the folder's name: another layout never reads these files
+LAYOUT = 3  # part of the folder's name: another layout never reads these files
 DOWNLOAD = "LVIS annotations are at https://www.lvisdataset.org/dataset, COCO 2017 images at https://cocodataset.org"
 
 

@@ -34,11 +34,11 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: dict[str, list] = {"categories": [], "images": []}
+        self.entries: dict[str, list[Any]] = {"categories": [], "images": []}
         self.read = 0  # annotations
         self.columns = [self._annotation_columns([])]
 
-    def take(self, section: str, entries: list) -> None:
+    def take(self, section: str, entries: list[Any]) -> None:
         if section != "annotations":
             self.entries[section] += entries
             return
@@ -46,6 +46,8 @@ class _Reader:
         self.read += len(entries)
 
     def annotations(self) -> Annotations:
+        if _is_coco(self.entries["categories"], self.entries["images"]):
+            raise self._fail("holds COCO annotations, and only LVIS's are read: all methods and figures are LVIS's")
         categories = self._categories(self.entries["categories"])
         images = self._images(self.entries["images"], categories["category_ids"])
         columns = {name: np.concatenate([each.pop(name) for each in self.columns]) for name in list(self.columns[0])}
@@ -57,7 +59,7 @@ class _Reader:
     def _fail(self, message: str) -> UserError:
         return UserError(f"{self.path}: {message}")
 
-    def _column(self, entries: list, key: str, what: str) -> list:
+    def _column(self, entries: list[Any], key: str, what: str) -> list[Any]:
         try:
             return [entry[key] for entry in entries]
         except (KeyError, TypeError):
@@ -69,7 +71,7 @@ class _Reader:
                     raise self._fail(f"{name} has no {key!r}") from None
             raise
 
-    def _numbers(self, entries: list, key: str, what: str, dtype: type, width: int | None = None) -> np.ndarray:
+    def _numbers(self, entries: list[Any], key: str, what: str, dtype: type, width: int | None = None) -> np.ndarray:
         values = self._column(entries, key, what)
         shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
         try:
@@ -88,7 +90,7 @@ class _Reader:
                 raise self._fail(f"{what} {entry.get('id')}: {key!r} is {value!r}, {wanted} is wanted")
         raise self._fail(f"{key!r} of an entry of {what}s is not {wanted}")
 
-    def _ids(self, entries: list, what: str) -> np.ndarray:
+    def _ids(self, entries: list[Any], what: str) -> np.ndarray:
         return self._unique(self._numbers(entries, "id", what, int), what)
 
     def _unique(self, ids: np.ndarray, what: str) -> np.ndarray:
@@ -97,7 +99,7 @@ class _Reader:
             raise self._fail(f"{what} id {unique[counts > 1][0]} appears {counts.max()} times")
         return ids
 
-    def _categories(self, entries: list) -> dict[str, Any]:
+    def _categories(self, entries: list[Any]) -> dict[str, Any]:
         if not entries:
             raise self._fail("has no categories")
         order = np.argsort(self._ids(entries, "category"))
@@ -110,11 +112,12 @@ class _Reader:
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
             "category_names": np.array([str(name) for name in self._column(entries, "name", "category")]),
+            "category_synsets": np.array([str(entry.get("synset", "")) for entry in entries]),
             "frequency": np.array(frequency),
             "image_counts": self._numbers(entries, "image_count", "category", int) if counted else None,
         }
 
-    def _images(self, entries: list, category_ids: np.ndarray) -> dict[str, Any]:
+    def _images(self, entries: list[Any], category_ids: np.ndarray) -> dict[str, Any]:
         if not entries:
             raise self._fail("has no images")
         order = np.argsort(self._ids(entries, "image"))
@@ -140,14 +143,14 @@ class _Reader:
             columns |= {f"{name}_values": index.astype(np.int32), f"{name}_offsets": offsets}
         return columns
 
-    def _file_name(self, image: dict) -> str:
+    def _file_name(self, image: dict[str, Any]) -> str:
         if "coco_url" in image:  # http://images.cocodataset.org/train2017/000000391895.jpg
             return "/".join(str(image["coco_url"]).split("/")[-2:])
         if "file_name" in image:
             return str(image["file_name"])
         raise self._fail(f"image {image['id']} has neither 'coco_url' nor 'file_name'")
 
-    def _annotation_columns(self, entries: list) -> dict[str, np.ndarray]:
+    def _annotation_columns(self, entries: list[Any]) -> dict[str, np.ndarray]:
         return {
             "annotation_ids": self._numbers(entries, "id", "annotation", int),
             "images": self._numbers(entries, "image_id", "annotation", int),
@@ -158,7 +161,7 @@ class _Reader:
             **self._segmentations(entries),
         }
 
-    def _segmentations(self, entries: list) -> dict[str, np.ndarray]:
+    def _segmentations(self, entries: list[Any]) -> dict[str, np.ndarray]:
         """polygons (A,): how many; points: how many numbers each polygon has, flat; coordinates: the numbers, flat;
         rle_sizes (A, 2), -1 without; rle_lengths (A,); rle_counts, flat."""
         polygons: list[Sequence[Sequence[float]]] = []
@@ -196,7 +199,7 @@ class _Reader:
             "rle_counts": np.frombuffer(b"".join(rles), np.uint8),
         }
 
-    def _rle_counts(self, entry: dict) -> bytes:
+    def _rle_counts(self, entry: dict[str, Any]) -> bytes:
         from pycocotools import mask as mask_utils
 
         rle = entry["segmentation"]
@@ -208,12 +211,13 @@ class _Reader:
         if fault := size_fault(*size) or (list_fault(counts, size[0] * size[1]) if isinstance(counts, list) else ""):
             raise self._fail(f"annotation {entry['id']}: the run-length mask has {fault}")
         if isinstance(counts, list):
-            return mask_utils.frPyObjects(rle, *size)["counts"]
+            compressed: bytes = mask_utils.frPyObjects(rle, *size)["counts"]
+            return compressed
         if not counts or not (isinstance(counts, str) and counts.isascii()):
             raise self._fail(f"annotation {entry['id']}: the run-length mask has no run lengths")
         return counts.encode()
 
-    def _check_rles(self, entries: list, rles: list[bytes], sizes: np.ndarray) -> None:
+    def _check_rles(self, entries: list[Any], rles: list[bytes], sizes: np.ndarray) -> None:
         masks = np.flatnonzero(sizes[:, 0] >= 0)
         offsets = _offsets(np.array([len(rles[mask]) for mask in masks], np.int64), len(masks))
         fault = first_fault(np.frombuffer(b"".join(rles), np.uint8), offsets, sizes[masks].prod(axis=1))
@@ -285,3 +289,10 @@ def _images_per_category(annotations: dict[str, Any], categories: int) -> np.nda
     images = annotations["annotation_images"].astype(np.int64)
     pairs = np.unique(images * categories + annotations["annotation_categories"])
     return np.bincount(pairs % categories, minlength=categories)
+
+
+def _is_coco(categories: list[Any], images: list[Any]) -> bool:
+    """Neither frequencies nor the lists of verified categories, but what COCO has."""
+    first = categories[0] if categories and isinstance(categories[0], dict) else {}
+    image = images[0] if images and isinstance(images[0], dict) else {}
+    return "supercategory" in first and "frequency" not in first and "neg_category_ids" not in image

@@ -120,7 +120,7 @@ def _decoded(digits: np.ndarray, starts: np.ndarray, extra: np.ndarray, first: n
     # Two running sums, of every other number, each less what it was where the mask begins; they may wrap, and back.
     heads = values[first]
     values[first] = 0
-    runs = np.empty_like(values)
+    runs: np.ndarray = np.empty_like(values)
     runs[0::2], runs[1::2] = (np.cumsum(values[parity::2], dtype=np.int32) for parity in (0, 1))
     begin = np.stack([runs[first], np.where(first > 0, runs[first - 1], 0)], axis=1)
     lengths = np.diff(first, append=len(runs))

@@ -78,7 +78,8 @@ class Cutout:
 def _fit(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre the outline and scale its longer side to 2."""
     low, high = points.min(0), points.max(0)
-    return (points - (low + high) / 2) * (2.0 / (high - low).max())
+    fitted: NDArray[np.float64] = (points - (low + high) / 2) * (2.0 / (high - low).max())
+    return fitted
 
 
 def _polar(radius: Callable[[NDArray[np.float64]], NDArray[np.float64]], points: int = 96) -> NDArray[np.float64]:
@@ -177,7 +178,8 @@ BLOBS = {
 
 
 def _step(x: Array) -> Array:
-    return np.clip(x * 3 + 0.5, 0, 1)
+    step: Array = np.clip(x * 3 + 0.5, 0, 1)
+    return step
 
 
 Texture = Callable[[Array, Array, float], Array]
@@ -294,7 +296,8 @@ def smooth_field(rng: np.random.Generator, height: int, width: int, cells: int, 
     coarse = rng.uniform(low, high, (cells, cells, 3)).astype(np.float32)
     grey = coarse.mean(2, keepdims=True)
     muted = grey + (coarse - grey) * 0.6
-    return np.clip(cv2.resize(muted, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    field: Array = np.clip(cv2.resize(muted, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    return field
 
 
 def render_background(rng: np.random.Generator, height: int, width: int) -> Array:

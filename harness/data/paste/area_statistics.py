@@ -70,7 +70,8 @@ def _read(path: Path) -> AreaStatistics:
 
 def _json(path: Path) -> dict[str, list[float]]:
     try:
-        return json.loads(path.read_bytes())
+        content: dict[str, list[float]] = json.loads(path.read_bytes())
+        return content
     except OSError as error:
         raise UserError(
             f"data.area_statistics: {path} cannot be read ({error.strerror}); null computes them"

@@ -81,7 +81,8 @@ def _stays(before: Instance, remaining: Instance) -> bool:
 
 def _mixed(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
     difference = above.astype(np.float32) - below
-    return (below + share[..., None] * difference + np.float32(0.5)).astype(np.uint8)
+    mixed: np.ndarray = (below + share[..., None] * difference + np.float32(0.5)).astype(np.uint8)
+    return mixed
 
 
 def _blend_blurred(image: np.ndarray, rgba: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> None:

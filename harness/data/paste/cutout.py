@@ -103,7 +103,8 @@ def _decode(path: str, missing: Fault, undecodable: Fault) -> np.ndarray:
     # Decoding is most of what pasting costs, and kornia's decoder takes 40 % of OpenCV's time for 8-bit RGBA.
     # It raises bare Exceptions for all else, from a missing file to a palette.
     with contextlib.suppress(Exception):
-        return read_image_png_u8(path, "rgba")
+        decoded: np.ndarray = read_image_png_u8(path, "rgba")
+        return decoded
     image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise FaultyInstance(undecodable if Path(path).is_file() else missing, path)

@@ -2,9 +2,10 @@
 
 Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png", "image.png|mask.png", "*cut.png"]}`.
 `|` names the file of the mask, one per image that has several at the choice of who made the pool; `*` marks an RGBA
-file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. Beside NAME.json,
+file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. A pool may name
+categories otherwise than by number where it says how (`harness.data.pool.numbering`). Beside NAME.json,
 NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an entry, keyed by `category` and `path`
-(the entry as it stands in the JSON).
+(both as they stand in the JSON).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import orjson
 import pyarrow as pa
 
 from harness.data.fingerprint import fingerprint
+from harness.data.pool.numbering import Numbering, categories_of, instances_of
 from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
 from harness.errors import UserError
 from harness.record.files import write_atomically
@@ -27,7 +29,7 @@ LAYOUT = 1  # part of a cached index's name: another layout never reads it
 ENTRY = "entry"  # the published entry, while a table is made
 
 
-def open_pool(path: Path, num_categories: int | None, cache: Path) -> InstancePool:
+def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Numbering | None = None) -> InstancePool:
     """Opens a pool: a published JSON, an index (.arrow), or a table in the exchange format (.parquet).
 
     An index of a JSON or Parquet file is made on first opening, in the folder `cache` under the file's fingerprint,
@@ -37,17 +39,18 @@ def open_pool(path: Path, num_categories: int | None, cache: Path) -> InstancePo
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such pool")
-    index = path if path.suffix == ".arrow" else _cached_index(path, cache)
+    index = path if path.suffix == ".arrow" else _cached_index(path, cache, numbering)
     pool = InstancePool(IndexStore(index))
     check_categories(pool, num_categories, path)
     return pool
 
 
-def read_pool(path: Path) -> pa.Table:
+def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
     """The table of a pool in any of its formats, sorted by category; `root`, absolute, in its metadata is the folder
-    that its paths are relative to. Raises UserError."""
+    that its paths are relative to. `numbering` tells the categories of a pool that names them otherwise than by number.
+    Raises UserError."""
     if path.suffix == ".json":
-        return _read_published(path)
+        return _read_published(path, numbering)
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if path.suffix == ".arrow":
@@ -78,16 +81,18 @@ def sorted_by_category(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.argsort(category, kind="stable")))
 
 
-def _cached_index(path: Path, cache: Path) -> Path:
+def _cached_index(path: Path, cache: Path, numbering: Numbering | None) -> Path:
     key = fingerprint(path)[:16]
     columns = _columns_file(path)
     if columns is not None:
         key += f"-{fingerprint(columns)[:8]}"
     # Relative paths mean another file elsewhere, so the folder is part of the name.
     folder = f"{zlib.crc32(str(path.parent.resolve()).encode()):08x}"
+    if numbering is not None:
+        key += f"-{numbering.stamp}"
     index = cache / f"pool-{path.stem}-{key}-{folder}-{LAYOUT}.arrow"
     if not index.is_file():
-        write_index(read_pool(path), index)
+        write_index(read_pool(path, numbering), index)
     return index
 
 
@@ -106,9 +111,9 @@ def check_categories(pool: InstancePool, num_categories: int | None, path: Path)
 # ------------------------------------------------------------------------------------------------- published format
 
 
-def _read_published(path: Path) -> pa.Table:
-    categories, entries = _entries(path)
-    columns = _further_columns(path, categories, entries)
+def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
+    categories, keys, entries = _entries(path, numbering)
+    columns = _further_columns(path, keys, entries)
     marked = [entry.startswith("*") for entry in entries]
     parts = [entry.lstrip("*").split("|") for entry in entries]
     table = pa.table(
@@ -124,7 +129,8 @@ def _read_published(path: Path) -> pa.Table:
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))
 
 
-def _entries(path: Path) -> tuple[np.ndarray, list[str]]:
+def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[str], list[str]]:
+    """Of every entry its category, the key that it stands under, and itself."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -134,16 +140,15 @@ def _entries(path: Path) -> tuple[np.ndarray, list[str]]:
     wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no object; {wanted}")
-    lengths, numbers, entries = [], [], []
-    for key, paths in content.items():
-        if not key.lstrip("-").isdecimal():
-            raise UserError(f"{path}: category {key!r} is not an integer; {wanted}")
+    lengths, keys, entries = [], [], []
+    numbers = categories_of(path, content, numbering)
+    for key, paths in instances_of(path, content).items():
         if not isinstance(paths, list) or not all(isinstance(entry, str) and entry for entry in paths):
             raise UserError(f"{path}: category {key} holds something other than a list of file names; {wanted}")
-        numbers.append(int(key))
         lengths.append(len(paths))
+        keys += [key] * len(paths)
         entries += paths
-    return np.repeat(np.array(numbers, np.int64), lengths), entries
+    return np.repeat(np.array(list(numbers.values()), np.int64), lengths), keys, entries
 
 
 def _root_of(folder: Path, sample: list[str]) -> Path:
@@ -162,7 +167,7 @@ def _columns_file(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _further_columns(path: Path, categories: np.ndarray, entries: list[str]) -> dict[str, pa.ChunkedArray]:
+def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[str, pa.ChunkedArray]:
     """Columns beside the JSON, in the order of its entries."""
     file = _columns_file(path)
     if file is None:
@@ -171,10 +176,10 @@ def _further_columns(path: Path, categories: np.ndarray, entries: list[str]) -> 
     missing = {"category", "path"} - set(table.column_names)
     if missing:
         raise UserError(f"{file}: has no column {', '.join(sorted(missing))}")
-    keys = zip(table.column("category").to_pylist(), table.column("path").to_pylist(), strict=True)
-    place = {key: row for row, key in enumerate(keys)}
+    listed = zip(map(str, table.column("category").to_pylist()), table.column("path").to_pylist(), strict=True)
+    place = {key: row for row, key in enumerate(listed)}
     try:
-        rows = [place[key] for key in zip(categories.tolist(), entries, strict=True)]
+        rows = [place[key] for key in zip(keys, entries, strict=True)]
     except KeyError as error:
         category, entry = error.args[0]
         raise UserError(f"{file}: has no row for category {category}, path {entry}, which {path.name} lists") from None

@@ -142,7 +142,8 @@ class IndexStore:
         if pa.types.is_primitive(values.type) and not pa.types.is_boolean(values.type) and values.null_count == 0:
             return _numbers(values)
         if pa.types.is_primitive(values.type):
-            return values.to_numpy(zero_copy_only=False)
+            plain: np.ndarray = values.to_numpy(zero_copy_only=False)
+            return plain
         return np.array(["" if value is None else value for value in values.to_pylist()], object)
 
     def source(self, row: int) -> FileSource:
@@ -184,7 +185,9 @@ class AnnotationStore:
             return np.arange(len(known.annotation_ids))
         if name == "area_fraction":
             image = known.annotation_images
-            return known.areas / (known.heights[image].astype(np.float64) * known.widths[image])
+            whole = known.heights[image].astype(np.float64) * known.widths[image]
+            fractions: np.ndarray = known.areas / whole
+            return fractions
         raise KeyError(name)
 
     def source(self, row: int) -> AnnotationSource:

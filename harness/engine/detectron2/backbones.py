@@ -17,7 +17,7 @@ STRIDES = (4, 8, 16, 32)
 NAMES = tuple(f"res{level_of(stride)}" for stride in STRIDES)  # res2 to res5
 
 
-class Trunk(Backbone):
+class Trunk(Backbone):  # type: ignore[misc]
     """A backbone of ours with detectron2's interface: features by name in place of by stride."""
 
     def __init__(self, trunk: nn.Module) -> None:

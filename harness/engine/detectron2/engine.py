@@ -177,7 +177,7 @@ class Detectron2Engine:
 # ------------------------------------------------------------------------------------------------ their structures
 
 
-class SharedMasks(BitMasks):
+class SharedMasks(BitMasks):  # type: ignore[misc]
     """Masks of an image's instances and which of them each row means.
 
     detectron2 copies a mask over the whole image for every region that is matched to it; an index does as well.

@@ -261,7 +261,7 @@ def _with_pasted(heads: CascadeROIHeads) -> Callable[..., list[Instances]]:
     original = heads._match_and_label_boxes
 
     def match_and_label(proposals: list[Instances], stage: int, targets: list[Instances]) -> list[Instances]:
-        labelled = original(proposals, stage, targets)
+        labelled: list[Instances] = original(proposals, stage, targets)
         for regions, truth in zip(labelled, targets, strict=True):
             if len(truth):
                 iou = pairwise_iou(truth.gt_boxes, regions.proposal_boxes)

@@ -88,7 +88,8 @@ class MmdetEngine:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     def losses(
         self,

@@ -61,7 +61,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """Indices of the boxes (n, 4) xyxy that are left, best first. `offset` is what is added to a box's sides, 0."""
     if offset:
         raise UserError(f"engine=mmdet: suppression with offset {offset} needs mmcv's compiled operations; {COMPILE}")
-    return torchvision.ops.nms(boxes, scores, iou_threshold)
+    kept: Tensor = torchvision.ops.nms(boxes, scores, iou_threshold)
+    return kept
 
 
 def roi_align_forward(

@@ -1,0 +1,35 @@
+"""What nobody means: the embedded dataset's detector or schedule, the defaults, on another dataset."""
+
+from __future__ import annotations
+
+from harness.compose import Composed
+from harness.errors import UserError
+from harness.recipes.recipe import recipe_names
+
+
+def refuse_unmeant(composed: Composed) -> None:
+    """Raises UserError for a dataset other than mini with the small detector or a mini schedule.
+
+    Not where they, or a recipe of the embedded dataset, were asked for by name. Other engines have detectors of their
+    own, and what is evaluated alone has no schedule.
+    """
+    config, choices = composed.config, composed.choices
+    if config.data.name == "mini" or (choices.get("recipe") or "").startswith("mini"):
+        return
+    small = [("detector", choices["detector"] == "small" and config.engine.name == "native")]
+    small += [("schedule", (choices["schedule"] or "").startswith("mini") and config.train)]
+    given = {text.lstrip("+").partition("=")[0] for text in composed.overrides}
+    unmeant = [f"{group}={choices[group]}" for group, is_small in small if is_small and group not in given]
+    if unmeant:
+        raise UserError(
+            f"{' and '.join(unmeant)} {'are' if len(unmeant) > 1 else 'is'} made for data=mini, not for "
+            f"data={config.data.name}: take recipe={_fitting(composed)} (`harness recipes` lists them), or ask "
+            f"for {'them' if len(unmeant) > 1 else 'it'} by name"
+        )
+
+
+def _fitting(composed: Composed) -> str:
+    """The recipe of the run's method and backbone, the baseline's where there is none."""
+    size = "swin_l" if composed.settings["backbone"] == "swin_l" else "r50"
+    name = f"{composed.settings['method']}_{size}"
+    return name if name in recipe_names() else f"baseline_{size}"
