@@ -3,13 +3,12 @@
 A bootstrap over images asks how AP varies when each image counts 0, 1, 2, ... times. Its variance over infinitely many
 resamples is, to first order, the sum of squares of AP's derivatives by the images' weights (the infinitesimal
 jackknife: Efron 1982, The jackknife, the bootstrap and other resampling plans). One pass over the matches gives them:
-no detection is matched again, no draw is made, and it takes a hundredth of the time of a thousand resamples, with which
-tests compare it. Derivatives of two runs subtract image by image, so that what makes an image hard for both cancels
-out.
+no detection is matched again and no draw is made; a test compares them with a thousand exact resamples. Derivatives of
+two runs subtract image by image, so that what makes an image hard for both cancels out.
 
 Where few images hold a category, resampling understates how its AP varies: a mean of m images by (m - 1) / m, and a
 category in a single image hardly varies at all. So derivatives are stretched by sqrt(m / (m - 1)), and a category in a
-single image counts with what its removal does to the mean (the jackknife). In LVIS that is a quarter of the width.
+single image counts with what its removal does to the mean (the jackknife).
 """
 
 from __future__ import annotations
