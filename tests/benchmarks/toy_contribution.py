@@ -11,6 +11,7 @@ The contribution is the cosine that BSGAL decides by. AUROC: of batches without 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def pictures(labels: Tensor, rng: torch.Generator) -> Tensor:
 def network() -> nn.Module:
     widths = (3, 16, 32, 64)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, CLASSES))
 
