@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.compose import Composed, compose
+from harness.compose import Composed, compose, plain
 from harness.recipes.recipe import about, recipe_names
 from harness.recipes.table import Verdict, papers, settings, settings_of, sources
 from tests.command_line import harness
@@ -72,6 +72,15 @@ def test_every_option_of_ours_stands_in_the_table(composed: dict[str, Composed])
         if "weights" in known:
             known |= {"backbone.weights"}
         assert unknown - known - OURS_ALONE == set(), name
+        method = {f"method.{key}": value for key, value in plain(type(recipe.config.method)()).items()}
+        changed = {key for key, value in method.items() if recipe.settings[key] != value}
+        assert changed - known <= {"method.strict_filters"}, f"{name} sets what no row names"
+
+
+def test_a_recipe_s_filter_wants_its_columns(composed: dict[str, Composed]) -> None:
+    pasting = [recipe.config.method for recipe in composed.values() if recipe.config.method.pastes]
+    assert len(pasting) == 7
+    assert all(method.strict_filters for method in pasting)
 
 
 def test_what_holds_an_equality_is_there() -> None:
