@@ -136,7 +136,7 @@ class _Run:
             record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
         except Interrupted as interrupted:
             reason = self.stop.reason or "a signal to another rank"
-            log.info("%s: %s", reason, interrupted)
+            log.info("stopped by %s: %s", reason, interrupted)
             record = self._ended(Status.interrupted, failure={"kind": "stopped", "message": reason})
         except ClaimLost as lost:
             return Outcome(self.run_id, None, str(lost))

@@ -34,6 +34,7 @@ GAIN = {
     "baseline_continued": 0.6,
     "copy_paste": 1.8,
     "xpaste": 3.2,
+    "xpaste_copypaste": 3.9,
     "divergen": 3.6,
     "random_selection": 3.1,
     "bsgal": 4.3,
@@ -55,7 +56,7 @@ def record(
     """A record with what reports look at."""
     known = {
         "name": name,
-        "method": name,
+        "method": "copy_paste" if name == "xpaste_copypaste" else name,
         "seed": seed,
         "data.name": "mini",
         "backbone": "resnet18",

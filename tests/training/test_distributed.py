@@ -211,7 +211,12 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     ranks = []
     for rank in range(2):
         tasks = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        tasks |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0"}
+        tasks |= {
+            "SLURM_JOB_NODELIST": "localhost",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_NODEID": "0",
+            "SLURM_STEP_ID": "0",
+        }
         own = {**environment(), **tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks.append(subprocess.Popen([*RUN, f"runs_dir={tmp_path}"], env=own, stderr=subprocess.PIPE, text=True))
     try:
