@@ -26,7 +26,7 @@ class Confidence(PoolPasting):
     category are kept first, whatever they are. soft: instances are weighted by their rank among the window instead.
     """
 
-    paper = "this project: docs/selection.md"
+    paper = "beyond the papers"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.INSTANCE_ATTRIBUTION, Need.INSTANCE_CONFIDENCE})
 
     quantile: float = 0.5  # share of a category's recent instances that is left out
