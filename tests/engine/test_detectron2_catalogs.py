@@ -108,7 +108,7 @@ def _noisy(annotations, image: int, rng: np.random.Generator, size: tuple[int, i
         masks.append({"size": rle["size"], "counts": rle["counts"].decode("ascii")})
     scores = torch.tensor(np.sort(rng.random(len(boxes)))[::-1].copy(), dtype=torch.float32)
     tensor = torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))
-    return Prediction(tensor, scores, torch.tensor(np.array(labels, np.int64)), masks)
+    return Prediction(tensor, scores, torch.tensor(np.array(labels, np.int64)), lambda: masks)
 
 
 def test_predictions_can_be_drawn(data: DataConfig, names: tuple[str, str]) -> None:
