@@ -22,7 +22,6 @@ from harness.data.dataset import Dataset
 from harness.data.lvis.annotations import rasterise, segmentation_rle
 from harness.engine.contract import Prediction
 from harness.engine.detectron2.catalogs import as_instances, evaluate_with_detectron2, register
-from harness.evaluate.detections import Detections
 from harness.evaluate.lvis_ap import evaluate
 from harness.run.evaluation import _columns
 
@@ -85,7 +84,7 @@ def test_detectron2s_evaluator_and_ours_agree(data: DataConfig, names: tuple[str
         sizes.append(size)
         predictions.append(_noisy(annotations, image, rng, size))
     with_theirs = evaluate_with_detectron2(names[1], annotations.image_ids.tolist(), predictions, sizes)
-    columns = Detections.concatenate([_columns(i, found, annotations) for i, found in enumerate(predictions)])
+    columns, _ = _columns(list(range(len(predictions))), predictions, annotations)
     # detectron2 takes boxes away before it evaluates masks, so that a mask's size is its own area.
     with_ours = evaluate(annotations, columns, mask_area=True).metrics
     for kind, figures in with_theirs.items():

@@ -16,8 +16,8 @@ import torch
 pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engines.md says how to get it")
 
 import methods
-from harness.errors import UserError
 from harness.engine.detectron2.engine import CAPABILITIES
+from harness.errors import UserError
 from harness.record.record import Record, Status, read_record
 from harness.run.run import execute
 from tests.engine.detectron2_models import SMALL
