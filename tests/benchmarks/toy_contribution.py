@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.config import RunConfig
+from harness.training.torch_settings import prepare_torch
 from methods.contribution import GradientCache
 
 CLASSES, SIDE, BATCH = 10, 32, 64
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("docs/img/toy_contribution.png"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig())
     made = [contributions(seed, arguments.steps, arguments.batches) for seed in range(arguments.seeds)]
     print(f"accuracy on unseen pictures: {', '.join(f'{accuracy:.1f} %' for accuracy, _ in made)}")
     found = np.stack([values for _, values in made])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -251,12 +253,17 @@ def test_group_may_write_where_it_may_write_to_the_folder(tmp_path: Path) -> Non
         assert not path.stat().st_mode & 0o020, path
 
 
+def _open_to_all(folder: Path) -> None:
+    """pytest's folders are its user's alone."""
+    for path in itertools.takewhile(lambda path: path != Path(tempfile.gettempdir()), (folder, *folder.parents)):
+        path.chmod(0o755)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
 def test_second_user_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submission = Submission("s-1", str(tmp_path), "local", [RUN], ["1"], host=socket.gethostname())
     _manifest(tmp_path, submission)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    _open_to_all(tmp_path)
     monkeypatch.setattr(sys, "argv", ["harness", "retry", "s", "--runs", str(tmp_path)])
     import zoneinfo  # noqa: F401  (pydantic's, which that user may not be able to import here)
 
@@ -275,8 +282,7 @@ def test_job_is_cancelled_though_its_run_folder_cannot_be_written(
 ) -> None:
     _manifest(tmp_path, Submission("s-1", str(tmp_path), "slurm", [RUN], ["7"]), name="slurm")
     (tmp_path / RUN).mkdir()
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    _open_to_all(tmp_path)
     cancelled: list[str] = []
     monkeypatch.setattr(queue, "look", lambda submissions: Look({"7": Job("7", "s-1", "PENDING", "Priority")}))
     monkeypatch.setattr(queue, "ask", lambda *words: cancelled.extend(words) or queue_answer(""))

@@ -21,7 +21,7 @@ def test_every_method_has_a_row_with_one_line_and_its_options() -> None:
     assert bsgal["tau"] == "tau=null"
     assert bsgal["sync"] == "sync=false"
     assert rows["bsgal"].needs == ("ground_truth_proposals", "pasted_attribution")
-    assert [option.name for option in rows["xpaste"].own_options] == ["filtered"]
+    assert [option.name for option in rows["xpaste"].own_options] == ["filtered", "box_loss", "mask_loss"]
     assert [option.name for option in rows["bsgal_per_image"].own_options] == ["scope"]
 
 
