@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
 import torch
@@ -15,20 +16,32 @@ from methods.running import CategoryWindows
 from methods.xpaste import PoolPasting
 
 
+class By(Enum):
+    """level: an instance stays when the confidence reaches `level`. quantile: when it reaches that of its category."""
+
+    level = "level"
+    quantile = "quantile"
+
+
 @register("confidence")
 @dataclass
 class Confidence(PoolPasting):
     """Keeps pasted instances whose label the detector believes, and ignores the rest of them.
 
-    The detector looks at each pasted instance's box, as pasted, and gives the probability of the label. An instance
-    stays when that reaches the `quantile` of the last `window` ones of its category (of all, with
-    per_category=false); the others are ignored, and the rest of the image trains as it is. `warmup`: so many of a
-    category are kept first, whatever they are. soft: instances are weighted by their rank among the window instead.
+    The detector, as it is at that step, looks at each pasted instance's box and gives the probability of the label. By
+    level, an instance stays when that reaches `level`: nothing need be known of the share of bad instances, and a clean
+    pool is kept as the detector learns it. By quantile, it stays when that reaches the `quantile` of the last `window`
+    ones of its category (of all, with per_category=false); `warmup`: so many of a category are kept first, whatever
+    they are. soft: instances are weighted by their rank among the window instead. The others are ignored, and the rest
+    of the image trains as it is. A detector that has not learnt the categories believes no label: start from one that
+    has (init_from, weights).
     """
 
     paper = "beyond the papers"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.INSTANCE_ATTRIBUTION, Need.INSTANCE_CONFIDENCE})
 
+    by: By = By.level
+    level: float = 0.05
     quantile: float = 0.5  # share of a category's recent instances that is left out
     window: int = 64
     warmup: int = 8
@@ -37,10 +50,16 @@ class Confidence(PoolPasting):
 
     def validate(self) -> None:
         super().validate()
+        if not 0 <= self.level <= 1:
+            raise ValueError(f"level is {self.level}, and must lie in 0..1")
         if not 0 < self.quantile < 1:
             raise ValueError(f"quantile is {self.quantile}, and must lie between 0 and 1")
         if not 1 <= self.warmup <= self.window:
             raise ValueError(f"warmup is {self.warmup}, and must lie in 1..window={self.window}")
+        if self.by is By.level:
+            self.refuse_if_set("by=quantile", "quantile", "window", "warmup", "per_category", "soft")
+        else:
+            self.refuse_if_set("by=level", "level")
 
     def start(self, start: Start) -> None:
         self._windows = CategoryWindows(self.window)
@@ -51,6 +70,9 @@ class Confidence(PoolPasting):
             return Selection(everything, decided=False)
         confidence = step.confidence()
         instances = step.instances
+        step.log("confidence/mean", confidence[instances.pasted].mean())
+        if self.by is By.level:
+            return Selection(everything, confidence, self.level, instances=confidence >= self.level)
         place = instances.pasted.nonzero()
         labels = instances.labels[instances.pasted].tolist() if self.per_category else [0] * len(place)
         values = confidence[instances.pasted].tolist()
@@ -62,7 +84,6 @@ class Confidence(PoolPasting):
                 rank[image, column] = self._windows.rank(label, value)
         for label, value in zip(labels, values, strict=True):
             self._windows.add(label, value)
-        step.log("confidence/mean", confidence[instances.pasted].mean())
         if self.soft:
             return Selection(everything, confidence, threshold, weight=rank)
         return Selection(everything, confidence, threshold, instances=_at_least(confidence, threshold))
