@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,17 +23,21 @@ def first_step(*overrides: str) -> tuple[Method, TrainingStep]:
     return method, TrainingStep(engine, batch, StepPosition(0, 0, 1), Ranks())
 
 
-def test_by_level_an_instance_stays_when_its_confidence_reaches_the_level() -> None:
-    _, probe = first_step("method=confidence")
-    pasted = probe.instances.pasted
-    level = float(probe.confidence()[pasted].median())
-    method, step = first_step("method=confidence", f"method.level={level}")
-    selection = method.select(step)
-    assert selection.instances is not None
-    assert torch.equal(selection.instances[pasted], step.confidence()[pasted] >= level)
-    assert 0.3 < selection.instances[pasted].float().mean() < 0.8
-    assert selection.keep.all()
-    assert method.state_dict()["windows"] == {}
+def test_by_level_an_instance_stays_when_it_reaches_a_share_of_its_category_s_best() -> None:
+    method, step = first_step("method=confidence", "method.level=0.6", "method.warmup=1", "method.window=4")
+    pasted, labels = step.instances.pasted, step.instances.labels
+    confidence = step.confidence()
+    first = method.select(step)
+    assert first.instances is not None
+    assert first.instances[pasted].all()
+    assert first.keep.all()
+    second = method.select(step)
+    assert second.instances is not None
+    for label in labels[pasted].unique().tolist():
+        own = confidence[pasted & (labels == label)]
+        stays = own >= 0.6 * np.quantile(own[-4:].numpy(), 0.9)
+        assert torch.equal(second.instances[pasted & (labels == label)], stays)
+    assert 0 < second.instances[pasted].float().mean() <= 1
 
 
 def test_by_quantile_a_category_is_kept_whole_until_enough_was_seen() -> None:
