@@ -83,7 +83,8 @@ class Confidence(PoolPasting):
         for (image, column), label, value in zip(place.tolist(), labels, values, strict=True):
             if self._windows.seen(label) >= self.warmup:
                 threshold[image, column] = self._threshold(label)
-                rank[image, column] = self._windows.rank(label, value)
+                if self.soft:
+                    rank[image, column] = self._windows.rank(label, value)
         for label, value in zip(labels, values, strict=True):
             self._windows.add(label, value)
         if self.soft:

@@ -9,6 +9,7 @@ every time that it is drawn. Truth is that of the embedded dataset's pools.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from harness.record.decisions import roc
 from harness.training import checkpoint
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
+from methods.confidence import BEST
 from tests.small_training import setup
 
-LEVELS = (0.02, 0.05, 0.1, 0.2)
+# Rules: confidence of at least so much; of so much times its category's best; among so much of its category's best.
+ABSOLUTE, RELATIVE, SHARES = (0.05, 0.2), (0.1, 0.25, 0.5), (0.5, 0.25)
 SEED = 10  # of what is drawn; none of the sweeps' seeds
 
 
@@ -39,11 +42,20 @@ def main() -> None:
     if weights is None:
         raise UserError(f"{options.run} has left no weights in {options.runs}")
     for pool in options.pool:
-        print(report(pool, *looked_at(pool, weights["model"], options.batches)))
+        print(report(pool, looked_at(pool, weights["model"], options.batches)), flush=True)
 
 
-def looked_at(pool: str, weights: dict[str, torch.Tensor], batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every pasted instance: confidence (K,), what it is (K,) text, frequency group of its category (K,) text."""
+@dataclass(frozen=True)
+class Looks:
+    """Every pasted instance: confidence (K,), what it is (K,) text, category (K,) and its frequency group (K,) text."""
+
+    confidence: np.ndarray
+    kind: np.ndarray
+    category: np.ndarray
+    frequency: np.ndarray
+
+
+def looked_at(pool: str, weights: dict[str, torch.Tensor], batches: int) -> Looks:
     overrides = ["recipe=mini_paste", f"data.pool={pool}", f"seed={SEED}", "data.workers=0"]
     config = compose([*overrides, f"schedule.iterations={batches}"]).config
     engine, _, stream = setup(config)
@@ -58,12 +70,24 @@ def looked_at(pool: str, weights: dict[str, torch.Tensor], batches: int) -> tupl
         with torch.no_grad():
             confidence = step.confidence()[instances.pasted]
         rows, labels = instances.pool_row[instances.pasted].numpy(), instances.labels[instances.pasted].numpy()
-        found.append((confidence.numpy(), kinds[rows], dataset.train.frequency[labels]))
-    confidence, kind, frequency = (np.concatenate(part) for part in zip(*found, strict=True))
-    return confidence, kind, frequency
+        found.append((confidence.numpy(), kinds[rows], labels, dataset.train.frequency[labels]))
+    return Looks(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def report(pool: str, confidence: np.ndarray, kind: np.ndarray, frequency: np.ndarray) -> str:
+def rules(looks: Looks) -> dict[str, np.ndarray]:
+    """What each rule keeps, (K,) bool."""
+    own = [looks.confidence[looks.category == each] for each in looks.category]
+
+    def reaches(quantile: float, factor: float = 1.0) -> np.ndarray:
+        return looks.confidence >= factor * np.array([np.quantile(values, quantile) for values in own])
+
+    kept = {f"at least {level:g}": looks.confidence >= level for level in ABSOLUTE}
+    kept |= {f"at least {level:g} of the category's best": reaches(BEST, level) for level in RELATIVE}
+    return kept | {f"best {share:.0%} of the category": reaches(1 - share) for share in SHARES}
+
+
+def report(pool: str, looks: Looks) -> str:
+    confidence, kind, frequency = looks.confidence, looks.kind, looks.frequency
     good = kind == "clean"
     lines = [f"{pool}: {len(good)} instances, {good.mean():.0%} clean"]
     groups = {"all": np.ones_like(good), "rare": frequency == "r"}
@@ -71,12 +95,11 @@ def report(pool: str, confidence: np.ndarray, kind: np.ndarray, frequency: np.nd
     told = {name: _auroc(confidence[rows], good[rows]) for name, rows in groups.items()}
     known = [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
     lines += [f"  AUROC, clean against bad: {', '.join(known)}"] if known else []
-    for level in LEVELS:
-        kept = confidence >= level
-        shares = {f"clean {letter}": kept[good & (frequency == letter)].mean() for letter in "rcf"}
-        shares |= {name: kept[kind == name].mean() for name in np.unique(kind[~good])}
-        text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        lines.append(f"  level {level:g}: kept {kept.mean():.0%}, of which clean {good[kept].mean():.0%}; of {text}")
+    for rule, kept in rules(looks).items():
+        shares = {f"clean {letter}": kept[good & (frequency == letter)] for letter in "rcf"}
+        shares |= {f"bad {letter}": kept[~good & (frequency == letter)] for letter in "rcf"}
+        text = ", ".join(f"{name} {share.mean():.0%}" for name, share in shares.items() if len(share))
+        lines.append(f"  {rule}: kept {kept.mean():.0%}, of which clean {good[kept].mean():.0%}; of {text}")
     return "\n".join(lines)
 
 
