@@ -24,7 +24,7 @@ from methods.contract import Method
 ENTRY_POINTS = "bsgal_bench.methods"
 # Modules of this package that hold no method.
 SUPPORT = frozenset(
-    {"contract", "registry", "filters", "contribution", "running", "conformance", "listing", "template"}
+    {"contract", "registry", "filters", "contribution", "last_layer", "references", "running", "conformance", "listing", "template"}
 )
 
 M = TypeVar("M", bound=type[Method])
