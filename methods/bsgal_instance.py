@@ -67,7 +67,9 @@ class BSGALInstance(PoolPasting):
         contribution, norm = last_layer.of_instances(step.losses(ViewKind.AUGMENTED), pasted, reference)
         if self.normalise:
             contribution = contribution / (norm * torch.linalg.vector_norm(reference) + 1e-12)
-        contribution = contribution.masked_fill(~pasted | (norm == 0), torch.nan)  # of no region: hidden, or sampled out
+        contribution = contribution.masked_fill(
+            ~pasted | (norm == 0), torch.nan
+        )  # of no region: hidden, or sampled out
         threshold = self._thresholds.judge(step.instances, contribution, self.quantile)
         return Selection(everything, contribution, threshold, instances=reaching(contribution, threshold))
 

@@ -44,9 +44,10 @@ class ClassGradients:
 
 
 def of_instances(table: LossTable, wanted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, G) each: inner products with `reference` (S, C, F + 1) of the gradients of the `wanted` (n, G) bool instances'
-    shares of the classification loss, `LossTable.per_instance`, and these gradients' norms; zero elsewhere."""
-    product, square = torch.zeros_like(reference[0, :1, :1]).expand(2, *wanted.shape).clone()
+    """Of the gradients of instances' shares of the classification loss, `LossTable.per_instance`: (n, G) each, their
+    inner products with `reference` (S, C, F + 1) and their norms. Zero but for the instances `wanted` (n, G) bool."""
+    product = reference.new_zeros(wanted.shape)
+    square = torch.zeros_like(product)
     for (loss, seen), of_layer in zip(_layers(table), reference, strict=True):
         assert loss.attribution is not None
         place = loss.attribution.instance

@@ -33,7 +33,9 @@ class SelfPaced(PoolPasting):
     per_category=false). `warmup`: so many are kept first.
     """
 
-    paper = "Self-Paced Learning (Kumar et al., NeurIPS 2010); by category as in SPLD (Jiang et al., NeurIPS 2014)"
+    paper = (
+        "Self-paced learning (Kumar et al., NIPS 2010), by category as in SPL with diversity (Jiang et al., NIPS 2014)"
+    )
 
     by: Ease = Ease.loss
     share_start: float = 0.3
@@ -67,8 +69,8 @@ class SelfPaced(PoolPasting):
         step.log("self_paced/share", share)
         ease = step.confidence() if self.by is Ease.confidence else -region_loss(step.losses(ViewKind.AUGMENTED))
         ease = ease.masked_fill(~step.instances.pasted, math.nan)
-        threshold = self._thresholds.judge(step.instances, ease, 1 - share)
-        if share == 1:  # the least easy one yet stays too
+        threshold = self._thresholds.judge(step.instances, ease, max(0.0, 1 - share))
+        if share >= 1:  # the least easy one yet stays too
             threshold = torch.full_like(threshold, math.nan)
         return Selection(everything, ease, threshold, instances=reaching(ease, threshold))
 

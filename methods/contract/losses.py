@@ -49,9 +49,7 @@ class LastLayer:
 
     def take(self, rows: Tensor) -> LastLayer:
         """The regions `rows` (k,) alone."""
-        return LastLayer(
-            self.inputs[rows], self.logits[rows], self.labels[rows], self.counted[rows], self.image[rows]
-        )
+        return LastLayer(self.inputs[rows], self.logits[rows], self.labels[rows], self.counted[rows], self.image[rows])
 
     @property
     def errors(self) -> Tensor:

@@ -110,7 +110,7 @@ def batch_of(images: int, size: int, device: torch.device) -> Batch:
         return View(made.image(size, size, seed).to(torch.uint8), made.targets(size, size, seed, count, pasted))
 
     samples = [
-        Sample(i, i, view(10 * i + 1, 8), view(10 * i, 16, pasted=8), view(10 * i + 5, 8)) for i in range(images)
+        Sample(i, i, view(10 * i + 1, 8), view(10 * i, 16, pasted=8), (view(10 * i + 5, 8),)) for i in range(images)
     ]
     return Batch(samples).to(device)
 
