@@ -122,7 +122,7 @@ def main() -> None:
     engine = NativeEngine(made.detector("resnet50", 1).to(device), Precision[options.precision], channels_last=False)
     bench = Bench(engine, batch_of(options.images, options.size, device), device)
     for method in METHODS.values():
-        method.start(Start(1000, device, options.images, dataset=None))  # type: ignore[arg-type]
+        method.start(Start(1000, device, options.images, dataset=None, pool=None))  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = defaultdict(list)
     peak: dict[str, float] = {}
     for repeat in range(options.repeats + 1):  # the first warms up
