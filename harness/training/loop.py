@@ -277,6 +277,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     single = _is_by_instance(selection)
     contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
     threshold = None if single else _per_image(selection.threshold, 1)[0]
+    kept = selection.instances
+    if kept is not None:
+        kept = kept & selection.keep[:, None]  # with its pasted view an image loses all that was pasted
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -294,7 +297,7 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
                 "contributions": _of_instances(selection.contribution, image, own.pasted),
-                "kept": _of_instances(selection.instances, image, own.pasted),
+                "kept": _of_instances(kept, image, own.pasted),
                 "weights": _of_instances(selection.weight, image, own.pasted),
             }
         )

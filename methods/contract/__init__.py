@@ -5,7 +5,7 @@ A method imports this package, torch and NumPy; it never imports the harness.
 
 from methods.contract.choices import LossKind, Need, Proposals, Scope, ViewKind
 from methods.contract.data import DatasetFacts, Draw, ImageFacts, PasteRule, Pool, concatenated, uniform_over_categories
-from methods.contract.losses import Attribution, Loss, LossTable
+from methods.contract.losses import Attribution, LastLayer, Loss, LossTable
 from methods.contract.method import Method, Start
 from methods.contract.step import Instances, Selection, Step
 
@@ -15,6 +15,7 @@ __all__ = [
     "Draw",
     "ImageFacts",
     "Instances",
+    "LastLayer",
     "Loss",
     "LossKind",
     "LossTable",

@@ -45,3 +45,4 @@ class Need(Enum):
     GROUND_TRUTH_PROPOSALS = "ground_truth_proposals"
     INSTANCE_ATTRIBUTION = "instance_attribution"  # LossTable.per_instance, Selection.instances and (n, G) weights
     INSTANCE_CONFIDENCE = "instance_confidence"  # Step.confidence
+    LAST_LAYER = "last_layer"  # Loss.last_layer of the classification losses

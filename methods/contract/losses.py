@@ -33,13 +33,44 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class LastLayer:
+    """What a classification loss's last layer, a linear one of C classes, sees of R regions; all without gradient.
+
+    inputs (R, F); logits (R, C); labels (R,) int64, C for background; counted (R, C) bool, the logits that the loss
+    counts; image (R,) int64. Regions are those of the loss's `attribution`, whose terms are sums of sigmoid
+    cross-entropies over the counted logits.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    labels: Tensor
+    counted: Tensor
+    image: Tensor
+
+    def take(self, rows: Tensor) -> LastLayer:
+        """The regions `rows` (k,) alone."""
+        return LastLayer(self.inputs[rows], self.logits[rows], self.labels[rows], self.counted[rows], self.image[rows])
+
+    @property
+    def errors(self) -> Tensor:
+        """(R, C) the derivative of each region's term by its logits.
+
+        A term's gradient in the layer's weights (C, F) is the outer product of its errors and its inputs; in the biases
+        (C,) it is the errors.
+        """
+        goal = torch.arange(self.logits.shape[1], device=self.labels.device) == self.labels[:, None]
+        return (self.logits.sigmoid() - goal.to(self.logits.dtype)) * self.counted
+
+
+@dataclass(frozen=True)
 class Loss:
     """One loss as per-image sums.
 
     sum (n,): the loss summed over the image's terms. count (n,): what the image adds to the normaliser.
     pasted (n,): the part of `sum` that comes from pasted instances, where the engine attributes it.
     across_ranks: the normaliser is the mean over ranks (CenterNet's number of positives), reduced after the decision.
-    attribution: which instance each term belongs to, where the engine knows.
+    attribution: which instance each term belongs to, where the engine knows. last_layer: what the terms of a
+    classification loss are made of, where the engine tells.
     """
 
     kind: LossKind
@@ -48,6 +79,7 @@ class Loss:
     pasted: Tensor | None = None
     across_ranks: bool = False
     attribution: Attribution | None = None
+    last_layer: LastLayer | None = None
 
     @property
     def instances(self) -> Tensor:
@@ -75,7 +107,7 @@ class Loss:
             total = total - (self.instances * (1 - factor)).sum(1)
         if weight is not None and weight.dim() == 1:
             total = total * weight
-        return replace(self, sum=total, count=count, pasted=None, attribution=None)
+        return replace(self, sum=total, count=count, pasted=None, attribution=None, last_layer=None)
 
     @property
     def _attributed(self) -> Attribution:
@@ -166,5 +198,6 @@ class LossTable:
                 count=torch.where(keep, loss.count, rest.count),
                 pasted=None,
                 attribution=None,
+                last_layer=None,
             )
         return LossTable(mixed)
