@@ -63,14 +63,14 @@ class _OneInstance(Method):
     """Pastes the row that it is told, and takes reference images of that row's category or by another policy."""
 
     row: int = 0
-    policy: ReferencePolicy = ReferencePolicy.drawn_class
+    reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
 
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
     def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
-        if self.policy is not ReferencePolicy.drawn_class:
-            return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
+        if self.reference_policy is not ReferencePolicy.drawn_class:
+            return BSGAL(reference_policy=self.reference_policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
         return int(rng.choice(images)) if len(images) else None
 
@@ -144,7 +144,7 @@ class _CategoryScorer:
 
 def scoring_data(dataset: Dataset, pool: InstancePool, options: ScoreOptions) -> TrainingData:
     """Training samples into which one named instance is pasted."""
-    return TrainingData(dataset, options.seed, _OneInstance(policy=options.reference_policy), pool)
+    return TrainingData(dataset, options.seed, _OneInstance(reference_policy=options.reference_policy), pool)
 
 
 def score_command(

@@ -48,6 +48,10 @@ class TinyPool:
     def subset(self, rows: np.ndarray) -> TinyPool:
         return TinyPool(self._categories[rows], **{name: values[rows] for name, values in self._columns.items()})
 
+    def open(self, row: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.PCG64([int(self._categories[row]), row]))
+        return rng.integers(0, 256, (12, 10, 4)).astype(np.uint8)
+
 
 class TinyDataset:
     """`DatasetFacts` of 24 images, two categories each; category 0 is rare, 5 has no image."""

@@ -50,6 +50,12 @@ class Pool(Protocol):
     def subset(self, rows: np.ndarray) -> Pool:
         """The pool of these rows alone, renumbered in the order given."""
 
+    def open(self, row: int) -> np.ndarray:
+        """(H, W, 4) uint8 RGBA of a row's instance; one of a training image is cut to its extent.
+
+        Raises ValueError that names a file that is missing or no such image.
+        """
+
 
 class DatasetFacts(Protocol):
     """Statistics of the training set, read-only."""

@@ -132,7 +132,7 @@ def main() -> None:
     rows = [name for name in [*METHODS, FORWARD] if name == PLAIN or name.startswith(tuple(options.only))]
     methods = {name: METHODS[name] for name in rows if name in METHODS}
     for method in methods.values():
-        method.start(Start(1000, device, options.images, dataset=None))  # type: ignore[arg-type]
+        method.start(Start(1000, device, options.images, dataset=None, pool=None))  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = defaultdict(list)
     peak: dict[str, float] = {}
     for repeat in range(options.repeats + 1):  # the first warms up
