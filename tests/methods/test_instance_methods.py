@@ -171,6 +171,9 @@ def test_a_few_steps_on_mini(name: str, options: list[str], tmp_path: Path) -> N
     assert len(rows) >= 4
     if options == ["of=image"]:
         assert rows.contribution.notna().all()
+        for each in rows[rows.pool_rows.map(len) > 0].itertuples():
+            assert set(each.weights) == {each.weights[0]}, "an image's weight is that of all that was pasted into it"
+            assert (each.weights[0] > 0) == (each.contribution > 0)
         return
     figures = rows.contributions.explode().astype(float)
     assert figures.notna().all()
