@@ -283,10 +283,10 @@ class BSGAL(PoolPasting):
         return replace(selection, gradient=torch.where(augmented >= original, buffer, held, out=held))
 
     def _view_loss(self, step: Step, view: ViewKind) -> Tensor:
-        return step.losses(view, backbone_in_eval=not self.shared_pass).total()
+        return step.losses(view, backbone_in_eval=not self.shared_pass, grad=True).total()
 
     def _pasted_losses(self, step: Step) -> LossTable:
-        return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
+        return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass, grad=True)
 
     def _updated_cache(self, step: Step) -> GradientCache:
         """The cache, with this step's reference gradient in it where one is due and there are reference images."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from methods import sources
 from methods.contract import Method
 
 ENTRY_POINTS = "bsgal_bench.methods"
@@ -34,6 +34,7 @@ SUPPORT = frozenset(
         "references",
         "registry",
         "running",
+        "sources",
         "template",
     }
 )
@@ -129,14 +130,15 @@ def load_file(path: str | Path) -> list[str]:
 
 
 def source_fingerprint(cls: type[Method]) -> str | None:
-    """SHA-256 of the file that a method outside this package was read from; None for a built-in one.
+    """SHA-256 over the sources that a method outside this package is made of; None for a built-in one.
 
-    A built-in method's source is told by the run's commit.
+    That is its file or whole package, the plugins that it builds on, and its version where it is installed
+    (`methods.sources`). A built-in method's source is told by the run's commit.
     """
-    if cls.__module__.split(".")[0] == __package__:
-        return None
-    source = _files.get(cls.__module__) or inspect.getsourcefile(cls)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
+    own = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
+    own = {name for name in own if name.split(".")[0] not in sources.HOUSE}
+    plugins = {known.__module__ for known in _classes.values()}
+    return sources.fingerprint(own, plugins, _files) if own else None
 
 
 def source_file(cls: type[Method]) -> str:

@@ -175,6 +175,10 @@ class TinyEngine:
         )
         return found
 
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        """The pixels: there is no backbone below the tiny detector."""
+        return torch.stack([image.float() / 255 for image in images])
+
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
         return []
 

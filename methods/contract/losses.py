@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,16 +177,14 @@ class LossTable:
 
     def copied(self) -> LossTable:
         """The same figures in tensors of their own, with the same gradients: writing to them changes nothing else."""
-        fields = {
-            name: replace(
-                loss,
-                sum=loss.sum.clone(),
-                count=loss.count.clone(),
-                pasted=None if loss.pasted is None else loss.pasted.clone(),
-            )
-            for name, loss in self.losses.items()
-        }
-        return LossTable(MappingProxyType(fields))
+        return self._mapped(torch.Tensor.clone)
+
+    def detached(self) -> LossTable:
+        """The same figures in tensors of their own, without gradients."""
+        return self._mapped(lambda tensor: tensor.detach().clone())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> LossTable:
+        return LossTable(MappingProxyType({name: _changed(loss, change) for name, loss in self.losses.items()}))
 
     def where(self, keep: Tensor, other: LossTable) -> LossTable:
         """Per image, this table where `keep` (n,) bool holds and `other` elsewhere."""
@@ -201,3 +200,13 @@ class LossTable:
                 last_layer=None,
             )
         return LossTable(mixed)
+
+
+def _changed(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A dataclass with `change` made to every tensor in it and in the dataclasses that it holds."""
+    values = {item.name: getattr(record, item.name) for item in fields(record)}
+    return replace(
+        record,
+        **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)},
+        **{name: _changed(value, change) for name, value in values.items() if is_dataclass(value)},
+    )

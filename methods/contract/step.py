@@ -69,13 +69,14 @@ class Step(Protocol):
         proposals: Proposals = Proposals.SAMPLED,
         *,
         backbone_in_eval: bool = False,
-        grad: bool = True,
+        grad: bool = False,
         images: int | None = None,
     ) -> LossTable:
         """The view's losses; computed once per (view, proposals, backbone mode) and kept until the step ends.
 
-        `backbone_in_eval` runs the backbone without stochastic depth and with running statistics;
-        `images` takes only the first so many.
+        They are figures, in tensors of their own; with grad=True what `gradient` takes. Without it, a pass that is
+        not trained on costs less. `backbone_in_eval` runs the backbone without stochastic depth and with running
+        statistics; `images` takes only the first so many.
         """
 
     def gradient(
@@ -83,7 +84,8 @@ class Step(Protocol):
     ) -> Tensor:
         """Flat gradient (P,) of a scalar over a scope, in the detector's precision; written to `out` where given.
 
-        keep_graph=False frees the graph: for losses that are not trained on, the reference batch's.
+        The scalar is of losses that were asked for with grad=True; ValueError for another. keep_graph=False frees the
+        graph: for losses that are not trained on, the reference batch's.
         """
 
     def num_parameters(self, scope: Scope = Scope.all) -> int:
@@ -101,7 +103,8 @@ class Step(Protocol):
     ) -> LossTable:
         """The reference batch's losses (no gradient) after one plain SGD step of size `lr` on the view's total loss.
 
-        `loss`, a scalar of the view's pass, replaces the total; `images` takes only the first so many references.
+        `loss`, a scalar of the view's pass with grad=True, replaces the total; `images` takes only the first so many
+        references.
         Calls of a step with equal `draws` draw the reference proposals alike. Weights are restored bit for bit.
         """
 

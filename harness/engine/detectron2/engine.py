@@ -105,6 +105,15 @@ class Detectron2Engine:
             return loss_table(self.module, inputs)
 
     @torch.no_grad()
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        """Of the trunk below the pyramid, where there is one."""
+        self.module.eval()
+        batch = self.module.preprocess_image([{"image": self._channels(image)} for image in images])  # type: ignore[operator]
+        backbone: Any = self.module.backbone
+        levels: dict[str, Tensor] = getattr(backbone, "bottom_up", backbone)(batch.tensor)
+        return list(levels.values())[-1]
+
+    @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         self.module.eval()
         inputs = [

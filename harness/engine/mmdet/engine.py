@@ -125,6 +125,14 @@ class MmdetEngine:
         return proposal_losses(module.rpn_head, features, classless, settings)
 
     @torch.no_grad()
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        self.module.eval()
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        data = self.module.data_preprocessor(test_data(images, sizes), False)
+        levels: Sequence[Tensor] = self.module.backbone(data["inputs"])
+        return levels[-1]
+
+    @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         self.module.eval()
         features, samples = self._features(test_data(images, sizes), training=False)
