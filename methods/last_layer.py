@@ -31,7 +31,7 @@ class ClassGradients:
         """Takes in the step's reference batch, with ground truth as proposals, where there is one."""
         if not step.num_references:
             return
-        layers = _layers(step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=False))
+        layers = _layers(step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True))
         now = torch.stack([_outer(seen, loss) for loss, seen in layers])
         if self.mean is None:
             self.mean = torch.zeros_like(now)
