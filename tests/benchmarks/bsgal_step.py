@@ -48,8 +48,8 @@ METHODS: dict[str, Method] = {
     "paste_only, scope=last, reference_every=8, accepted": BSGAL(tau=ACCEPT, scope=Scope.last, reference_every=8),
     "paste_or_ori, gradient": BSGAL(mode=Mode.paste_or_ori),
     "paste_or_ori, loss difference": BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
-    "confidence": Confidence(warmup=1),
-    "bsgal_instance": BSGALInstance(warmup=1),
+    "confidence": Confidence(),
+    "bsgal_instance": BSGALInstance(),
 }
 
 

@@ -19,7 +19,6 @@ from tests.small_training import TINY
 SHORT = [
     *TINY,
     "data.pool=half_bad",
-    "method.warmup=1",
     "method.max_samples=6",
     "schedule.iterations=8",
     "schedule.checkpoint_every=2",
@@ -59,10 +58,10 @@ def test_decisions_are_counted_by_instance(calm: Path) -> None:
     rows = left["tables"]["decisions.parquet"].query("decided")
     kept = list(chain.from_iterable(rows.kept))
     clean = list(chain.from_iterable(rows.clean))
-    assert 0 < sum(kept) < len(kept)
     assert len(kept) == len(clean) == rows.pool_rows.map(len).sum() > len(rows)
     assert not any(chain.from_iterable(rows.kept[~rows.accepted]))
     if calm.name == "with_images":
+        assert 0 < sum(kept) < len(kept)
         assert 0 < rows.accepted.mean() < 1
         assert all(0.5 <= weight <= 1.5 for weight in chain.from_iterable(rows.weights))
 
@@ -73,5 +72,5 @@ def test_decisions_are_counted_by_instance(calm: Path) -> None:
     told = agreement(decisions)
     both = [one and other for one, other in zip(kept, clean, strict=True)]
     assert told["kept_clean"] == pytest.approx(sum(both) / sum(clean))
-    assert told["clean_accepted"] == pytest.approx(sum(both) / sum(kept))
+    assert told["clean_rejected"] == pytest.approx((sum(clean) - sum(both)) / (len(kept) - sum(kept)), nan_ok=True)
     assert left["metrics"][-1]["acceptance"] == record["acceptance_rate"]

@@ -52,7 +52,6 @@ MIXED = [
     *SHORT,
     "method=mixed_selection",
     f"method_paths=[{ROOT / 'tests' / 'run' / 'mixed_selection.py'}]",
-    "method.warmup=1",
     "method.max_samples=6",
     "evaluation.limit=2",
 ]
