@@ -72,5 +72,5 @@ def test_decisions_are_counted_by_instance(calm: Path) -> None:
     told = agreement(decisions)
     both = [one and other for one, other in zip(kept, clean, strict=True)]
     assert told["kept_clean"] == pytest.approx(sum(both) / sum(clean))
-    assert told["clean_rejected"] == pytest.approx((sum(clean) - sum(both)) / (len(kept) - sum(kept)), nan_ok=True)
+    assert told["kept_bad"] == pytest.approx((sum(kept) - sum(both)) / (len(kept) - sum(clean)))
     assert left["metrics"][-1]["acceptance"] == record["acceptance_rate"]
