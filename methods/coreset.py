@@ -66,7 +66,8 @@ class Coreset(PoolPasting):
             return rows
         own = features[rows].astype(np.float32)
         own /= np.linalg.norm(own, axis=1, keepdims=True).clip(1e-12)
-        return rows[k_center(own, max(1, int(np.ceil(self.share * len(rows) - 1e-9))))]
+        centers: np.ndarray = rows[k_center(own, max(1, int(np.ceil(self.share * len(rows) - 1e-9))))]
+        return centers
 
 
 def k_center(points: np.ndarray, count: int) -> np.ndarray:
