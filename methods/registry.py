@@ -24,7 +24,19 @@ from methods.contract import Method
 ENTRY_POINTS = "bsgal_bench.methods"
 # Modules of this package that hold no method.
 SUPPORT = frozenset(
-    {"contract", "registry", "filters", "contribution", "running", "conformance", "listing", "sources", "template"}
+    {
+        "conformance",
+        "contract",
+        "contribution",
+        "filters",
+        "last_layer",
+        "listing",
+        "references",
+        "registry",
+        "running",
+        "sources",
+        "template",
+    }
 )
 
 M = TypeVar("M", bound=type[Method])

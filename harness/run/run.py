@@ -260,6 +260,7 @@ class _Run:
             device=self.device,
             images_per_rank=config.schedule.batch_per_rank,
             dataset=self.dataset.facts,
+            pool=pool,
             needed=tuple(
                 asdict(parent) for parent in parents if parent.run_id in config.needed_runs and not parent.stage
             ),
@@ -272,7 +273,8 @@ class _Run:
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
         if trainer.resume():
             log.info("going on from step %d", trainer.iteration)
-        batches = training_loader(data, config.schedule, trainer.iteration, self.ranks.rank, self.ranks.world)
+        ranks, policies = self.ranks, trainer.policies
+        batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
         events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
         total = config.schedule.iterations
         with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:

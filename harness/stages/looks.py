@@ -23,14 +23,14 @@ class _OneInstance(Method):
     """Pastes the row that it is told, and takes reference images of that row's category or by another policy."""
 
     row: int = 0
-    policy: ReferencePolicy = ReferencePolicy.drawn_class
+    reference_policy: ReferencePolicy = ReferencePolicy.drawn_class
 
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         return Draw(rows=np.array([self.row], np.int64))
 
     def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
-        if self.policy is not ReferencePolicy.drawn_class:
-            return BSGAL(reference_policy=self.policy).reference(draw, dataset, rng)
+        if self.reference_policy is not ReferencePolicy.drawn_class:
+            return BSGAL(reference_policy=self.reference_policy).reference(draw, dataset, rng)
         images = dataset.images_of(int(draw.categories[0]))
         return int(rng.choice(images)) if len(images) else None
 
@@ -47,7 +47,7 @@ class Looks:
         policy: ReferencePolicy | None = None,
     ) -> None:
         """`policy`: of the reference images; without it there are none."""
-        method = _OneInstance(policy=policy) if policy is not None else _Unreferenced()
+        method = _OneInstance(reference_policy=policy) if policy is not None else _Unreferenced()
         self._data = TrainingData(dataset, seed, method, pool)
         self.hosts = hosts
 

@@ -157,7 +157,8 @@ class _Category:
         others = [Sample(0, 0, view, None, (view,)) for view in self.references[1:]]
         first = dataclasses.replace(Batch([host]).to(self.device).samples[0], references=(self.references[0],))
         step = self._step([first, *others])
-        loss = step.losses(ViewKind.AUGMENTED, backbone_in_eval=True, images=1).pasted_total(CLASSIFICATION)
+        table = step.losses(ViewKind.AUGMENTED, backbone_in_eval=True, images=1, grad=True)
+        loss = table.pasted_total(CLASSIFICATION)
         if self.by_gradient:
             step.gradient(loss, self.scope, out=self.buffer, keep_graph=False)
             return torch.cosine_similarity(self.gradient, self.buffer, dim=0)
