@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from methods import filters
 from methods.contract import DatasetFacts, Pool
 from methods.registry import register
 from methods.xpaste import PoolPasting
@@ -19,7 +20,8 @@ class Coreset(PoolPasting):
 
     embeddings: an .npy (N, D) with a line for each row of the pool, as `harness embed` leaves it; NaN for an instance
     without features, which is never taken. Each category begins with the instance nearest to its mean; the next one is
-    always that which lies farthest from all taken ones. Distances are Euclidean, between unit vectors.
+    always that which lies farthest from all taken ones. Distances are Euclidean, between unit vectors. Without
+    embeddings the share is a random one: the control.
     """
 
     # Greedy 2-approximation of k-center: Gonzalez, 1985 (Theoretical Computer Science 38); Sener & Savarese start from
@@ -40,34 +42,43 @@ class Coreset(PoolPasting):
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         if len(pool) == 0:
             return pool
-        features = self._features(pool)
-        known = ~np.isnan(features[:, 0])
-        taken = [self._centers(features, rows[known[rows]]) for rows in map(pool.rows_of, pool.present_categories)]
-        return super().prepare(pool.subset(np.sort(np.concatenate(taken))), dataset, rng)
-
-    def _features(self, pool: Pool) -> np.ndarray:
-        """(N, D), read where they lie: a pool's may be larger than the memory."""
         if self.embeddings is None:
-            raise ValueError("coreset needs embeddings, an .npy as `harness embed` leaves it: method.embeddings=FILE")
-        try:
-            features: np.ndarray = np.load(self.embeddings, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"{self.embeddings} is no array of NumPy's: {error}") from error
-        if features.ndim != 2 or len(features) != len(pool):
-            raise ValueError(
-                f"{self.embeddings} has the shape {features.shape}, and the pool has {len(pool)} instances: "
-                "embeddings are of the pool as data.pool names it"
-            )
-        return features
+            taken = np.flatnonzero(filters.top_share(pool.categories, rng.random(len(pool)), self.share))
+        else:
+            taken = self._centers(pool, embeddings(Path(self.embeddings), pool))
+        return super().prepare(pool.subset(taken), dataset, rng)
 
-    def _centers(self, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Those of a category's rows that are taken, at least one of any."""
-        if len(rows) == 0:
-            return rows
-        own = features[rows].astype(np.float32)
-        own /= np.linalg.norm(own, axis=1, keepdims=True).clip(1e-12)
-        centers: np.ndarray = rows[k_center(own, max(1, int(np.ceil(self.share * len(rows) - 1e-9))))]
-        return centers
+    def _centers(self, pool: Pool, features: np.ndarray) -> np.ndarray:
+        """(M,) int64 rows, ascending, at least one of every category that has features."""
+        known = ~np.isnan(features[:, 0])
+        taken = []
+        for category in pool.present_categories:
+            rows = pool.rows_of(int(category))
+            rows = rows[known[rows]]
+            if len(rows):
+                own = features[rows].astype(np.float32)
+                own /= np.linalg.norm(own, axis=1, keepdims=True).clip(1e-12)
+                taken.append(rows[k_center(own, max(1, int(np.ceil(self.share * len(rows) - 1e-9))))])
+        if not taken:
+            raise ValueError(f"{self.embeddings} has features of no instance of the pool")
+        return np.sort(np.concatenate(taken))
+
+
+def embeddings(path: Path, pool: Pool) -> np.ndarray:
+    """(N, D) a line for each of the pool's rows, read where they lie: they may be larger than the memory.
+
+    Raises ValueError for a file that is no such array or is of another pool.
+    """
+    try:
+        features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is no array of NumPy's: {error}") from error
+    if features.ndim != 2 or len(features) != len(pool):
+        raise ValueError(
+            f"{path} has the shape {features.shape}, and the pool has {len(pool)} instances: embeddings are of the "
+            "pool as data.pool names it"
+        )
+    return features
 
 
 def k_center(points: np.ndarray, count: int) -> np.ndarray:

@@ -61,13 +61,18 @@ def by_instance(owner: Tensor) -> Iterator[tuple[int, Tensor]]:
 class OnDemand(Attribution):
     """An attribution that is made when it is first looked at."""
 
+    _make: Callable[[], Attribution]
+
     def __init__(self, make: Callable[[], Attribution]) -> None:
-        object.__setattr__(self, "_make", make)
+        vars(self)["_make"] = make
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Attribution:
+        return OnDemand(lambda: self._make().changed(change))
 
     def __getattr__(self, name: str) -> object:
         if name == "_make":
             raise AttributeError(name)
-        vars(self).update(vars(self._make()))  # type: ignore[operator]
+        vars(self).update(vars(self._make()))
         return vars(self)[name]
 
 
