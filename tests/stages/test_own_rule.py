@@ -111,7 +111,8 @@ def test_a_rule_counts_by_its_contents_and_those_of_its_helpers(
     (tmp_path / "sharpness_helper_of_a_test.py").write_text("def sharpness(image):\n    return image.std()\n")
     rule = tmp_path / "sharp.py"
     rule.write_text(
-        "import sharpness_helper_of_a_test as h\ndef score(instances):\n    return [h.sharpness(i.image) for i in instances]\n"
+        "import sharpness_helper_of_a_test as helper\n\n"
+        "def score(instances):\n    return [helper.sharpness(each.image) for each in instances]\n"
     )
 
     def name() -> str:
