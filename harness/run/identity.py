@@ -20,6 +20,7 @@ from harness.data.paste.area_statistics import statistics_file
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
+from harness.stages.own_rule import read_rule
 from harness.stages.scoring import is_file
 from methods.contract import Method
 
@@ -66,7 +67,6 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
-        "stage.by": Path(config.stage.by) if _scores_by_file(config) else None,
         **{f"method.{option}": path for option, path in options.items() if option not in made},
     }
     for what, path in files.items():
@@ -74,6 +74,8 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
             raise UserError(f"{what}: {path} does not exist")
     found = {what: fingerprint(path) for what, path in files.items() if path is not None}
     found |= {f"method.{option}": text for option, text in made.items()}
+    if _scores_by_file(config):
+        found["stage.by"] = read_rule(Path(config.stage.by)).fingerprint
     plugin = methods.source_fingerprint(type(method)) if _is_run(config) else None
     return {**found, "plugin": plugin} if plugin else found
 
