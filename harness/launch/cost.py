@@ -10,6 +10,8 @@ from harness.launch.state import RunState, State
 from harness.record.record import read_record
 from harness.run import claim
 
+WELL_SPENT = ("train_seconds", "evaluation_seconds", "stage_seconds")
+
 
 def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
     """Such as "12.5 hours of jobs in 18 starts, 50.0 GPU hours; 91% of complete runs' time was training or ...".
@@ -28,6 +30,6 @@ def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
         record = read_record(runs_dir, row.run.run_id) if row.state is State.complete else None
         if record is not None and "starts" in record.cost:
             complete += record.cost["allocated_seconds"]
-            useful += record.cost.get("train_seconds", 0.0) + record.cost.get("evaluation_seconds", 0.0)
+            useful += sum(record.cost.get(key, 0.0) for key in WELL_SPENT)
     text = f"{seconds / 3600:.1f} hours of jobs in {starts} starts, {gpu_seconds / 3600:.1f} GPU hours"
     return f"{text}; {useful / complete:.0%} of complete runs' time was training or evaluation" if complete else text

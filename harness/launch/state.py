@@ -11,7 +11,7 @@ import json
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
 from getpass import getuser
@@ -173,6 +173,9 @@ def _state(
     row = RunState(manifest.sweep, run, State.missing, job=jobs[-1][1] if jobs else None)
     if record is not None and record.status is Status.complete:
         row.state, row.metrics, row.iteration = State.complete, record.metrics, run.iterations
+        if record.stage:
+            _set_rows(row, int(record.cost.get("iterations", 0)))
+            row.iteration = row.run.iterations
         if record.provenance.get("code", known.code) != known.code:
             row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
         return row
@@ -368,9 +371,16 @@ def _add_progress(row: RunState, runs: Path) -> None:
     if line is None:
         return
     row.iteration, row.loss = line.get("iteration"), line.get("loss")
+    if not row.run.iterations:
+        _set_rows(row, int(line.get("total", 0)))
     speed = line.get("steps_per_second")
     if speed and row.iteration is not None:
         row.eta = max(0.0, (row.run.iterations - row.iteration) / speed)
+
+
+def _set_rows(row: RunState, rows: int) -> None:
+    """How many rows a stage goes through is known when it has begun; for a training run steps are known before."""
+    row.run = replace(row.run, iterations=rows)
 
 
 def last_metrics(path: Path) -> dict[str, Any] | None:

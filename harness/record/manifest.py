@@ -18,7 +18,7 @@ class ExpectedRun:
     """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings.
 
     choices: the option of every configuration group, given by the overrides or not. retried: how often it was tried
-    again by itself, with other resources.
+    again by itself, with other resources. stage: the offline stage that the run is, empty for one that is none.
     """
 
     run_id: str
@@ -30,6 +30,7 @@ class ExpectedRun:
     iterations: int = 0
     choices: dict[str, str | None] = field(default_factory=dict)
     retried: int = 0
+    stage: str = ""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from harness.data.sample import Batch, Masks, Sample, Targets, View
 from harness.data.seeding import generator
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
-from methods.conformance.tiny import CLASSES, TinyDataset, TinyEngine
+from methods.conformance.tiny import CLASSES, TinyDataset, TinyEngine, tiny_pool
 from methods.contract import Draw, ImageFacts, Method, Scope, Selection, Start
 
 IMAGES = 4
@@ -26,7 +26,7 @@ def fresh(method: Method) -> Method:
 
 
 def start(method: Method) -> None:
-    method.start(Start(STEPS, torch.device("cpu"), IMAGES, TinyDataset(), needed=needed()))
+    method.start(Start(STEPS, torch.device("cpu"), IMAGES, TinyDataset(), tiny_pool(), needed=needed()))
 
 
 def needed() -> tuple[dict[str, Any], ...]:

@@ -26,7 +26,7 @@ from methods.bsgal import (
 )
 from methods.bsgal_per_image import BSGALPerImage
 from methods.conformance import check_method
-from methods.conformance.tiny import TinyDataset, TinyEngine
+from methods.conformance.tiny import TinyDataset, TinyEngine, tiny_pool
 from methods.conformance.world import tiny_batch
 from methods.contract import Draw, ImageFacts, LossKind, Method, Need, Proposals, Scope, Selection, Start, ViewKind
 from methods.loss_band import LossBand
@@ -38,7 +38,7 @@ DATASET = TinyDataset()
 
 def started(method: Method, needed: tuple[dict[str, object], ...] = ()) -> Method:
     method.validate()
-    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, needed))
+    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, tiny_pool(), needed))
     return method
 
 
@@ -295,7 +295,7 @@ def test_above_four_a_second_image_of_any_class_follows_all_first_ones() -> None
     pairs = [method.reference(drawn([2]), DATASET, np.random.Generator(np.random.PCG64(s))) for s in range(400)]
     assert [first for first, _ in pairs] == chosen(ReferencePolicy.drawn_class, drawn([2]), 400)
     assert 0.12 < np.mean([second == 0 for _, second in pairs]) < 0.35
-    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET)
+    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET, pool=tiny_pool())
     with pytest.raises(ValueError, match="3 images a rank bring 6"):
         method.start(start)
     method.start(dataclasses.replace(start, images_per_rank=4))
