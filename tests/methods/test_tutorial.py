@@ -62,6 +62,7 @@ def run(arguments: list[str], python: str, folder: Path) -> str:
 def test_the_method_is_under_30_lines() -> None:
     assert set(files()) == {"keep_easy.py", "easy.yaml", "easy_report.yaml", "pyproject.toml"}
     assert len(files()["keep_easy.py"].splitlines()) < 30
+    assert files()["keep_easy.py"] in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("chapter", FURTHER, ids=title)
