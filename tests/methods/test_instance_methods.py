@@ -69,7 +69,7 @@ def by_autograd(step: TrainingStep, loss: Tensor, like: Tensor) -> Tensor:
 
 
 def reference(step: TrainingStep) -> LossTable:
-    return step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+    return step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
 
 
 def test_the_reference_gradient_is_autograds(step: TrainingStep) -> None:
@@ -86,7 +86,7 @@ def test_the_reference_gradient_is_autograds(step: TrainingStep) -> None:
 
 
 def test_products_and_norms_of_instances_are_autograds(step: TrainingStep) -> None:
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     mean = ClassGradients(momentum=0.0)
     mean.update(reference(step))
     assert mean.mean is not None
@@ -104,7 +104,7 @@ def test_products_and_norms_of_instances_are_autograds(step: TrainingStep) -> No
 
 def test_products_of_images_are_autograds(step: TrainingStep) -> None:
     """Background regions too, which belong to no instance."""
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     mean = ClassGradients(momentum=0.0)
     mean.update(reference(step))
     assert mean.mean is not None
@@ -126,7 +126,7 @@ def test_the_closed_form_costs_no_backward_pass(step: TrainingStep) -> None:
 
 
 def test_an_instances_loss_is_the_mean_over_its_regions(step: TrainingStep) -> None:
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     found = region_loss(table)
     for image, column in step.instances.pasted.nonzero().tolist():
         place = image * found.shape[1] + column
