@@ -8,11 +8,10 @@ from enum import Enum
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from methods.contract import Need, Selection, Start, Step
 from methods.registry import register
-from methods.running import CategoryWindows
+from methods.running import CategoryWindows, reaching
 from methods.xpaste import PoolPasting
 
 BEST = 0.9  # the quantile of a category's recent confidences that `level` is a share of
@@ -89,7 +88,7 @@ class Confidence(PoolPasting):
             self._windows.add(label, value)
         if self.soft:
             return Selection(everything, confidence, threshold, weight=rank)
-        return Selection(everything, confidence, threshold, instances=_at_least(confidence, threshold))
+        return Selection(everything, confidence, threshold, instances=reaching(confidence, threshold))
 
     def _threshold(self, label: int) -> float:
         if self.by is By.quantile:
@@ -101,8 +100,3 @@ class Confidence(PoolPasting):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._windows.load_state_dict(state["windows"])
-
-
-def _at_least(value: Tensor, threshold: Tensor) -> Tensor:
-    """Where there is no threshold yet, everything passes."""
-    return threshold.isnan() | (value >= threshold)
