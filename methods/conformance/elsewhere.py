@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -28,6 +29,22 @@ class HostTensors(TorchFunctionMode):
         self.hook = hook
         self.paused = False
         self._host: dict[int, Tensor] = {}
+
+    def __enter__(self) -> HostTensors:
+        super().__enter__()
+        self._from_numpy = torch.from_numpy
+        torch.from_numpy = self._taken_from_numpy  # which asks no mode
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.from_numpy = self._from_numpy
+        super().__exit__(*error)
+
+    def _taken_from_numpy(self, array: np.ndarray) -> Tensor:
+        made = self._from_numpy(array)
+        if not self.paused:
+            self._host[id(made)] = made
+        return made
 
     def on_host(self, value: object) -> bool:
         return id(value) in self._host

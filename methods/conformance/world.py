@@ -132,9 +132,7 @@ def selected(method: Method, step: TrainingStep, elsewhere: HostTensors | None =
         selection = method.select(ledger.handed())
     except ValueError as error:
         if "the engine does not say" in str(error):
-            raise Fault(
-                f"{error}, unless it is asked to: declare what `select` needs in `needs` or `required()`"
-            ) from error
+            raise Fault(f"{error} unless asked to: declare what `select` needs in `needs` or `required()`") from error
         raise
     finally:
         ledger.conclude()
