@@ -275,10 +275,11 @@ def methods_list(
     plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
 ) -> None:
     """The methods under comparison: name, what it does, options, source."""
-    if context.invoked_subcommand is None:
-        from harness.commands.methods import list_command
+    from harness.commands.methods import list_command, load_plugins
 
-        list_command(None, plugins)
+    load_plugins(plugins or [])  # before a subcommand too, which may be about one of theirs
+    if context.invoked_subcommand is None:
+        list_command()
 
 
 @methods.command("show")
@@ -287,9 +288,10 @@ def methods_show(
     plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
 ) -> None:
     """One method with all its options and their defaults."""
-    from harness.commands.methods import list_command
+    from harness.commands.methods import list_command, load_plugins
 
-    list_command(name, plugins)
+    load_plugins(plugins or [])
+    list_command(name)
 
 
 @methods.command("new")

@@ -129,6 +129,11 @@ def load_file(path: str | Path) -> list[str]:
     return found
 
 
+def is_built_in(cls: type[Method]) -> bool:
+    """Whether a method comes with this package."""
+    return cls.__module__.split(".")[0] == __package__
+
+
 def source_fingerprint(cls: type[Method]) -> str | None:
     """SHA-256 over the sources that a method outside this package is made of; None for a built-in one.
 

@@ -13,7 +13,8 @@ from types import ModuleType
 
 # Parts of this house: their sources are told by the run's commit.
 HOUSE = ("methods", "harness", "backbones", "reports", "sweeps")
-_LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+_INSTALLED = {"site-packages", "dist-packages"}  # of an environment, or of one that it stands on
 
 
 def fingerprint(modules: Iterable[str], plugins: Iterable[str], files: Mapping[str, Path]) -> str:
@@ -85,7 +86,11 @@ def _is_own(name: str, plugins: set[str], files: Mapping[str, Path]) -> bool:
     if top in plugins or name in files:
         return True
     path = _file(sys.modules.get(name)) or _package_folder(sys.modules.get(top))
-    return path is not None and not any(path.resolve().is_relative_to(library) for library in _LIBRARIES)
+    return path is not None and not _is_library(path.resolve())
+
+
+def _is_library(path: Path) -> bool:
+    return not _INSTALLED.isdisjoint(path.parts) or any(path.is_relative_to(folder) for folder in _PYTHON)
 
 
 def _package_folder(module: ModuleType | None) -> Path | None:

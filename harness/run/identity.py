@@ -13,13 +13,14 @@ from typing import Any
 import backbones
 import methods
 from harness.compose import plain
-from harness.config import RunConfig, Stage
+from harness.config import RunConfig, Stage, StageConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.area_statistics import statistics_file
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
+from harness.stages.own_rule import read_rule
 from harness.stages.scoring import is_file
 from methods.contract import Method
 
@@ -31,6 +32,12 @@ _SCHEDULE_BOOKKEEPING = {
     "log_every",
     "profile",
     "tensorboard",
+}
+# What of StageConfig counts; a sweep may set all of it for all of its runs.
+_STAGE_OPTIONS = {
+    Stage.none: set(),
+    Stage.score: {field.name for field in dataclasses.fields(StageConfig)} - {"size"},
+    Stage.embed: {"name", "size"},
 }
 _EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
@@ -66,7 +73,6 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
-        "stage.by": Path(config.stage.by) if _scores_by_file(config) else None,
         **{f"method.{option}": path for option, path in options.items() if option not in made},
     }
     for what, path in files.items():
@@ -74,6 +80,8 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
             raise UserError(f"{what}: {path} does not exist")
     found = {what: fingerprint(path) for what, path in files.items() if path is not None}
     found |= {f"method.{option}": text for option, text in made.items()}
+    if _scores_by_file(config):
+        found["stage.by"] = read_rule(Path(config.stage.by)).fingerprint
     plugin = methods.source_fingerprint(type(method)) if _is_run(config) else None
     return {**found, "plugin": plugin} if plugin else found
 
@@ -127,7 +135,11 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         del differing["evaluation"]
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
-    if not _is_run(config):
+    for name in set(differing.get("stage", {})) - _STAGE_OPTIONS[config.stage.name]:
+        del differing["stage"][name]
+    if _is_run(config):
+        differing.pop("stage", None)
+    else:
         for name in ("schedule", "evaluation", "method", "train", "needed_runs"):
             differing.pop(name, None)
     if _scores_by_file(config):

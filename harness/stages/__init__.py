@@ -1,1 +1,4 @@
-"""Offline stages: what a run does that trains nothing, but works through a pool and leaves a file for other runs."""
+"""Offline stages: scores and features of a pool by a frozen detector.
+
+A stage is a run that trains nothing, and leaves a file for others.
+"""

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from harness.data.dataset import Dataset
-from harness.data.paste.cutout import FaultyInstance, read_rgba
-from harness.data.pool.sources import FileSource
+from harness.data.paste.cutout import FaultyInstance
 from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.stages.chunks import Chunk
+from methods import sources
 
-MODULE = "bsgal_bench_rule"
+MODULE = "bsgal_bench_rule_{}"  # with the file's name
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,14 @@ class PoolInstance:
 @dataclass(frozen=True)
 class Rule:
     file: Path
+    module: str
     score: Callable[..., Any]
     takes_detector: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file and the helpers that it imports."""
+        return sources.fingerprint([self.module], [], {self.module: self.file})
 
 
 @cache
@@ -56,11 +62,12 @@ def read_rule(file: Path) -> Rule:
     """Reads a rule's file. Raises UserError for a file that is missing, does not run or has no such function."""
     if not file.is_file():
         raise UserError(f"stage.by: {file} does not exist; paths are relative to the folder you are in")
-    spec = importlib.util.spec_from_file_location(MODULE, file)
+    name = MODULE.format(file.stem)
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -74,7 +81,7 @@ def read_rule(file: Path) -> Rule:
         raise UserError(
             f"stage.by: score in {file} takes (instances) or (instances, detector), not {len(needed)} parts"
         )
-    return Rule(file, score, len(needed) == 2)
+    return Rule(file, name, score, len(needed) == 2)
 
 
 class OwnRule:
@@ -93,10 +100,8 @@ class OwnRule:
 
     def _open(self, row: int, chunk: Chunk) -> PoolInstance | None:
         names = self.dataset.train.category_names
-        source = self.dataset.pool.source(row)
-        assert isinstance(source, FileSource)
         try:
-            image = read_rgba(source)
+            image = self.dataset.pool.open(row)
         except FaultyInstance:
             return None
         name = str(names[chunk.category]) if chunk.category < len(names) else ""

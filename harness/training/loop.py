@@ -276,6 +276,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     kept = selection.instances
     if kept is not None:
         kept = kept & selection.keep[:, None]  # with its pasted view an image loses all that was pasted
+    weight = selection.weight
+    if weight is not None and weight.dim() == 1:  # an image's weight is that of all that was pasted into it
+        weight = weight[:, None].expand(-1, max(len(view.targets) for view in batch.augmented))
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -294,7 +297,7 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "decided": selection.decided,
                 "contributions": _of_instances(selection.contribution, image, own.pasted),
                 "kept": _of_instances(kept, image, own.pasted),
-                "weights": _of_instances(selection.weight, image, own.pasted),
+                "weights": _of_instances(weight, image, own.pasted),
             }
         )
     return rows

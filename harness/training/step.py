@@ -202,6 +202,8 @@ class TrainingStep:
             _overwrite(parameters, held)
 
     def average(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():  # several ranks could not divide it, and one rank must say so too
+            raise ValueError(f"step.average takes a tensor of floats, not of {value.dtype}: give it `value.double()`")
         return self.ranks.average(value)
 
     def log(self, name: str, value: float | Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,11 @@ class Attribution:
     units: Tensor
     instance: Tensor
     shape: tuple[int, int]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Attribution:
+        """With `change` made to every tensor."""
+        found: Attribution = _changed(self, change)
+        return found
 
     def by_instance(self, values: Tensor) -> Tensor:
         """(n, G) sums of values (R,)."""
@@ -208,5 +213,6 @@ def _changed(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return replace(
         record,
         **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)},
-        **{name: _changed(value, change) for name, value in values.items() if is_dataclass(value)},
+        **{name: value.changed(change) for name, value in values.items() if isinstance(value, Attribution)},
+        **{name: _changed(value, change) for name, value in values.items() if isinstance(value, LastLayer)},
     )

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
         ("noise", 48),
         ("bsgal_ablation", 38),
         ("engines_mini", 24),
+        ("score_select", 18),
         ("instances", 14),
     ],
 )

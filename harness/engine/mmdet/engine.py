@@ -38,7 +38,7 @@ from harness.engine.mmdet.samples import Packed, prediction, test_data, training
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS, Need.INSTANCE_ATTRIBUTION})
 
 # Without `engine.config`: this one of mmdet's own, on the backbone of the configuration group.
 DEFAULT_CONFIG = "lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1"
