@@ -19,7 +19,6 @@ from methods.contract import (
     LossKind,
     Need,
     Pool,
-    Proposals,
     Selection,
     Start,
     Step,
@@ -142,8 +141,8 @@ class Bandit(PoolPasting):
 
     def _value(self, step: Step) -> Tensor:
         """(n, G): what the detector says of each pasted instance; NaN where it says nothing yet."""
-        if self.reward is Reward.contribution and step.num_references:
-            self._reference.update(step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True))
+        if self.reward is Reward.contribution:
+            self._reference.update(step)
         pasted, reference = step.instances.pasted, self._reference.mean
         if not step.any_pasted or (self.reward is Reward.contribution and reference is None):
             return torch.full(pasted.shape, torch.nan, device=pasted.device)

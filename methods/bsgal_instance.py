@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from methods import last_layer, references
-from methods.contract import DatasetFacts, Draw, Need, Proposals, Selection, Start, Step, ViewKind
+from methods.contract import DatasetFacts, Draw, Need, Selection, Start, Step, ViewKind
 from methods.last_layer import ClassGradients
 from methods.registry import register
 from methods.running import InstanceThresholds, reaching
@@ -56,9 +56,7 @@ class BSGALInstance(PoolPasting):
         self._thresholds = InstanceThresholds(self.window, self.warmup, self.per_category)
 
     def select(self, step: Step) -> Selection:
-        if step.num_references:
-            proposals = Proposals.GROUND_TRUTH
-            self._reference.update(step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=False))
+        self._reference.update(step)
         everything = torch.ones_like(step.has_pasted)
         if not step.any_pasted or self._reference.mean is None:
             return Selection(everything, decided=False)
@@ -67,9 +65,8 @@ class BSGALInstance(PoolPasting):
         contribution, norm = last_layer.of_instances(step.losses(ViewKind.AUGMENTED), pasted, reference)
         if self.normalise:
             contribution = contribution / (norm * torch.linalg.vector_norm(reference) + 1e-12)
-        contribution = contribution.masked_fill(
-            ~pasted | (norm == 0), torch.nan
-        )  # of no region: hidden, or sampled out
+        # Without a gradient are those that no region was matched to.
+        contribution = contribution.masked_fill(~pasted | (norm == 0), torch.nan)
         threshold = self._thresholds.judge(step.instances, contribution, self.quantile)
         return Selection(everything, contribution, threshold, instances=reaching(contribution, threshold))
 

@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import LastLayer, Loss, LossKind, LossTable
+from methods.contract import LastLayer, Loss, LossKind, LossTable, Proposals, Step, ViewKind
 
 
 class ClassGradients:
-    """A running mean of such gradients, class by class: G ← m·G + (1−m)·g for the classes that a table's images hold.
+    """A running mean of reference batches' gradients, class by class: G ← m·G + (1−m)·g for the classes that they hold.
 
-    A class keeps its row while other classes' images come by. mean (S, C, F + 1), zero where nothing was seen yet.
+    A class keeps its row while other classes' images come by. mean (S, C, F + 1), zero where nothing was seen yet; None
+    before the first reference image.
     """
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
         self.mean: Tensor | None = None
 
-    def update(self, table: LossTable) -> None:
-        """Takes in the gradient of a reference batch's losses."""
-        layers = _layers(table)
+    def update(self, step: Step) -> None:
+        """Takes in the step's reference batch, with ground truth as proposals, where there is one."""
+        if not step.num_references:
+            return
+        layers = _layers(step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True))
         now = torch.stack([_outer(seen, loss) for loss, seen in layers])
         if self.mean is None:
             self.mean = torch.zeros_like(now)

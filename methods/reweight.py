@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods import last_layer, references
-from methods.contract import DatasetFacts, Draw, Need, Proposals, Selection, Start, Step, ViewKind
+from methods.contract import DatasetFacts, Draw, Need, Selection, Start, Step, ViewKind
 from methods.last_layer import ClassGradients
 from methods.registry import register
 from methods.xpaste import PoolPasting
@@ -55,9 +55,7 @@ class Reweight(PoolPasting):
         self._reference = ClassGradients(self.momentum)
 
     def select(self, step: Step) -> Selection:
-        if step.num_references:
-            proposals = Proposals.GROUND_TRUTH
-            self._reference.update(step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=False))
+        self._reference.update(step)
         everything = torch.ones_like(step.has_pasted)
         if not step.any_pasted or self._reference.mean is None:
             return Selection(everything, decided=False)

@@ -60,7 +60,7 @@ class InstanceThresholds:
         NaN elsewhere, and where there is none yet. The values are then taken in, but for NaN: all are judged by what
         came before the step, so their order in it plays no part.
         """
-        threshold = torch.full_like(values, math.nan)
+        threshold = torch.full(values.shape, math.nan, dtype=values.dtype, device="cpu")  # filled one by one
         place = (instances.pasted & ~values.isnan()).nonzero()
         at = tuple(place.T)
         labels = instances.labels[at].tolist() if self.per_category else [0] * len(place)
@@ -69,7 +69,7 @@ class InstanceThresholds:
                 threshold[image, column] = self._windows.quantile(label, share)
         for label, value in zip(labels, values[at].tolist(), strict=True):
             self._windows.add(label, value)
-        return threshold
+        return threshold.to(values.device)
 
     def state_dict(self) -> dict[str, Any]:
         return self._windows.state_dict()

@@ -86,7 +86,7 @@ class SelfPaced(PoolPasting):
 
 
 def region_loss(table: LossTable) -> Tensor:
-    """(n, G) each instance's mean classification loss over its regions, without gradient; NaN where it has none.
+    """(n, G) each instance's mean classification loss over its regions; NaN where it has none.
 
     A mean, since a large instance has more regions and is no harder for it.
     """
@@ -95,6 +95,6 @@ def region_loss(table: LossTable) -> Tensor:
         belongs = table.losses[name].attribution
         if belongs is None:
             raise ValueError(f"the engine does not say which instance the terms of {name} belong to")
-        total.append(belongs.by_instance(belongs.terms.detach()))
+        total.append(belongs.by_instance(belongs.terms))
         regions.append(belongs.by_instance(belongs.units))
     return torch.stack(total).sum(0) / torch.stack(regions).sum(0)

@@ -142,19 +142,15 @@ class Trainer:
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
         losses = step.batch_losses(trained)
         step.share_statistics()
-        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
+        known = step.known_gradient(selection) if self.method.decides() else None
+        self._update(torch.stack(list(losses.values())).sum(), known, step.overflowed)
         if self.policies is not None:
             self.policies.add(self.iteration, self._policy())
         return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
-    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
-        known = selection.gradient is not None
-        if self.ranks.world > 1:
-            # The normalisers that ranks share hold for all of them or for none.
-            known = self.method.decides() and not self.ranks.any(not known)
-        if known:
-            assert selection.gradient is not None
-            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+    def _update(self, total: Tensor, known: Tensor | None, overflowed: Tensor) -> None:
+        if known is not None:
+            torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
         if self.scaler.is_enabled():
@@ -280,6 +276,9 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     kept = selection.instances
     if kept is not None:
         kept = kept & selection.keep[:, None]  # with its pasted view an image loses all that was pasted
+    weight = selection.weight
+    if weight is not None and weight.dim() == 1:  # an image's weight is that of all that was pasted into it
+        weight = weight[:, None].expand(-1, max(len(view.targets) for view in batch.augmented))
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -298,7 +297,7 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "decided": selection.decided,
                 "contributions": _of_instances(selection.contribution, image, own.pasted),
                 "kept": _of_instances(kept, image, own.pasted),
-                "weights": _of_instances(selection.weight, image, own.pasted),
+                "weights": _of_instances(weight, image, own.pasted),
             }
         )
     return rows

@@ -202,6 +202,8 @@ class TrainingStep:
             _overwrite(parameters, held)
 
     def average(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():  # several ranks could not divide it, and one rank must say so too
+            raise ValueError(f"step.average takes a tensor of floats, not of {value.dtype}: give it `value.double()`")
         return self.ranks.average(value)
 
     def log(self, name: str, value: float | Tensor) -> None:
@@ -255,6 +257,13 @@ class TrainingStep:
             mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
             counts = dict(zip(shared, mean.unbind(), strict=True))
         return {name: table.batch(name, counts.get(name)) for name in table.losses}
+
+    def known_gradient(self, selection: Selection) -> Tensor | None:
+        """The gradient that a selection brings, where every rank's does; every rank asks.
+
+        The normalisers that ranks share hold for all of them or for none.
+        """
+        return None if self.ranks.any(selection.gradient is None) else selection.gradient
 
     def share_statistics(self) -> None:
         """Batch norm's running statistics become their mean over ranks, so that all ranks hold one detector."""

@@ -109,7 +109,7 @@ class Step(Protocol):
         """
 
     def average(self, value: Tensor) -> Tensor:
-        """The mean over ranks of a tensor that every rank holds; every rank must call it. One rank: unchanged."""
+        """The mean over ranks of a float tensor that every rank holds; every rank must call it. One rank: unchanged."""
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Adds a figure to the step's metrics; a tensor is read only when metrics are written."""

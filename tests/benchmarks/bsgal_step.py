@@ -1,7 +1,7 @@
 """What a selecting step costs over a plain pasting step: same detector, batch and process, medians of interleaved
 repeats.
 
-    python -m tests.benchmarks.bsgal_step [--device cuda] [--images 4] [--size 192] [--repeats 5] [--only confidence]
+    python -m tests.benchmarks.bsgal_step [--device cuda] [--images 4] [--size 192] [--repeats 5] [--only NAME ...]
 
 The detector is the paper's ResNet-50 CenterNet2 with the golden weights. The plain step pastes and keeps everything.
 The last line is a forward pass of the augmented view without gradients: what a finite difference along the cached
@@ -28,6 +28,7 @@ from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
 from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, Mode
+from methods.bsgal_instance import BSGALInstance
 from methods.confidence import Confidence
 from methods.contract import Method, Scope, Start, ViewKind
 from methods.xpaste import XPaste
@@ -47,8 +48,8 @@ METHODS: dict[str, Method] = {
     "paste_only, scope=last, reference_every=8, accepted": BSGAL(tau=ACCEPT, scope=Scope.last, reference_every=8),
     "paste_or_ori, gradient": BSGAL(mode=Mode.paste_or_ori),
     "paste_or_ori, loss difference": BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
-    "confidence": Confidence(warmup=1),
-    "confidence, soft": Confidence(warmup=1, soft=True),
+    "confidence": Confidence(),
+    "bsgal_instance": BSGALInstance(),
 }
 
 
@@ -121,15 +122,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="beside the plain step, rows whose name begins so")
+    parser.add_argument("--only", nargs="+", default=[""], help="beside the plain step, rows whose names begin so")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="fp32")
     options = parser.parse_args()
     device = torch.device(options.device)
     prepare_torch(RunConfig(launcher=LauncherConfig(gpus=int(device.type == "cuda"))))
     engine = NativeEngine(made.detector("resnet50", 1).to(device), Precision[options.precision], channels_last=False)
     bench = Bench(engine, batch_of(options.images, options.size, device), device)
-    methods = {name: method for name, method in METHODS.items() if name == PLAIN or name.startswith(options.only)}
-    rows = [*methods, *([FORWARD] if FORWARD.startswith(options.only) else [])]
+    rows = [name for name in [*METHODS, FORWARD] if name == PLAIN or name.startswith(tuple(options.only))]
+    methods = {name: METHODS[name] for name in rows if name in METHODS}
     for method in methods.values():
         method.start(Start(1000, device, options.images, dataset=None, pool=None))  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = defaultdict(list)

@@ -20,7 +20,7 @@ from harness.record.decision_log import write_decisions
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods import last_layer
-from methods.contract import Instances, LossKind, LossTable, Proposals, Scope, ViewKind
+from methods.contract import Instances, LossKind, Proposals, Scope, ViewKind
 from methods.last_layer import ClassGradients
 from methods.reweight import mean_one
 from methods.running import InstanceThresholds
@@ -68,15 +68,12 @@ def by_autograd(step: TrainingStep, loss: Tensor, like: Tensor) -> Tensor:
     return every[:, : like.shape[1]]
 
 
-def reference(step: TrainingStep) -> LossTable:
-    return step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
-
-
 def test_the_reference_gradient_is_autograds(step: TrainingStep) -> None:
-    table = reference(step)
     found = ClassGradients(momentum=0.0)
-    found.update(table)
+    found.update(step)
     assert found.mean is not None
+    assert not found.mean.requires_grad
+    table = step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
     held = torch.cat([view.targets.labels for view in step.batch.reference]).unique()
     expected = by_autograd(step, table.total(LossKind.CLASSIFICATION), found.mean)
     torch.testing.assert_close(found.mean[:, held], expected[:, held])
@@ -86,9 +83,9 @@ def test_the_reference_gradient_is_autograds(step: TrainingStep) -> None:
 
 
 def test_products_and_norms_of_instances_are_autograds(step: TrainingStep) -> None:
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     mean = ClassGradients(momentum=0.0)
-    mean.update(reference(step))
+    mean.update(step)
     assert mean.mean is not None
     pasted = step.instances.pasted
     products, norms = last_layer.of_instances(table, pasted, mean.mean)
@@ -104,29 +101,17 @@ def test_products_and_norms_of_instances_are_autograds(step: TrainingStep) -> No
 
 def test_products_of_images_are_autograds(step: TrainingStep) -> None:
     """Background regions too, which belong to no instance."""
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     mean = ClassGradients(momentum=0.0)
-    mean.update(reference(step))
+    mean.update(step)
     assert mean.mean is not None
     found = last_layer.of_images(table, mean.mean)
     for image, loss in enumerate(table.per_image(LossKind.CLASSIFICATION)):
         torch.testing.assert_close(found[image], (by_autograd(step, loss, mean.mean) * mean.mean).sum())
 
 
-def test_the_closed_form_costs_no_backward_pass(step: TrainingStep) -> None:
-    with torch.no_grad():
-        table = step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=False)
-    assert not table.total().requires_grad
-    without, with_graph = ClassGradients(0.9), ClassGradients(0.9)
-    without.update(table)
-    with_graph.update(reference(step))
-    assert without.mean is not None
-    assert with_graph.mean is not None
-    torch.testing.assert_close(without.mean, with_graph.mean)
-
-
 def test_an_instances_loss_is_the_mean_over_its_regions(step: TrainingStep) -> None:
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     found = region_loss(table)
     for image, column in step.instances.pasted.nonzero().tolist():
         place = image * found.shape[1] + column
@@ -186,6 +171,9 @@ def test_a_few_steps_on_mini(name: str, options: list[str], tmp_path: Path) -> N
     assert len(rows) >= 4
     if options == ["of=image"]:
         assert rows.contribution.notna().all()
+        for each in rows[rows.pool_rows.map(len) > 0].itertuples():
+            assert set(each.weights) == {each.weights[0]}, "an image's weight is that of all that was pasted into it"
+            assert (each.weights[0] > 0) == (each.contribution > 0)
         return
     figures = rows.contributions.explode().astype(float)
     assert figures.notna().all()

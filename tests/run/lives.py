@@ -48,12 +48,12 @@ TIMES = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_
 
 def live(
     runs: Path,
-    event: int | None = None,
+    event: int | tuple[str, int] | None = None,
     sent: signal.Signals = signal.SIGKILL,
     seconds: float = 120,
     overrides: Sequence[str] = SHORT,
 ) -> int:
-    """Lives until the run ends or, at its `event`-th event, is sent a signal; SIGTERM goes to its whole group.
+    """Lives until the run ends or, at its `event`-th event (of a name), is sent a signal; SIGTERM goes to its group.
 
     Events are steps, predictions, and each moment at which a file is made to last, renamed or deleted. Gives the exit
     status, negative for a signal's; the events' names stand in runs/events.json.
@@ -96,7 +96,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert all(torch.equal(found["weights"][part][name], value) for name, value in tensors.items())
 
 
-def _life(runs: Path, event: int | None, sent: signal.Signals, overrides: Sequence[str]) -> None:
+def _life(runs: Path, event: int | tuple[str, int] | None, sent: signal.Signals, overrides: Sequence[str]) -> None:
     os.setsid()
     sys.stderr = (runs / "stderr").open("a")
     events = _Events(event, sent)
@@ -117,7 +117,7 @@ def _life(runs: Path, event: int | None, sent: signal.Signals, overrides: Sequen
 
 
 class _Events:
-    def __init__(self, event: int | None, sent: signal.Signals) -> None:
+    def __init__(self, event: int | tuple[str, int] | None, sent: signal.Signals) -> None:
         self.event, self.sent, self.process = event, sent, os.getpid()
         self.names: list[str] = []
 
@@ -136,6 +136,6 @@ class _Events:
         if os.getpid() != self.process or threading.current_thread().name == "claim":
             return
         self.names.append(name)
-        if len(self.names) == self.event:
+        if self.event in (len(self.names), (name, self.names.count(name))):
             send = os.killpg if self.sent in (signal.SIGTERM, signal.SIGKILL) else os.kill
             send(self.process, self.sent)

@@ -19,10 +19,9 @@ from tests.small_training import TINY
 SHORT = [
     *TINY,
     "data.pool=half_bad",
-    "method.warmup=1",
     "method.max_samples=6",
     "schedule.iterations=8",
-    "schedule.checkpoint_every=3",
+    "schedule.checkpoint_every=2",
     "schedule.ema=0.9",
     "schedule.tensorboard=false",
 ]
@@ -32,7 +31,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=[pytest.param("confidence", marks=pytest.mark.slow), "with_images"])
 def calm(request: pytest.FixtureRequest, mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of a run without workers that nobody disturbs; its name tells the method."""
     runs = tmp_path_factory.mktemp("calm") / request.param
@@ -42,11 +41,11 @@ def calm(request: pytest.FixtureRequest, mini_root: Path, tmp_path_factory: pyte
 
 def test_killed_and_with_two_workers_it_leaves_the_same(calm: Path, tmp_path: Path) -> None:
     overrides = [*SHORT, *METHODS[calm.name], "data.workers=2"]
-    assert live(tmp_path, STEPS_AND_WRITES, signal.SIGKILL, overrides=overrides) == -signal.SIGKILL
-    folder = next(tmp_path.glob("*/record.json")).parent
-    saved = [int(each.name) for each in (folder / "checkpoint").iterdir() if each.name.isdecimal()]
-    steps = len((folder / "metrics.jsonl").read_text().splitlines())
-    assert 0 < max(saved) < steps < 8, "killed where nothing is lost"
+    assert live(tmp_path, ("_step done", 6), signal.SIGKILL, overrides=overrides) == -signal.SIGKILL
+    (checkpoints,) = tmp_path.glob("*/checkpoint")
+    saved = max(int(each.name) for each in checkpoints.iterdir() if each.name.isdecimal())
+    steps = len((checkpoints.parent / "metrics.jsonl").read_text().splitlines())
+    assert 0 < saved < steps < 8, "killed where nothing is lost"
     assert live(tmp_path, overrides=overrides) == 0
     found, expected = left_behind(tmp_path), left_behind(calm)
     for each in (found, expected):
@@ -54,18 +53,15 @@ def test_killed_and_with_two_workers_it_leaves_the_same(calm: Path, tmp_path: Pa
     assert_equal(found, expected)
 
 
-STEPS_AND_WRITES = 60
-
-
 def test_decisions_are_counted_by_instance(calm: Path) -> None:
     left = left_behind(calm)
     rows = left["tables"]["decisions.parquet"].query("decided")
     kept = list(chain.from_iterable(rows.kept))
     clean = list(chain.from_iterable(rows.clean))
-    assert 0 < sum(kept) < len(kept)
     assert len(kept) == len(clean) == rows.pool_rows.map(len).sum() > len(rows)
     assert not any(chain.from_iterable(rows.kept[~rows.accepted]))
     if calm.name == "with_images":
+        assert 0 < sum(kept) < len(kept)
         assert 0 < rows.accepted.mean() < 1
         assert all(0.5 <= weight <= 1.5 for weight in chain.from_iterable(rows.weights))
 
@@ -76,5 +72,5 @@ def test_decisions_are_counted_by_instance(calm: Path) -> None:
     told = agreement(decisions)
     both = [one and other for one, other in zip(kept, clean, strict=True)]
     assert told["kept_clean"] == pytest.approx(sum(both) / sum(clean))
-    assert told["clean_accepted"] == pytest.approx(sum(both) / sum(kept))
+    assert told["kept_bad"] == pytest.approx((sum(kept) - sum(both)) / (len(kept) - sum(clean)))
     assert left["metrics"][-1]["acceptance"] == record["acceptance_rate"]
