@@ -142,19 +142,15 @@ class Trainer:
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
         losses = step.batch_losses(trained)
         step.share_statistics()
-        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
+        known = step.known_gradient(selection) if self.method.decides() else None
+        self._update(torch.stack(list(losses.values())).sum(), known, step.overflowed)
         if self.policies is not None:
             self.policies.add(self.iteration, self._policy())
         return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
-    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
-        known = selection.gradient is not None
-        if self.ranks.world > 1:
-            # The normalisers that ranks share hold for all of them or for none.
-            known = self.method.decides() and not self.ranks.any(not known)
-        if known:
-            assert selection.gradient is not None
-            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+    def _update(self, total: Tensor, known: Tensor | None, overflowed: Tensor) -> None:
+        if known is not None:
+            torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
         if self.scaler.is_enabled():

@@ -258,6 +258,13 @@ class TrainingStep:
             counts = dict(zip(shared, mean.unbind(), strict=True))
         return {name: table.batch(name, counts.get(name)) for name in table.losses}
 
+    def known_gradient(self, selection: Selection) -> Tensor | None:
+        """The gradient that a selection brings, where every rank's does; every rank asks.
+
+        The normalisers that ranks share hold for all of them or for none.
+        """
+        return None if self.ranks.any(selection.gradient is None) else selection.gradient
+
     def share_statistics(self) -> None:
         """Batch norm's running statistics become their mean over ranks, so that all ranks hold one detector."""
         moving = [s for s in self._statistics if s.is_floating_point()]

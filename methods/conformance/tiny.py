@@ -198,11 +198,14 @@ class TinyEngine:
 def _described(image: Tensor, boxes: Tensor) -> Tensor:
     """(n, 5): mean colour of each box and its width and height as shares of the image's."""
     height, width = image.shape[1:]
-    rows = []
-    for x0, y0, x1, y1 in boxes.round().int().tolist():
-        colour = image[:, max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)].float().mean((1, 2)) / 255
-        rows.append(torch.cat([colour, colour.new_tensor([(x1 - x0) / width, (y1 - y0) / height])]))
-    return torch.stack(rows) if rows else boxes.new_zeros(0, 5)
+    sums = F.pad(image.double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # of all that lies above and to the left
+    x0, y0, x1, y1 = boxes.round().long().unbind(1)
+    x0, y0 = x0.clamp(0, width - 1), y0.clamp(0, height - 1)
+    x1, y1 = torch.maximum(x1, x0 + 1).clamp(max=width), torch.maximum(y1, y0 + 1).clamp(max=height)
+    size = torch.stack([x1 - x0, y1 - y0])
+    inside = sums[:, y1, x1] - sums[:, y0, x1] - sums[:, y1, x0] + sums[:, y0, x0]
+    colour = (inside / size.prod(0)).T.float() / 255
+    return torch.cat([colour, size.T / boxes.new_tensor([width, height])], 1)
 
 
 def _loss(
