@@ -240,6 +240,7 @@ class LauncherConfig:
     parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
     jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
     retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
+    pack: int = 1  # runs that share a job, its GPUs, cores and memory, side by side (slurm)
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.launch.resources import runs_a_job
 from harness.launch.state import RunState, State
 from harness.record.record import read_record
 from harness.run import claim
@@ -24,7 +25,8 @@ def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
         own = sum(life.seconds + life.preparing for life in lives)
         starts += len(lives)
         seconds += own
-        gpu_seconds += own * row.run.resources.get("gpus", 0) * row.run.resources.get("nodes", 1)
+        gpus = row.run.resources.get("gpus", 0) * row.run.resources.get("nodes", 1)
+        gpu_seconds += own * gpus / runs_a_job(row.run.resources)
         record = read_record(runs_dir, row.run.run_id) if row.state is State.complete else None
         if record is not None and "starts" in record.cost:
             complete += record.cost["allocated_seconds"]

@@ -37,7 +37,8 @@ class ExpectedRun:
 class Submission:
     """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order.
 
-    user: who handed it over. host: the machine of a local launcher, whose job ids are numbers of processes there.
+    pack: how many of its runs, in their order, share a job. user: who handed it over. host: the machine of a local
+    launcher, whose job ids are numbers of processes there.
     """
 
     job_name: str
@@ -48,6 +49,7 @@ class Submission:
     created: float = 0.0
     user: str = ""
     host: str = ""
+    pack: int = 1
 
 
 @dataclass
