@@ -13,7 +13,7 @@ from typing import Any
 import backbones
 import methods
 from harness.compose import plain
-from harness.config import RunConfig, Stage
+from harness.config import RunConfig, Stage, StageConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.area_statistics import statistics_file
@@ -32,6 +32,12 @@ _SCHEDULE_BOOKKEEPING = {
     "log_every",
     "profile",
     "tensorboard",
+}
+# What of StageConfig counts; a sweep may set all of it for all of its runs.
+_STAGE_OPTIONS = {
+    Stage.none: set(),
+    Stage.score: {field.name for field in dataclasses.fields(StageConfig)} - {"size"},
+    Stage.embed: {"name", "size"},
 }
 _EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
@@ -129,7 +135,11 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         del differing["evaluation"]
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
-    if not _is_run(config):
+    for name in set(differing.get("stage", {})) - _STAGE_OPTIONS[config.stage.name]:
+        del differing["stage"][name]
+    if _is_run(config):
+        differing.pop("stage", None)
+    else:
         for name in ("schedule", "evaluation", "method", "train", "needed_runs"):
             differing.pop(name, None)
     if _scores_by_file(config):

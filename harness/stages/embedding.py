@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backbones import PIXEL_MEAN
-from harness.data.paste.cutout import FaultyInstance, isolate, read_rgba
+from harness.data.paste.cutout import FaultyInstance, isolate
 from harness.data.pool.pool import InstancePool
-from harness.data.pool.sources import FileSource
 from harness.engine.contract import Engine
 from harness.stages.chunks import Chunk
 
@@ -39,10 +38,8 @@ class Embedding:
 
     def _open(self, row: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(size, size, 3) uint8 RGB and (size, size) float32 opacity in 0..1."""
-        source = self.pool.source(row)
-        assert isinstance(source, FileSource)
         try:
-            cut = isolate(read_rgba(source), source.path)[0].rgba
+            cut = isolate(self.pool.open(row), f"row {row}")[0].rgba
         except FaultyInstance:
             return None
         return centred(cut, self.size)

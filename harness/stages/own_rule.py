@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.dataset import Dataset
-from harness.data.paste.cutout import FaultyInstance, read_rgba
-from harness.data.pool.sources import FileSource
+from harness.data.paste.cutout import FaultyInstance
 from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.stages.chunks import Chunk
@@ -101,10 +100,8 @@ class OwnRule:
 
     def _open(self, row: int, chunk: Chunk) -> PoolInstance | None:
         names = self.dataset.train.category_names
-        source = self.dataset.pool.source(row)
-        assert isinstance(source, FileSource)
         try:
-            image = read_rgba(source)
+            image = self.dataset.pool.open(row)
         except FaultyInstance:
             return None
         name = str(names[chunk.category]) if chunk.category < len(names) else ""

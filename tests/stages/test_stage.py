@@ -138,7 +138,7 @@ def test_embeddings_have_a_line_for_each_row(runs: Path, baseline: str, pool: Pa
     assert record.statistics == {"file": "embeddings.npy", "rows": 6, "without": 1}
     found = np.load(out)
     assert found.dtype == np.float16
-    assert found.shape == (6, 256)
+    assert found.shape == (6, 128)
     assert np.isnan(found).all(1).tolist() == [False, False, False, False, True, False]
     config = compose(["data=mini", f"data.pool={pool}"]).config.data
     instances, facts = Dataset(config).pool, Dataset(config).facts
@@ -147,7 +147,7 @@ def test_embeddings_have_a_line_for_each_row(runs: Path, baseline: str, pool: Pa
     assert kept.categories.tolist() == [2, 5]
     whole = Coreset(share=1.0, embeddings=str(out)).prepare(instances, facts, np.random.default_rng(0))
     assert len(whole) == 5
-    with pytest.raises(ValueError, match=r"has the shape \(6, 256\), and the pool has 5 instances"):
+    with pytest.raises(ValueError, match=r"has the shape \(6, 128\), and the pool has 5 instances"):
         embeddings(out, instances.subset(np.arange(5)))
 
 
