@@ -133,7 +133,7 @@ def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
     """
     for row in rows:
         _mark(runs_dir, row)
-    refused = {}
+    refused: dict[str, str] = {}
     for job in dict.fromkeys(row.job for row in rows if row.job and row.state is not State.pending):
         answer = ask("scancel", "--signal=USR2", job)
         if answer.silence:
