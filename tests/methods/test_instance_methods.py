@@ -111,7 +111,7 @@ def test_products_of_images_are_autograds(step: TrainingStep) -> None:
 
 
 def test_an_instances_loss_is_the_mean_over_its_regions(step: TrainingStep) -> None:
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     found = region_loss(table)
     for image, column in step.instances.pasted.nonzero().tolist():
         place = image * found.shape[1] + column
