@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evaluate.precision import average_precision
+from harness.record.precision import average_precision
 from harness.record.matches import RankedMatches, read_matches
 from reports.images import FIGURES, ImageParts, image_influence
 from reports.spec import COLUMNS
