@@ -61,9 +61,15 @@ def _by_package(truths: list[dict], detections: list[dict]) -> dict[str, float]:
     return tide_by_hand.package_gains(truths, detections)
 
 
-@pytest.mark.parametrize("reference", [tide_by_hand.gains, _by_package])
+# The package's recalls, x / 100, differ from LVIS's in their last bits, so one of 101 may fall to the other side.
+ONE_RECALL = 100 / 101 / CATEGORIES
+
+
+@pytest.mark.parametrize(("reference", "apart"), [(tide_by_hand.gains, 1e-9), (_by_package, ONE_RECALL)])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_gains_are_tides(tmp_path: Path, seed: int, reference: Callable[..., dict[str, float]]) -> None:
+def test_gains_are_tides(
+    tmp_path: Path, seed: int, reference: Callable[..., dict[str, float]], apart: float
+) -> None:
     path, truths, results = made(seed, tmp_path)
     annotations = load_annotations(path)
     detections = Detections.from_results(results, annotations)
@@ -77,7 +83,7 @@ def test_gains_are_tides(tmp_path: Path, seed: int, reference: Callable[..., dic
         assert gains is not None
         assert list(gains) == list(KINDS)
         for kind, value in wanted.items():
-            assert gains[kind] == pytest.approx(value, abs=1e-9), kind
+            assert gains[kind] == pytest.approx(value, abs=apart), kind
 
 
 def test_the_same_from_any_number_of_ranks_and_not_at_all_where_not_asked_for(tmp_path: Path) -> None:

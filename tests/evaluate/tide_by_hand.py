@@ -92,7 +92,7 @@ def package_gains(truths: list[dict], detections: list[dict]) -> dict[str, float
     truth, found = Data("truth"), Data("found")
     for category in {each["category_id"] for each in truths}:
         truth.add_class(category, str(category))
-    for image in {each["image_id"] for each in truths}:
+    for image in {each["image_id"] for each in truths + detections}:
         truth.add_image(image, str(image))
     for each in truths:
         truth.add_ground_truth(each["image_id"], each["category_id"], list(each["bbox"]))
