@@ -40,7 +40,7 @@ class TableRow:
 @dataclass(frozen=True)
 class Run:
     """A run of the report. record is None where none was left; superseded runs are listed and never counted; overrides
-    compose it, where a sweep's manifest has them."""
+    compose it, where a sweep's manifest or its record has them."""
 
     run_id: str
     settings: Mapping[str, Any]
@@ -202,7 +202,7 @@ def _found(record: Record, wanted: ExpectedRun | None) -> Run:
     # The same run may bear another name in another sweep, in which it was made.
     settings = {**record.settings, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
-    overrides = tuple(wanted.overrides) if wanted else ()
+    overrides = tuple(wanted.overrides if wanted else record.provenance.get("overrides") or ())
     return Run(record.run_id, settings, _seed(settings), state, record, overrides=overrides)
 
 

@@ -57,9 +57,12 @@ class _Fixed:
     def ap50(self, score: np.ndarray, asked: np.ndarray) -> float:
         """The mean over the categories `asked`; one of which nothing is left to find is 0 where it has detections, and
         left out without."""
-        order = np.lexsort((-score, self.category))
-        starts = np.searchsorted(self.category[order], np.arange(len(asked) + 1))
-        ap, _ = average_precision(self.hit[order], self.counted[order], starts, self.instances)
+        category, hit, counted = self.category, self.hit, self.counted
+        if (np.diff(category) < 0).any():  # another class moves a detection among others
+            order = np.lexsort((-score, category))
+            category, hit, counted = category[order], hit[order], counted[order]
+        starts = np.searchsorted(category, np.arange(len(asked) + 1))
+        ap, _ = average_precision(hit, counted, starts, self.instances)
         detections = np.bincount(self.category[self.counted], minlength=len(asked))
         return float(np.nan_to_num(ap)[asked & ((self.instances > 0) | (detections > 0))].mean())
 

@@ -96,9 +96,11 @@ def render(
     left_out: list[str],
     agreement: Mapping[TableRow, Mapping[str, Summary]],
     standings: Standings | None,
+    parts: Mapping[str, Any],
     folder: Path,
 ) -> str:
-    """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
+    """The page's HTML; `folder` is where it will lie, since links to records are relative to it. parts: what the
+    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty where there is nothing."""
     return _template("report.html").render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
@@ -112,6 +114,7 @@ def render(
         agreement_notes=[f"{column.base}: {column.about}." for column in AGREEMENT],
         runs=[_row_runs(spec, collection, row, folder) for row in collection.rows],
         facts=_facts(collection),
+        **parts,
         marks=MARKS,
         files=["table.csv", "table.md", "table.tex"],
         generator=GENERATOR,

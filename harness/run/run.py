@@ -34,8 +34,9 @@ from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
 from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
+from harness.run.gallery import write_pictures
 from harness.run.identity import fingerprints, identify
-from harness.run.provenance import provenance
+from harness.run.provenance import method_card, provenance
 from harness.run.signals import Interrupted, StopFlag
 from harness.run.unmeant import refuse_unmeant
 from harness.training import checkpoint
@@ -176,6 +177,8 @@ class _Run:
         begun = time.time()
         metrics = self._evaluate(engine)
         cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
+        if self.ranks.is_main:
+            self._write_pictures(engine)
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
 
     # ---------------------------------------------------------------------------------------------------- its parts
@@ -285,6 +288,16 @@ class _Run:
             detections.write_parquet(self.folder / "detections.parquet")
         return in_percent(evaluation.metrics)
 
+    def _write_pictures(self, engine: Engine) -> None:
+        """They explain a result and are none of it: a run without them is complete."""
+        config = self.config
+        try:
+            pool = self.dataset.prepared_pool(config.method, config.seed) if config.train else None
+            images = len(evaluation_indices(self.dataset, config.evaluation.limit))
+            write_pictures(self.folder, engine, self.dataset, pool, config.seed, images)
+        except (OSError, UserError) as error:
+            log.warning("no pictures for reports: %s", error)
+
     # ------------------------------------------------------------------------------------------------ what is left
 
     def _write_config(self) -> None:
@@ -299,7 +312,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | self._made_of(),
             started=self.started,
             ended=now,
             **content,
@@ -307,6 +320,14 @@ class _Run:
         record.cost |= spent(self.folder, now - self.started)
         record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
         return record
+
+    def _made_of(self) -> dict[str, Any]:
+        return {
+            "fingerprints": fingerprints(self.config),
+            "parents": self._parent_names(),
+            "overrides": list(self.composed.overrides),
+            "method": method_card(self.composed.settings["method"]),
+        }
 
     def _name(self) -> str:
         """Given weights are a row of their own: they are no run of the method's."""

@@ -166,7 +166,7 @@ def test_a_runs_files_and_command_are_at_hand(browser, mini: Path) -> None:  # t
     view(browser, mini / "index.html", 1280)
     browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     run = browser.find_element("css selector", "#runs-bsgal .run")
-    assert [link.text for link in run.find_elements("css selector", ".run-files a")] == ["record.json"]
+    assert [link.text for link in run.find_elements("css selector", ".run-files a")] == ["metrics.jsonl", "record.json"]
     command = run.find_element("css selector", ".command code").text
     assert command.startswith("harness run ")
     assert "method=bsgal" in command
