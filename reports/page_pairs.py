@@ -42,9 +42,10 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class PairsPart:
-    """rows: their labels. content: the JSON that the script reads. kind: box or mask, that AP is of."""
+    """rows: their labels; first: the place of the one that stands as A. content: the JSON that the script reads. kind: box or mask, that AP is of."""
 
     rows: list[str]
+    first: int
     content: str
     kind: str
     has_categories: bool
@@ -78,7 +79,8 @@ def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
     labels = [spec.label_in_group(row.label, row.group) for row in shown]
     # "</" would end the script that the page holds it in.
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
-    return PairsPart(labels, text, kind, bool(ap), bool(pictures))
+    first = next((i for i, row in enumerate(shown[:-1]) if row.row.key in spec.baselines[:1]), 0)
+    return PairsPart(labels, first, text, kind, bool(ap), bool(pictures))
 
 
 def _categories(collection: Collection, row: TableRow, iou: str) -> pd.DataFrame | None:

@@ -20,29 +20,29 @@ function categories() {
   return data.categories.map(([name, frequency, instances, images], place) => {
     const [mine, theirs] = [a[place] ?? null, b[place] ?? null];
     const change = mine === null || theirs === null ? null : theirs - mine;
-    return { values: [name, words[frequency] ?? frequency, instances, images, mine, theirs, change] };
+    return [name, words[frequency] ?? frequency, mine, theirs, change, instances, images];
   });
 }
 
-let order = { place: 6, sign: -1 };
+let order = { place: 4, sign: -1 };
 
 function fillTable() {
   const table = document.getElementById("categories");
   if (!table) return;
   const wanted = document.getElementById("category-search").value.trim().toLowerCase();
-  const found = categories().filter(({ values }) => `${values[0]} ${values[1]}`.toLowerCase().includes(wanted));
-  found.sort(({ values: x }, { values: y }) => {
+  const found = categories().filter(([name, frequency]) => `${name} ${frequency}`.toLowerCase().includes(wanted));
+  found.sort((x, y) => {
     const [p, q] = [x[order.place], y[order.place]];
     if (p === null || q === null) return (p === null) - (q === null);
     return order.sign * (typeof p === "string" ? p.localeCompare(q) : p - q);
   });
   table.tBodies[0].replaceChildren(
-    ...found.map(({ values: [name, frequency, instances, images, mine, theirs, change] }) =>
+    ...found.map(([name, frequency, mine, theirs, change, instances, images]) =>
       make(
         "tr",
         {},
         make("th", { scope: "row" }, String(name)),
-        ...[frequency, instances, images, written(mine), written(theirs), signed(change)].map((text) => make("td", {}, String(text))),
+        ...[frequency, written(mine), written(theirs), signed(change), instances, images].map((text) => make("td", {}, String(text))),
       ),
     ),
   );
@@ -69,10 +69,10 @@ function drawScatter() {
     make("text", { x: left + side / 2, y: top + side + 44, "text-anchor": "middle" }, `A: ${a}`),
     make("text", { transform: `translate(12 ${top + side / 2}) rotate(-90)`, "text-anchor": "middle" }, `B: ${b}`),
   ];
-  const shown = categories().filter(({ values }) => values[6] !== null);
-  shown.sort((x, y) => y.values[2] - x.values[2]); // small ones on top
-  const most = Math.max(1, ...shown.map(({ values }) => values[2]));
-  const circles = shown.map(({ values: [name, frequency, instances, , mine, theirs] }) =>
+  const shown = categories().filter((values) => values[4] !== null);
+  shown.sort((x, y) => y[5] - x[5]); // small ones on top
+  const most = Math.max(1, ...shown.map((values) => values[5]));
+  const circles = shown.map(([name, frequency, mine, theirs, , instances]) =>
     make(
       "circle",
       { cx: left + at(mine), cy: top + side - at(theirs), r: 2 + 16 * Math.sqrt(instances / most), class: frequency },
