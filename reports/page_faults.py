@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from reports.differences import baseline_row, paired_runs
 from reports.faults import BINS, KINDS, Calibration, calibration, fault_gains
 from reports.page import Heading, Sheet, Shown, sortable
 from reports.spec import IOU_TYPES, Spec
-from reports.statistics import differences, summarise
+from reports.statistics import Difference, differences, summarise
 from reports.style import MUTED, RULE, Picture, colour
 from reports.text import interval_text, number, spread_text, test_text
 
@@ -51,7 +51,9 @@ def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
     rows = {row: found for row in collection.rows if (found := _measured(collection, row, IOU_TYPES[kind]))}
     if not rows:
         return None
-    tables = {row.key: pd.DataFrame([figures for _, figures in found.values()], list(found)) for row, found in rows.items()}
+    tables = {
+        row.key: pd.DataFrame([figures for _, figures in found.values()], list(found)) for row, found in rows.items()
+    }
     lines = [_line(spec, collection, row, tables) for row in rows]
     headings = [Heading(""), *(Heading(name, about=ABOUT[name]) for name in (*KINDS, ERROR))]
     baseline = spec.label_of(spec.baselines[0]) if spec.baselines else "the baseline"
@@ -63,12 +65,12 @@ def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
     return FaultPart(sheet, notes, picture)
 
 
-Measured = Mapping[int, tuple[Calibration, Mapping[str, float]]]
+Measured = Mapping[Hashable, tuple[Calibration, Mapping[str, float]]]
 
 
 def _measured(collection: Collection, row: TableRow, iou: str) -> Measured:
     """By seed."""
-    found = {}
+    found: dict[Hashable, tuple[Calibration, Mapping[str, float]]] = {}
     for seed, run in collection.complete(row.key)["run_id"].items():
         matches = read_half_matches(collection.folder / run, iou)
         if matches is not None:
@@ -103,8 +105,11 @@ def _line(spec: Spec, collection: Collection, row: TableRow, tables: Mapping[str
     return shown
 
 
-def _differences(spec, collection, row, other, tables):  # type: ignore[no-untyped-def]
-    ours, theirs = paired_runs(collection.complete(row.key), collection.complete(other.key))
+def _differences(
+    spec: Spec, collection: Collection, row: TableRow, other: TableRow, tables: Mapping[str, pd.DataFrame]
+) -> dict[Hashable, Difference | None]:
+    """By figure, to the other row; over the seeds that both have, on the same images."""
+    ours, _ = paired_runs(collection.complete(row.key), collection.complete(other.key))
     seeds = [seed for seed in ours.index if seed in tables[row.key].index and seed in tables[other.key].index]
     apart = tables[row.key].loc[seeds] - tables[other.key].loc[seeds]
     pairs = [apart[name].dropna().to_numpy(float) for name in apart]

@@ -42,7 +42,8 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class PairsPart:
-    """rows: their labels; first: the place of the one that stands as A. content: the JSON that the script reads. kind: box or mask, that AP is of."""
+    """rows: their labels; first: the place of the one that stands as A. content: the JSON that the script reads. kind:
+    box or mask, that AP is of."""
 
     rows: list[str]
     first: int
@@ -59,11 +60,11 @@ def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
     kind = spec.primary.superscript if spec.primary else "box"
     rows = collection.with_runs(collection.rows)
     ap = {row.key: found for row in rows if (found := _categories(collection, row, IOU_TYPES[kind])) is not None}
-    galleries = {row.key: found for row in rows if (found := _images(collection, row))}
+    galleries = {row.key: images for row in rows if (images := _images(collection, row))}
     shown = [row for row in rows if row.key in ap or row.key in galleries]
     if len(shown) < 2:
         return None
-    pictures = {image["file"]: image for found in galleries.values() for image in found}
+    pictures = {image["file"]: image for images in galleries.values() for image in images}
     content = {
         "categories": _facts(list(ap.values())),
         "rows": [
@@ -74,7 +75,9 @@ def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
             }
             for row in shown
         ],
-        "images": [{key: image[key] for key in ("file", "width", "height", "truth", "data")} for image in pictures.values()],
+        "images": [
+            {key: image[key] for key in ("file", "width", "height", "truth", "data")} for image in pictures.values()
+        ],
     }
     labels = [spec.label_in_group(row.label, row.group) for row in shown]
     # "</" would end the script that the page holds it in.
@@ -129,7 +132,8 @@ def judged_rows(spec: Spec, collection: Collection) -> list[JudgedRow]:
     for row in collection.with_runs(collection.rows) if len(collection.frame) <= MOST_RUNS else ():
         for folder, found in _galleries(collection, row):
             if found["instances"]:
-                sides = [[_judged(folder, e) for e in found["instances"] if e["accepted"] == side] for side in (True, False)]
+                ranked = sorted(found["instances"], key=lambda e: -(e["contribution"] or 0))
+                sides = [[_judged(folder, e) for e in ranked if e["accepted"] == side] for side in (True, False)]
                 shown.append(JudgedRow(spec.label_in_group(row.label, row.group), *sides))
                 break
     return shown

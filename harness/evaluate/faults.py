@@ -53,7 +53,8 @@ def _may_be_confused(iou: np.ndarray, truth: np.ndarray, among: Overlaps) -> np.
     """
     closest = np.zeros(max(among.detection.max(initial=-1), truth.max(initial=-1)) + 2)  # the last for NO_TRUTH
     np.maximum.at(closest, among.detection, among.iou)
-    return (iou < FOREGROUND) | (closest[truth] > iou - FOREGROUND - _ROUNDING) & (closest[truth] > 0)
+    may: np.ndarray = (iou < FOREGROUND) | (closest[truth] > iou - FOREGROUND - _ROUNDING) & (closest[truth] > 0)
+    return may
 
 
 def _best(overlaps: Overlaps, detections: int) -> tuple[np.ndarray, np.ndarray]:

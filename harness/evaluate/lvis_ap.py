@@ -13,9 +13,9 @@ from harness.data.lvis.annotations import FREQUENCIES, Annotations
 from harness.evaluate.detections import Detections
 from harness.evaluate.faults import NO_TRUTH
 from harness.evaluate.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, IouType, Matches, match
-from harness.record.precision import average_precision
 from harness.record.files import write_table
 from harness.record.matches import Columns, write_matches
+from harness.record.precision import average_precision
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,9 +7,11 @@
     ground_truth.parquet  one row an image and category: image, category, instances (int32), frequency (r, c, f), by
                           image and category; the file's metadata give the numbers of `images` and `categories`
 
-fault and truth are of an IoU of 0.5: truth is the instance that a detection found, or would have found but for its class
-or place, -1 without; instances are numbered through in the order of ground_truth.parquet. A true positive is matched and not ignored, a false positive neither. AP follows as in `harness.record.precision`,
-with each detection and instance counted as often as its image was drawn.
+fault and truth are of an IoU of 0.5: truth is the instance that a detection found, or would have found but for its
+class or place, -1 without; instances are numbered through in the order of ground_truth.parquet.
+
+A true positive is matched and not ignored, a false positive neither. AP follows as in `harness.record.precision`, with
+each detection and instance counted as often as its image was drawn.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pycocotools import mask as mask_utils
 from harness.data.dataset import Dataset
 from harness.data.lvis.annotations import Annotations, rasterise
 from harness.data.paste.cutout import FaultyInstance, read_rgba
-from harness.data.pool.pool import Pool
+from harness.data.pool.pool import InstancePool
 from harness.data.pool.sources import FileSource
 from harness.data.seeding import generator
 from harness.data.testing import EvaluationImage, evaluation_images
@@ -26,7 +26,9 @@ SIDE, POOL_SIDE = 320, 96  # pixels of the longer side at most
 SURE = 0.3  # score of detections that are shown
 
 
-def write_pictures(folder: Path, engine: Engine, dataset: Dataset, pool: Pool | None, seed: int, images: int) -> None:
+def write_pictures(
+    folder: Path, engine: Engine, dataset: Dataset, pool: InstancePool | None, seed: int, images: int
+) -> None:
     """Of the first `images` validation images, evenly spread ones. The engine holds the weights that were evaluated.
     pool: as the method prepared it, None where the run did not train."""
     shown, pictures = [], {}
@@ -85,7 +87,7 @@ def _outline(mask: np.ndarray, scale: float) -> list[list[float]]:
     return [np.round((points + 0.5) * scale, 1).ravel().tolist() for points in simple if len(points) > 2]
 
 
-def _judged(folder: Path, dataset: Dataset, pool: Pool, seed: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _judged(folder: Path, dataset: Dataset, pool: InstancePool, seed: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Drawn from the pasted instances, each once; of a method that judges."""
     pasted = read_pasted(folder)
     if pasted is None:
@@ -93,8 +95,9 @@ def _judged(folder: Path, dataset: Dataset, pool: Pool, seed: int) -> Iterator[t
     names, clean = dataset.train.category_names.tolist(), dataset.clean_rows(pool)
     drawn = pasted.iloc[generator(seed, "gallery").permutation(len(pasted))].drop_duplicates("pool_row")
     for accepted in (True, False):
-        for each in drawn[drawn["accepted"] == accepted].head(INSTANCES).itertuples():
-            row, category = int(each.pool_row), int(each.category)
+        chosen = drawn[drawn["accepted"] == accepted].head(INSTANCES)
+        columns = (chosen[name].tolist() for name in ("pool_row", "category", "contribution"))
+        for row, category, contribution in zip(*columns, strict=True):
             source = pool.source(row)
             if not isinstance(source, FileSource):
                 continue  # of a training image: no picture of its own
@@ -106,7 +109,7 @@ def _judged(folder: Path, dataset: Dataset, pool: Pool, seed: int) -> Iterator[t
                 "file": f"pool-{row}.png",
                 "category": names[category] if category < len(names) else f"extra category {category}",
                 "accepted": accepted,
-                "contribution": None if np.isnan(each.contribution) else float(each.contribution),
+                "contribution": None if np.isnan(contribution) else contribution,
                 "clean": None if clean is None else bool(clean[row]),
             }
             scale = min(1.0, POOL_SIDE / max(rgba.shape[:2]))

@@ -67,9 +67,7 @@ ONE_RECALL = 100 / 101 / CATEGORIES
 
 @pytest.mark.parametrize(("reference", "apart"), [(tide_by_hand.gains, 1e-9), (_by_package, ONE_RECALL)])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_gains_are_tides(
-    tmp_path: Path, seed: int, reference: Callable[..., dict[str, float]], apart: float
-) -> None:
+def test_gains_are_tides(tmp_path: Path, seed: int, reference: Callable[..., dict[str, float]], apart: float) -> None:
     path, truths, results = made(seed, tmp_path)
     annotations = load_annotations(path)
     detections = Detections.from_results(results, annotations)
@@ -125,7 +123,8 @@ def test_each_fault_by_hand(tmp_path: Path) -> None:
         "background": (1, [600, 600, 100, 100]),
     }
     entries = [
-        {"image_id": 1, "category_id": c, "score": 0.9 - 0.1 * n, "bbox": b} for n, (c, b) in enumerate(expected.values())
+        {"image_id": 1, "category_id": c, "score": 0.9 - 0.1 * n, "bbox": b}
+        for n, (c, b) in enumerate(expected.values())
     ]
     matches = match(annotations, Detections.from_results(entries), "bbox", with_faults=True)
     assert matches.fault is not None
