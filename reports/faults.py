@@ -17,6 +17,7 @@ from harness.record.precision import average_precision
 
 MISSED = "missed"
 KINDS = (*FAULTS[1:], MISSED)
+CALIBRATION = "calibration"  # what the expected calibration error is called beside them
 BINS = 10  # of scores, equally wide
 
 

@@ -12,14 +12,13 @@ from harness.record.matches import read_half_matches
 from reports import style
 from reports.collect import Collection, TableRow
 from reports.differences import baseline_row, paired_runs
-from reports.faults import BINS, KINDS, Calibration, calibration, fault_gains
+from reports.faults import BINS, CALIBRATION, KINDS, Calibration, calibration, fault_gains
 from reports.page import Heading, Sheet, Shown, sortable
 from reports.spec import IOU_TYPES, Spec
 from reports.statistics import Difference, differences, summarise
 from reports.style import MUTED, RULE, Picture, colour
 from reports.text import interval_text, number, spread_text, test_text
 
-ERROR = "calibration"
 ABOUT = {
     "class": "right place, wrong class",
     "localisation": "right class, an IoU of 0.1 to 0.5",
@@ -27,7 +26,7 @@ ABOUT = {
     "duplicate": "an instance that was found already",
     "background": "nothing there",
     "missed": "instances that no detection concerns",
-    ERROR: "expected calibration error of scores, in percent",
+    CALIBRATION: "expected calibration error of scores, in percent",
 }
 NOTES = (
     "What AP50 would gain, in percent, if one kind of fault were mended and the rest stayed (TIDE, Bolya et al. 2020); "
@@ -55,7 +54,7 @@ def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
         row.key: pd.DataFrame([figures for _, figures in found.values()], list(found)) for row, found in rows.items()
     }
     lines = [_line(spec, collection, row, tables) for row in rows]
-    headings = [Heading(""), *(Heading(name, about=ABOUT[name]) for name in (*KINDS, ERROR))]
+    headings = [Heading(""), *(Heading(name, about=ABOUT[name]) for name in (*KINDS, CALIBRATION))]
     baseline = spec.label_of(spec.baselines[0]) if spec.baselines else "the baseline"
     old = [_label(spec, row) for row in rows if tables[row.key]["missed"].isna().any()]
     notes = [note.format(baseline=baseline) for note in NOTES] + ([OLD.format(rows=", ".join(old))] if old else [])
@@ -76,7 +75,7 @@ def _measured(collection: Collection, row: TableRow, iou: str) -> Measured:
         if matches is not None:
             measured = calibration(matches)
             gains = fault_gains(matches) or dict.fromkeys(KINDS, float("nan"))
-            found[seed] = (measured, {**gains, ERROR: 100 * measured.error})
+            found[seed] = (measured, {**gains, CALIBRATION: 100 * measured.error})
     return found
 
 
