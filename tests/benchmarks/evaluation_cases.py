@@ -4,8 +4,8 @@
 
 Each case takes a few real annotated images, detections made from them, and boxes or masks. Every third is then
 spoilt: a mask's bytes or runs, a polygon's coordinates, sizes, ids, scores. Each runs in a process of its own, since
-what hangs or crashes pycocotools does so in C. A case ends well when every figure equals the package's to 1e-9, or when the
-spoilt entry is named; what the package makes of an entry that we name is not asked.
+what hangs or crashes pycocotools does so in C. A case ends well when every figure equals the package's to 1e-9, or
+when the spoilt entry is named; what the package makes of an entry that we name is not asked.
 """
 
 from __future__ import annotations
