@@ -10,6 +10,7 @@ from reports.spec import Spec
 
 OLD = "Its records say nothing of it: they are older than method cards."
 PREFIX = "method."
+MOST_OF_A_ROW = 3  # runs whose options are looked at: seeds have the same ones
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def method_cards(spec: Spec, collection: Collection) -> list[Card]:
     cards: dict[str, dict[str, Any]] = {}
     for row in collection.with_runs(collection.rows):
         label = spec.label_in_group(row.label, row.group)
-        for run in collection.complete(row.key)["run"]:
+        for run in collection.complete(row.key)["run"].head(MOST_OF_A_ROW):
             card = cards.setdefault(str(run.settings.get("method")), {"known": {}, "rows": {}, "values": {}})
             card["rows"][label] = None
             card["known"] = run.record.provenance.get("method") or card["known"]

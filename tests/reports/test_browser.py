@@ -149,7 +149,7 @@ def test_text_in_figures_is_readable(browser, mini: Path, width: int) -> None:  
         "parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width))"
     )
     assert min(sizes) >= 11
-    described = "return [...document.querySelectorAll('figure svg')].map(s => s.getAttribute('aria-describedby'))"
+    described = "return [...document.querySelectorAll('.drawing svg')].map(s => s.getAttribute('aria-describedby'))"
     for caption in browser.execute_script(described):
         assert len(browser.find_element("id", caption).text) > 20
 
@@ -195,11 +195,12 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         return content.read().decode()
 
 
-@pytest.mark.parametrize("report", ["mini", "paper_main"])
-@pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, axe: str, request, report: str, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
-    view(browser, request.getfixturevalue(report) / "index.html", width, scheme)
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
+@pytest.mark.parametrize("page", ["mini", "compared"])
+def test_axe_finds_nothing_serious(browser, axe: str, mini: Path, page: str, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    runs = mini.parent / "runs"
+    folder = mini if page == "mini" else compare_command("xpaste-s0", "bsgal-s0", runs, mini.parent / "compared")
+    view(browser, folder / "index.html", width, scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     browser.execute_script(axe)
     found = browser.execute_async_script(
