@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness.compose import Composed, compose
 from harness.config import RunConfig
 from harness.console import TrainingProgress, counting, run_log
 from harness.data.dataset import Dataset
+from harness.data.pool.pool import InstancePool
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
@@ -183,6 +184,11 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------------------- its parts
 
+    @cached_property
+    def pool(self) -> InstancePool:
+        """As the method prepared it."""
+        return self.dataset.prepared_pool(self.config.method, self.config.seed)
+
     def _parents(self) -> list[Record]:
         """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
@@ -237,8 +243,7 @@ class _Run:
     def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any]:
         """The final weights and what goes with them. Raises Interrupted."""
         config, method = self.config, self.config.method
-        pool = self.dataset.prepared_pool(method, config.seed)
-        data = TrainingData(self.dataset, config.seed, method, pool)
+        data = TrainingData(self.dataset, config.seed, method, self.pool)
         start = Start(
             total_iterations=config.schedule.iterations,
             device=self.device,
@@ -266,7 +271,7 @@ class _Run:
         self.ranks.barrier()
         if self.ranks.is_main:
             check()
-            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(pool))
+            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(self.pool))
             checkpoint.save_final(self.folder / "checkpoint", content)
         self.ranks.barrier()
         return content
@@ -292,7 +297,7 @@ class _Run:
         """They explain a result and are none of it: a run without them is complete."""
         config = self.config
         try:
-            pool = self.dataset.prepared_pool(config.method, config.seed) if config.train else None
+            pool = self.pool if config.train else None
             images = len(evaluation_indices(self.dataset, config.evaluation.limit))
             write_pictures(self.folder, engine, self.dataset, pool, config.seed, images)
         except (OSError, UserError) as error:
