@@ -1,4 +1,4 @@
-"""Learning curves: the training loss of every row, from metrics.jsonl."""
+"""Learning curves: every row's training loss, from metrics.jsonl, and AP where it was evaluated on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from reports import style
 from reports.collect import Collection, TableRow
-from reports.spec import Spec
+from reports.spec import IOU_TYPES, Spec
 from reports.style import Picture, colour
 
 BINS = 50  # of iterations
@@ -23,17 +23,45 @@ def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
     rows = {row: curves for row in collection.with_runs(collection.rows) if (curves := _losses(collection, row))}
     if not rows:
         return None
-    canvas, (axis,) = style.canvas(2.9)
+    kind = spec.primary.superscript if spec.primary else "box"
+    evaluated = {row: points for row in rows if len(points := _points(collection, row, IOU_TYPES[kind]))}
+    canvas, axes = style.canvas(2.9, 2 if evaluated else 1)
     for place, (row, curves) in enumerate(rows.items()):
         iteration, loss = _binned(curves)
-        axis.plot(iteration, loss, color=colour(place), lw=1.3, label=spec.label_in_group(row.label, row.group))
-    axis.set(xlabel="iteration", ylabel="loss")
-    style.legend_above(canvas, [axis])
+        label = spec.label_in_group(row.label, row.group)
+        axes[0].plot(iteration, loss, color=colour(place), lw=1.3, label=label)
+        if row in evaluated:
+            axes[1].plot(*_by_iteration(evaluated[row]), "o-", ms=3, color=colour(place), lw=1.3, label=label)
+    axes[0].set_title("loss")
+    for axis in axes:
+        axis.set_xlabel("iteration")
     caption = (
         f"The training loss of {collection.seeds_of(list(rows))}, in {BINS} bins, mean over seeds; from metrics.jsonl. "
         "Losses of pasted and of plain images are not of the same difficulty: AP tells methods apart, not this."
     )
+    if evaluated:
+        axes[1].set_title(f"AP, {kind}")
+        caption += " AP where it was taken on the way and at the end, mean over seeds; from learning_curve.json."
+    style.legend_above(canvas, axes)
     return style.picture(canvas, "figure-learning", "Learning curves", caption)
+
+
+def _points(collection: Collection, row: TableRow, iou: str) -> np.ndarray:
+    """(n, 2) iteration and AP in percent of the runs that were evaluated on the way, their ends with them."""
+    found = []
+    for run in collection.complete(row.key)["run"]:
+        path = collection.folder / run.run_id / "learning_curve.json"
+        if path.is_file():
+            end = {"iteration": run.record.cost.get("iterations"), **run.record.metrics}
+            points = [*json.loads(path.read_bytes()), end]
+            found += [(point["iteration"], point.get(iou, {}).get("AP")) for point in points]
+    return np.array(found, float).reshape(-1, 2)
+
+
+def _by_iteration(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each iteration once, and the mean AP of the seeds that were evaluated there."""
+    iterations, which = np.unique(points[:, 0], return_inverse=True)
+    return iterations, np.bincount(which, points[:, 1]) / np.bincount(which)
 
 
 def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:

@@ -131,7 +131,8 @@ def write_matches(folder: Path, rng: np.random.Generator, gain: float, images: i
         bits = (overlap[:, None] >= np.arange(0.5, 1, 0.05)) @ (1 << np.arange(10))
         score = np.where(best, 0.6, 0.3) + rng.normal(0, 0.2, len(found))
         order = np.lexsort((-score, category[found]))
-        others = rng.choice([FAULTS.index(name) for name in ("class", "both", "duplicate", "background")], len(found))
+        kinds = [FAULTS.index(name) for name in ("class", "both", "duplicate", "background")]
+        others = np.random.default_rng(11).choice(kinds, len(found))
         fault = np.where(overlap >= 0.5, 0, np.where(overlap >= 0.1, FAULTS.index("localisation"), others))
         of = np.where(fault == FAULTS.index("class"), found ^ 1, found)  # the image's other instance
         of[fault > FAULTS.index("localisation")] = -1
@@ -205,11 +206,13 @@ def write_pictures(folder: Path, rng: np.random.Generator, judges: bool) -> None
 
 
 def write_metrics(folder: Path, rng: np.random.Generator, steps: int) -> None:
-    """metrics.jsonl: a loss that falls, every ten steps."""
+    """metrics.jsonl: a loss that falls, every ten steps; learning_curve.json: AP at three of them."""
     lines = [
         {"iteration": i, "total": steps, "loss": 1 + 3 * np.exp(-2 * i / steps) + rng.normal(0, 0.1)}
         for i in range(10, steps + 1, 10)
     ]
+    points = [{"iteration": i, **{iou: {"AP": 10.0 + i / 10} for iou in ("bbox", "segm")}} for i in (50, 100, 150)]
+    (folder / "learning_curve.json").write_text(json.dumps(points))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -257,8 +260,8 @@ def write_mini(runs: Path) -> None:
             metrics = matched_figures(folder)
             run = record(method, seed, metrics, statistics=statistics, cost=cost(method, rng, 200, 0.14))
             write_run(runs, run, rng, categories=24, steps=180)
-            write_pictures(folder, rng, method in SELECTING)
-            write_metrics(folder, rng, 200)
+            write_pictures(folder, np.random.default_rng(seed), method in SELECTING)
+            write_metrics(folder, np.random.default_rng(seed), 200)
             made.append(run)
     write_sweep(runs, "mini", made)
 
