@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP_CLOCKS = {"gpu": "step_gpu_seconds", "cpu": "step_cpu_seconds"}  # and where the record has them
+MOST_RUNS = 500  # of a report whose runs' larger files are read: matches, categories, metrics, pictures
 ABSENT = "—"  # the value of a setting that a run does not have
 
 

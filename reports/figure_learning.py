@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from reports import style
-from reports.collect import Collection, TableRow
+from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.spec import IOU_TYPES, Spec
 from reports.style import Picture, colour
 
 BINS = 50  # of iterations
-MOST_RUNS = 500  # of a report whose metrics are read
 
 
 def draw_learning(spec: Spec, collection: Collection) -> Picture | None:

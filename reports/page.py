@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.collect import Collection, Run, TableRow, states
+from reports.collect import MOST_RUNS, Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
 from reports.statistics import Summary
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
 GENERATOR = "harness report"  # what a page says it was written by
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
     entries = collection.entries[row.key]
     metrics = [column for column in spec.columns if column.metric]
     base = os.path.relpath(collection.folder, folder)
-    in_full = len(collection.frame) <= MOST_IN_FULL
+    in_full = len(collection.frame) <= MOST_RUNS
     shown = []
     for entry in entries:
         run: Run = entry["run"]

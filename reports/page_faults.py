@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.record.matches import read_half_matches
 from reports import style
-from reports.collect import Collection, TableRow
+from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.differences import baseline_row, paired_runs
 from reports.faults import BINS, CALIBRATION, KINDS, Calibration, calibration, fault_gains
 from reports.page import Heading, Sheet, Shown, sortable
@@ -45,7 +45,10 @@ class FaultPart:
 
 
 def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
-    """Of masks where the primary column is of masks, else of boxes; None where no run has left its matches."""
+    """Of masks where the primary column is of masks, else of boxes; None where no run has left its matches, or runs
+    are too many."""
+    if len(collection.frame) > MOST_RUNS:
+        return None
     kind = spec.primary.superscript if spec.primary else "box"
     rows = {row: found for row in collection.rows if (found := _measured(collection, row, IOU_TYPES[kind]))}
     if not rows:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record.gallery import FOLDER, read_gallery
-from reports.collect import Collection, TableRow
+from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.figure import category_ap
 from reports.spec import IOU_TYPES, Spec
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_RUNS = 500  # of a report whose categories are read
 
 
 @dataclass(frozen=True)
