@@ -61,7 +61,7 @@ def method_row(name: str) -> MethodRow:
         options=_options(cls),
         needs=tuple(sorted(need.value for need in cls().required())),
         paper=cls.paper,
-        origin="built in" if registry.source_fingerprint(cls) is None else registry.source_file(cls),
+        origin="built in" if registry.is_built_in(cls) else registry.source_file(cls),
     )
 
 

@@ -7,6 +7,7 @@
                   per_category.parquet  AP of every category
                   matches.parquet, ground_truth.parquet  what was found, for further questions; see `matches`
                   gallery/              a few pictures for reports; see `gallery`
+                  scores.csv, embeddings.npy  of an offline stage
                   log.txt, checkpoint/, claim/
     runs/sweeps/<name>/manifest.json    `manifest.Manifest`
 

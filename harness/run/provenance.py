@@ -25,6 +25,7 @@ RESULT_SOURCES = (
     "harness/detector",
     "harness/engine",
     "harness/evaluate",
+    "harness/stages",
     "harness/training",
     "harness/weights",
     "harness/record/precision.py",
