@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.run.scheduler import own_job
-from methods.listing import method_row
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "submitit", "opencv-python-headless", "pycocotools")
 # What a result depends on. The schema and conf/ belong to it since a run_id leaves out what equals a default: a
@@ -46,13 +45,6 @@ def provenance() -> dict[str, Any]:
         "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
-
-
-def method_card(name: str) -> dict[str, Any]:
-    """What a reader of the record is told of a method: about, source, origin, and its options' defaults as text."""
-    row = method_row(name)
-    options = {option.name: option.default for option in row.options}
-    return {"about": row.about, "source": row.paper, "origin": row.origin, "options": options}
 
 
 def code_fingerprint() -> str:

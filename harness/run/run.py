@@ -38,8 +38,9 @@ from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, o
 from harness.run.finished_run import in_full_precision
 from harness.run.gallery import write_pictures
 from harness.run.identity import fingerprints, identify
+from harness.run.method_card import method_card
 from harness.run.needed_files import check_needed_files
-from harness.run.provenance import method_card, provenance
+from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
 from harness.run.unmeant import refuse_unmeant
 from harness.stages.chunks import ChunkedWork, drop_chunks
