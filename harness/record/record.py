@@ -52,7 +52,8 @@ class Record:
     what its jobs held before the run began; starts counts them. (Records of before 2026-12 have the last start's
     wall_seconds and neither of the
     other two.) provenance: commit, dirty_diff, packages, hardware, job (the scheduler's id of it), restarts,
-    fingerprints, parents, code. failure: kind and message, for a run that failed or waits.
+    fingerprints, parents, code, overrides (what `harness run` was given), method (about, source, origin, and the
+    options' defaults). failure: kind and message, for a run that failed or waits.
     """
 
     run_id: str
