@@ -38,7 +38,7 @@ from harness.data.mini.render import (
 from harness.data.seeding import generator
 from harness.errors import UserError
 
-VERSION = 1  # raise it when the same recipe would give other files
+VERSION = 2  # raise it when the same recipe would give other files
 
 IMAGE_SIDES = (112, 120, 128)
 OBJECT_EXTENT = (20.0, 58.0)  # pixels
@@ -126,7 +126,7 @@ class MiniPaths:
         return self.folder / "pools" / f"{name}.json"
 
     def columns(self, name: str) -> Path:
-        """CSV: category (0-based), path, generator, prompt_id, prompt, clip_score."""
+        """CSV: category (0-based), path, generator, prompt_id, prompt, clip_score, area_fraction (0..1)."""
         return self.folder / "pools" / f"{name}.columns.csv"
 
     def truth(self, name: str) -> Path:
