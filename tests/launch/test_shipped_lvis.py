@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.compose import compose, plain
@@ -14,6 +15,9 @@ from harness.errors import UserError
 from harness.launch import sweepfile
 from harness.launch.expand import expand
 from harness.record.manifest import ExpectedRun
+from harness.record.record import Status
+from harness.run.run import execute
+from reports.command import report_command
 
 ROOT = Path(__file__).parents[2]
 EXTRA = 566  # categories beyond the dataset's own
@@ -90,6 +94,31 @@ def test_ablations_move_to_the_embedded_dataset_by_one_word(name: str, words: li
     sweep = sweepfile.read(ROOT / "sweeps" / f"{name}.yaml")
     found = expand(sweep, ["recipe=mini_paste", "seed=0", *words])
     assert {run.choices["data"] for run in found} == {"mini"}
+
+
+SMALL = [
+    "detector=small", "detector.channels=32", "detector.fc_width=64", "detector.mask_channels=16",
+    "backbone=resnet18", "backbone.weights=null", "launcher.gpus=0",
+    "schedule.iterations=2", "schedule.global_batch=4", "schedule.batch_per_rank=4", "schedule.precision=fp32",
+    "schedule.activation_checkpointing=false", "data.size=64", "data.test_short=64", "data.test_long=96",
+    "data.workers=0", "evaluation.limit=2", "evaluation.mixed=false", "seed=0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["divergen_diversity", "xpaste_ablation", pytest.param("bsgal_ablation_lvis", marks=pytest.mark.slow)],
+)
+def test_a_row_of_each_kind_trains_and_is_reported(name: str, root: Path, tmp_path: Path) -> None:
+    """With the recipes' methods, filters and pools, on the small detector."""
+    kinds: dict[str, ExpectedRun] = {}
+    for run in runs_of(name, root, *SMALL):
+        kinds.setdefault(run.name, run)
+    for run in kinds.values():
+        outcome = execute([*run.overrides, f"runs_dir={tmp_path}"])
+        assert outcome.status is Status.complete, outcome.message
+    folder = report_command(name, tmp_path, ["csv"], tmp_path / "report")
+    assert pd.read_csv(folder / "table.csv").runs.sum() == len(kinds)
 
 
 def distinct(runs: list[ExpectedRun]) -> list[RunConfig]:
