@@ -117,6 +117,7 @@ def test_recipes_have_words_resources_and_weights(composed: dict[str, Composed])
         config = recipe.config
         assert config.launcher.gpus == config.schedule.ranks
         assert (config.weights or config.backbone.weights).startswith("datasets/weights/")
+    assert composed["divergen_swin_l"].config.detector.federated_extra_images == 2000
 
 
 def test_the_page_is_of_these_tables() -> None:
