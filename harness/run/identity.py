@@ -44,13 +44,14 @@ def identify(config: RunConfig) -> str:
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
-    engine's own configuration with its bases."""
+    """SHA-256 of the contents that a run reads: annotations, pool with its columns, area statistics, weights, plugin,
+    and the engine's own configuration with its bases."""
     dataset = Dataset(config.data)
     files: dict[str, Path | None] = {
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
         "pool": dataset.pool_file if config.method.pastes else None,
+        "pool_columns": dataset.pool_columns_file if config.method.pastes else None,
         "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
