@@ -29,10 +29,10 @@ def inspect_weights(path: Path, *, every: bool = False) -> None:
             ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors})),
             "x".join(map(str, tensors[0].shape)) if every else "",
         )
-    out = console()
-    out.print(table)
+    terminal = console()
+    terminal.print(table)
     parts = f"entries {', '.join(weights.parts)}, of which {weights.part}" if weights.part else "tensors by name"
-    out.print(f"layout {layout_of(weights.tensors).value}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers")
+    terminal.print(f"layout {layout_of(weights.tensors).value}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers")
 
 
 def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) -> None:
@@ -43,10 +43,10 @@ def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) ->
     if out.suffix not in (".pth", ".pkl"):
         raise UserError(f"{out}: the name must end in .pth (PyTorch) or .pkl (arrays)")
     left = convert(path, out, Layout(to))
-    out = console()
-    out.print(f"{out}: {to} layout")
+    terminal = console()
+    terminal.print(f"{out}: {to} layout")
     if left:
-        out.print(f"left out, of another model: {', '.join(left)}")
+        terminal.print(f"left out, of another model: {', '.join(left)}")
 
 
 def _groups(tensors: dict[str, Tensor], every: bool) -> dict[str, list[Tensor]]:

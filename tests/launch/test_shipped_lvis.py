@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness.compose import compose, plain
+from harness.compose import compose
 from harness.config import RunConfig
 from harness.data.dataset import Dataset
 from harness.errors import UserError
@@ -17,6 +18,7 @@ from harness.launch.expand import expand
 from harness.record.manifest import ExpectedRun
 from harness.record.record import Status
 from harness.run.run import execute
+from methods.divergen import DiverGen
 from reports.command import report_command
 
 ROOT = Path(__file__).parents[2]
@@ -123,14 +125,14 @@ def test_a_row_of_each_kind_trains_and_is_reported(name: str, root: Path, tmp_pa
 
 def distinct(runs: list[ExpectedRun]) -> list[RunConfig]:
     """A configuration for every way in which the runs use a pool, at a scale that the small pools have."""
-    found = {}
+    options = {"recipe", "method", *(f"method.{field.name}" for field in dataclasses.fields(DiverGen))}
+    ways = {}
     for run in runs:
-        if run.axes["seed"] != "0":
-            continue
-        config = compose(run.overrides).config
-        if not config.method.pastes:
-            continue
+        given = [text.partition("=") for text in run.overrides]
+        way = tuple("".join(text) for text in given if text[0] in options or text[0].startswith("data."))
+        ways.setdefault(way, run.overrides)
+    found = [compose(overrides).config for overrides in ways.values()]
+    for config in found:
         if getattr(config.method, "scale", None):
             config.method.scale = 20
-        found[str((plain(config.method), config.data.pool, config.data.num_classes))] = config
-    return list(found.values())
+    return [config for config in found if config.method.pastes]
