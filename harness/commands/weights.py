@@ -32,7 +32,8 @@ def inspect_weights(path: Path, *, every: bool = False) -> None:
     terminal = console()
     terminal.print(table)
     parts = f"entries {', '.join(weights.parts)}, of which {weights.part}" if weights.part else "tensors by name"
-    terminal.print(f"layout {layout_of(weights.tensors).value}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers")
+    layout = layout_of(weights.tensors).value
+    terminal.print(f"layout {layout}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers")
 
 
 def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) -> None:
