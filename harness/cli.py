@@ -11,12 +11,8 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
 from harness.commands import data
-from harness.errors import UserError, nearest
-=======
 from harness.errors import UserError
->>>>>>> main
 
 app = typer.Typer(
     name="harness",

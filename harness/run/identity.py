@@ -55,17 +55,12 @@ def identify(config: RunConfig) -> str:
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-<<<<<<< HEAD
     """SHA-256 of the contents that a run reads: annotations, pool with its columns, area statistics, weights, plugin,
-    and the engine's own configuration with its bases."""
-=======
-    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
-    engine's own configuration with its bases.
+    and the engine's own configuration with its bases.
 
     A file that a needed run leaves has that run's name in place of them, since it need not be there yet.
     """
     _refuse_undeclared(config.method)
->>>>>>> main
     dataset = Dataset(config.data)
     method, reads_pool = config.method, config.method.pastes or not _is_run(config)
     options = method.files() if _is_run(config) else {}
@@ -73,14 +68,9 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
     files: dict[str, Path | None] = {
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
-<<<<<<< HEAD
-        "pool": dataset.pool_file if config.method.pastes else None,
-        "pool_columns": dataset.pool_columns_file if config.method.pastes else None,
-        "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
-=======
         "pool": dataset.pool_file if reads_pool else None,
+        "pool_columns": dataset.pool_columns_file if reads_pool else None,
         "area_statistics": statistics_file(config.data.area_statistics) if reads_pool else None,
->>>>>>> main
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,

@@ -9,7 +9,7 @@ import torch
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.bsgal import BSGAL, EmptyReference, ReferencePolicy
-from methods.conformance.tiny import TinyEngine
+from methods.conformance.tiny import TinyEngine, tiny_pool
 from methods.conformance.world import tiny_batch
 from methods.contract import Draw, ImageFacts, LossKind, Proposals, Start, ViewKind
 from tests.methods.tiny_steps import DATASET, cosine, gradient, pasted_loss, reference_loss, started, step_at
@@ -54,7 +54,7 @@ def test_above_four_a_second_image_of_any_class_follows_all_first_ones() -> None
     pairs = [method.reference(drawn([2]), DATASET, np.random.Generator(np.random.PCG64(s))) for s in range(400)]
     assert [first for first, _ in pairs] == chosen(ReferencePolicy.drawn_class, drawn([2]), 400)
     assert 0.12 < np.mean([second == 0 for _, second in pairs]) < 0.35
-    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET)
+    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET, pool=tiny_pool())
     with pytest.raises(ValueError, match="3 images a rank bring 6"):
         method.start(start)
     method.start(dataclasses.replace(start, images_per_rank=4))
@@ -99,7 +99,7 @@ def test_an_emptied_reference_image_stays_and_switches_the_proposals_as_publishe
     assert method.keeps_emptied_references()
     selection = method.select(with_emptied_reference(step_at(1, engine), 2))
     check = with_emptied_reference(step_at(1, engine), 2)
-    table = check.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, images=images)
+    table = check.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, images=images, grad=True)
     g = gradient(engine, table.total(LossKind.CLASSIFICATION))
     assert float(selection.contribution) == pytest.approx(cosine(g, gradient(engine, pasted_loss(check))), rel=1e-4)
 

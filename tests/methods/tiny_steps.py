@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
-from methods.conformance.tiny import TinyDataset, TinyEngine
+from methods.conformance.tiny import TinyDataset, TinyEngine, tiny_pool
 from methods.conformance.world import tiny_batch
 from methods.contract import LossKind, Method, Proposals, Scope, Start, ViewKind
 
@@ -17,7 +17,7 @@ DATASET = TinyDataset()
 
 def started(method: Method, needed: tuple[dict[str, object], ...] = ()) -> Method:
     method.validate()
-    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, needed))
+    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, tiny_pool(), needed))
     return method
 
 
@@ -43,11 +43,11 @@ def gradient(engine: TinyEngine, loss: Tensor, scope: Scope = Scope.all) -> Tens
 
 
 def reference_loss(step: TrainingStep, proposals: Proposals = Proposals.GROUND_TRUTH) -> Tensor:
-    return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True).total(LossKind.CLASSIFICATION)
+    return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=True).total(LossKind.CLASSIFICATION)
 
 
 def pasted_loss(step: TrainingStep) -> Tensor:
-    return step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION)
+    return step.losses(ViewKind.AUGMENTED, grad=True).pasted_total(LossKind.CLASSIFICATION)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
