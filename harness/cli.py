@@ -196,10 +196,11 @@ def report(
     published: Annotated[Path | None, typer.Option("--published", help="A CSV of further published results.")] = None,
 ) -> None:
     """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
+    from harness.launch.tables import console
     from reports.command import report_command
 
     with as_user_error():
-        folder = report_command(name, runs, formats.split(","), out, published)
+        folder = report_command(name, runs, formats.split(","), out, published, console().print)
     typer.echo(folder / "index.html" if (folder / "index.html").exists() else folder)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from methods.contract import Selection, Start, Step
+from methods.contract import Need, Selection, Start, Step
 from methods.registry import register
 from methods.xpaste import PoolPasting
 
@@ -22,11 +22,17 @@ class RandomSelection(PoolPasting):
 
     rate: float = 0.5  # where no run is needed; 0..1
     per_image: bool = False  # decides for every image apart
+    per_instance: bool = False  # decides for every pasted instance apart; the image is kept
 
     def validate(self) -> None:
         super().validate()
         if not 0 <= self.rate <= 1:
             raise ValueError(f"rate is {self.rate}, and must lie in 0..1")
+        if self.per_image and self.per_instance:
+            raise ValueError("per_image and per_instance exclude each other")
+
+    def required(self) -> frozenset[Need]:
+        return frozenset({Need.INSTANCE_ATTRIBUTION} if self.per_instance else ())
 
     def start(self, start: Start) -> None:
         self.chance = self.rate
@@ -35,6 +41,10 @@ class RandomSelection(PoolPasting):
 
     def select(self, step: Step) -> Selection:
         images = len(step.has_pasted)
+        if self.per_instance and step.any_pasted:
+            pasted = step.instances.pasted
+            kept = torch.as_tensor(step.rng.random(tuple(pasted.shape)) < self.chance, device=pasted.device)
+            return Selection(keep=torch.ones_like(step.has_pasted), instances=kept)
         draws = step.rng.random(images) if self.per_image else [step.rng.random()] * images
         keep = torch.tensor([draw < self.chance for draw in draws], device=step.has_pasted.device)
         if not step.any_pasted:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.record.files import write_atomically
 from harness.record.names import nearest
@@ -15,6 +16,9 @@ from reports.published import read_published
 from reports.spec import Spec, read_spec
 from reports.summary import find_standings
 from reports.table import Table, build_tables, to_frame
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 REPORTS = Path("report")  # where reports go, below a front page that leads to them all
 FORMATS = ("html", "md", "tex", "csv")
@@ -26,13 +30,14 @@ def report_command(
     formats: list[str] | None = None,
     out: Path | None = None,
     published: Path | None = None,
+    show: Callable[[RenderableType], None] | None = None,
 ) -> Path:
     """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise; `report/index.html` leads to
     all.
 
     name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: of
-    `FORMATS`, all without it. published: a CSV of further published results. Raises ValueError with one sentence for
-    whatever the user can mend.
+    `FORMATS`, all without it. published: a CSV of further published results. show: is given the tables for a terminal.
+    Raises ValueError with one sentence for whatever the user can mend.
     """
     formats = list(formats or FORMATS)
     for each in formats:
@@ -42,7 +47,7 @@ def report_command(
     if not runs.is_dir():
         raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
     with _no_garbage_collection():
-        folder = _report(spec, runs, formats, out or REPORTS / spec.name, published)
+        folder = _report(spec, runs, formats, out or REPORTS / spec.name, published, show)
     if out is None and "html" in formats:
         from reports.page import render_front_page
 
@@ -50,9 +55,21 @@ def report_command(
     return folder
 
 
-def _report(spec: Spec, runs: Path, formats: list[str], folder: Path, published: Path | None) -> Path:
+def _report(
+    spec: Spec,
+    runs: Path,
+    formats: list[str],
+    folder: Path,
+    published: Path | None,
+    show: Callable[[RenderableType], None] | None,
+) -> Path:
     collection = collect(spec, runs)
     tables = build_tables(spec, collection, read_published(published))
+    if show is not None:
+        from reports.terminal import shown_tables
+
+        for each in shown_tables(spec, tables):
+            show(each)
     folder.mkdir(parents=True, exist_ok=True)
 
     if "csv" in formats:

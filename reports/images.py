@@ -50,14 +50,21 @@ class ImageParts:
         seeds = ours.index.intersection(baseline.index)
         if column.subscript not in FIGURES or seeds.empty:
             return None
-        place = list(FIGURES).index(column.subscript)
         moved = []
         for seed in seeds:
-            pair = [self._of_run(run[seed], IOU_TYPES[column.superscript]) for run in (ours, baseline)]
+            pair = [self.derivatives(run[seed], column) for run in (ours, baseline)]
             if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
                 return None
-            moved.append(100 * (pair[0][place] - pair[1][place]))
-        return None if np.isnan(moved).any() else image_part(np.array(moved))
+            moved.append(pair[0] - pair[1])
+        return image_part(np.array(moved))
+
+    def derivatives(self, run: str, column: Column) -> np.ndarray | None:
+        """(images,) of a run's figure, in percent, by the images' weights; None where they are not known."""
+        if column.subscript not in FIGURES:
+            return None
+        known = self._of_run(run, IOU_TYPES[column.superscript])
+        found = None if known is None else 100 * known[list(FIGURES).index(column.subscript)]
+        return None if found is None or np.isnan(found).any() else found
 
     def _of_run(self, run: str, iou_type: str) -> np.ndarray | None:
         key = (run, iou_type)

@@ -22,6 +22,7 @@ from reports.style import Picture
 from reports.summary import Standings
 from reports.table import MARKS, Cell, Line, Table
 from reports.text import (
+    RECOVERED,
     STANDING,
     counted_text,
     decimals_of,
@@ -30,6 +31,8 @@ from reports.text import (
     marks_text,
     notes,
     number,
+    recovery_text,
+    recovery_title,
     signs,
     spread_text,
     standing_notes,
@@ -103,7 +106,10 @@ def render(
     return _template("report.html").render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
-        further=[_differences(spec, tables, key) for key in spec.baselines[1:]],
+        further=[
+            *(_differences(spec, tables, key) for key in spec.baselines[1:]),
+            *([_recoveries(spec, tables)] if spec.gain else []),
+        ],
         standings=_standings(spec, standings) if standings else None,
         standing_notes=standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else [],
         notes=notes(spec, tables),
@@ -209,6 +215,16 @@ def _differences(spec: Spec, tables: list[Table], key: str) -> Sheet:
         rows.append(shown)
     headings = [Heading(""), *(heading_of(column) for column in metrics)]
     return Sheet(f"minus-{key}", "", headings, rows, title=f"Difference to {spec.label_of(key)}")
+
+
+def _recoveries(spec: Spec, tables: list[Table]) -> Sheet:
+    rows = []
+    for line in (line for table in tables for line in table.lines if line.recovery is not None):
+        label = spec.label_in_group(line.row.label, line.row.group)
+        share, interval = recovery_text(line)
+        value = Shown(share, sortable(line.recovery.share if line.recovery else None), interval=interval)
+        rows.append([Shown(label, label, link=f"#runs-{line.row.key}"), value])
+    return Sheet("recovered", "", [Heading(""), Heading(RECOVERED)], rows, title=recovery_title(spec))
 
 
 def _standings(spec: Spec, standings: Standings) -> Sheet:

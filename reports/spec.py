@@ -7,6 +7,8 @@
     columns              of `COLUMNS`, in the order of the table
     baseline             row key, or several: the first is what rows are tested against
     primary              the one column whose differences earn stars (AP_r of masks without)
+    gain                 {of: ROW, over: ROW}: what the first, an oracle, has over the second, of which rows recover a
+                         share
     level                of intervals
     published            the table of published results that rows are set beside: a name, or one for each group's value
     decimals             of the displayed metrics
@@ -130,6 +132,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """The keys of the rows between which others are told: of an oracle, over a reference."""
+
+    of: str
+    over: str
+
+
+@dataclass(frozen=True)
 class Spec:
     name: str
     title: str
@@ -142,6 +152,7 @@ class Spec:
     columns: tuple[Column, ...]
     baselines: tuple[str, ...]
     primary: Column | None
+    gain: Gain | None
     level: float
     published: Mapping[str | None, str]
     decimals: int
@@ -199,6 +210,7 @@ def _spec(path: Path, content: Any) -> Spec:
         "columns",
         "baseline",
         "primary",
+        "gain",
         "level",
         "published",
         "decimals",
@@ -231,6 +243,7 @@ def _spec(path: Path, content: Any) -> Spec:
         columns=tuple(COLUMNS[key] for key in columns),
         baselines=baselines,
         primary=_primary(path, content.get("primary"), columns),
+        gain=_gain(path, content.get("gain"), rows),
         level=level,
         published=_tables(path, content.get("published"), values),
         decimals=int(content.get("decimals", 1)),
@@ -245,6 +258,17 @@ def _primary(path: Path, key: Any, columns: tuple[str, ...]) -> Column | None:
         return COLUMNS[PRIMARY if PRIMARY in metrics else metrics[0]] if metrics else None
     _known(path, "metric among the columns", key, metrics)
     return COLUMNS[key]
+
+
+def _gain(path: Path, content: Any, rows: tuple[Row, ...]) -> Gain | None:
+    if content is None:
+        return None
+    content = _mapping(path, "gain", content, ("of", "over"))
+    if set(content) != {"of", "over"}:
+        raise ValueError(f"{path}: gain names two rows, such as {{of: oracle, over: xpaste}}")
+    for key in content.values():
+        _known(path, "row", key, [row.key for row in rows])
+    return Gain(**content)
 
 
 def _tables(path: Path, content: Any, groups: Mapping[str, str]) -> dict[str | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from reports.collect import Collection, TableRow, states
 from reports.differences import Differences, Verdict, baseline_row, find_differences, find_verdicts, is_primary
 from reports.published import find_published, found_elsewhere
+from reports.recovery import Recovery, find_recoveries
 from reports.spec import Column, Spec
 from reports.statistics import RATE, Difference, Summary, summarise
 
@@ -76,7 +77,7 @@ class Cell:
 class Line:
     """complete of expected runs; marks: how many runs each is about. source: where the published figures stand, and
     variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for
-    published figures, and no source at hand has them."""
+    published figures, and no source at hand has them. recovery: what it has of the oracle's gain."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -87,6 +88,7 @@ class Line:
     variant: str = ""
     elsewhere: tuple[Mapping[str, Any], ...] = ()
     unpublished: bool = False
+    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +103,14 @@ def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) ->
     published figures come from several sources, those of rows that name their own aside."""
     found = find_differences(spec, collection)
     verdicts = find_verdicts(spec, found)
+    recovered = find_recoveries(spec, collection)
     tables = []
     for group in spec.group_values or [None]:
         rows = [row for row in collection.rows if row.group == group]
-        lines = [_line(spec, collection, row, published, found, verdicts) for row in rows]
+        lines = [
+            replace(_line(spec, collection, row, published, found, verdicts), recovery=recovered.get(row.key))
+            for row in rows
+        ]
         table = Table(group, spec.group_values.get(group or "", ""), tuple(lines))
         unnamed = [line for line in lines if line.source and "table" not in (line.row.row.published or {})]
         if len(sources := sorted({line.source for line in unnamed})) > 1:
@@ -226,10 +232,17 @@ def to_frame(spec: Spec, tables: list[Table]) -> pd.DataFrame:
             )
             for cell in line.cells:
                 entry |= _flat(cell)
+            if spec.gain is not None:
+                entry |= _recovered(line.recovery)
             entry["published_source"] = NO_SOURCE if line.unpublished else line.source
             entry["published_variant"] = line.variant
             entries.append(entry)
     return pd.DataFrame(entries)
+
+
+def _recovered(recovery: Recovery | None) -> dict[str, Any]:
+    known = recovery or Recovery(math.nan, math.nan, math.nan, 0)
+    return {"recovered": known.share, "recovered.low": known.low, "recovered.high": known.high, "recovered.n": known.n}
 
 
 def _flat(cell: Cell) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from reports.summary import Estimate, Standings
 from reports.table import MARKS, Cell, Line, Table, published_sources
 
 NOTHING = "–"
+RECOVERED = "recovered, %"
 STANDING = ("mean rank", "better, %", "gain")  # columns of the summary over settings
 
 
@@ -90,6 +91,8 @@ def notes(spec: Spec, tables: list[Table]) -> list[str]:
         noise = spec.primary and noise_of(spec.primary, _first_differences(spec, lines))
         if noise:
             written.append(sentence(noise))
+    if any(line.recovery for line in lines):
+        written.append(_recovery_note(spec, lines))
     marks = [mark for mark in MARKS if any(mark in line.marks for line in lines)]
     if marks:
         meanings = ", ".join(f"{MARKS[mark].letter} {MARKS[mark].meaning}" for mark in marks)
@@ -137,6 +140,16 @@ def _interval_note(spec: Spec, lines: Iterable[Line]) -> str:
     )
     if any(each.n == 2 for each in found):
         note += " Dashed: from two seeds, which tell their spread badly."
+    return note
+
+
+def _recovery_note(spec: Spec, lines: Iterable[Line]) -> str:
+    assert spec.gain is not None
+    assert spec.primary is not None
+    least, all_of = spec.label_of(spec.gain.over), spec.label_of(spec.gain.of)
+    note = f"recovered: 0 is {least}, 100 is {all_of}; in brackets Fieller's {spec.level:.0%} interval."
+    if any(line.recovery and math.isnan(line.recovery.low) for line in lines):
+        note += f" Without one, these runs do not tell {all_of}'s own gain from noise well enough."
     return note
 
 
@@ -219,9 +232,34 @@ def grids(spec: Spec, tables: list[Table], head: Callable[[Column], str], mark: 
             return _together(" ", mean, interval_text(found, spec.decimals)) + (signs(cell) if star else "")
 
         result.append(grid(f"Difference to {spec.label_of(key)}", metrics, difference))
+    if spec.gain is not None:
+        result.append(_recovery_grid(spec, tables))
     if any(line.source or line.unpublished for table in tables for line in table.lines):
         result.append(grid("Published (ours − published)", metrics, lambda line, cell: _published(line, cell, spec)))
     return result
+
+
+def recovery_title(spec: Spec) -> str:
+    """What the shares are of."""
+    assert spec.gain is not None
+    assert spec.primary is not None
+    return f"Share of {spec.label_of(spec.gain.of)}'s gain over {spec.label_of(spec.gain.over)} in {spec.primary.plain}"
+
+
+def recovery_text(line: Line) -> tuple[str, str]:
+    """The share in percent, and its interval; a dash where nothing is known."""
+    known = line.recovery
+    if known is None:
+        return NOTHING, ""
+    return estimate_text(Estimate(known.share, known.low, known.high), 100, 0)
+
+
+def _recovery_grid(spec: Spec, tables: list[Table]) -> Grid:
+    groups = []
+    for table in tables:
+        lines = [line for line in table.lines if line.recovery is not None]
+        groups.append((table.heading, [[line.row.label, _together(" ", *recovery_text(line))] for line in lines]))
+    return Grid(recovery_title(spec), [spec.heading, RECOVERED], groups)
 
 
 def _published(line: Line, cell: Cell, spec: Spec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from harness.launch.state import ACTIVE, RunState, State, collect
 from harness.record.files import share_with_group
 from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
 from harness.run import claim
+
+LOOK_SECONDS, TELL_SECONDS = 2.0, 60.0  # between two looks at all runs, and two lines about them
 
 
 def submit_runs(
@@ -189,12 +192,14 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     if out.is_terminal:
         with Live(
             console=out,
-            refresh_per_second=2,
+            refresh_per_second=1 / LOOK_SECONDS,
             get_renderable=lambda: tables.states(collect(runs_dir, [own], look), out.width),
         ):
             finished = Local(runs_dir, manifest, open_runs, parallel, lambda: None).work()
     else:
-        finished = Local(runs_dir, manifest, open_runs, parallel, _PlainLines(runs_dir, own, look)).work()
+        lines = _PlainLines(runs_dir, own, look)
+        finished = Local(runs_dir, manifest, open_runs, parallel, lines).work()
+        lines.look()  # what ended since the last look
     rows = collect(runs_dir, [own], look)
     out.print(tables.states(rows) if not out.is_terminal else tables.counts(rows))
     if not finished:
@@ -203,7 +208,8 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
 
 
 class _PlainLines:
-    """Prints every change of a run's state in a line of its own, for logs and pipes."""
+    """Prints every change of a run's state in a line of its own, and once a minute how the sweep stands, for logs and
+    pipes."""
 
     def __init__(self, runs_dir: Path, manifest: Manifest, look: Look) -> None:
         self._runs_dir = runs_dir
@@ -211,9 +217,20 @@ class _PlainLines:
         self._look = look
         self._reported = {row.run.run_id: row.state for row in collect(runs_dir, [manifest], look)}
         self._out = tables.console()
+        self._looked = self._told = time.monotonic()
 
     def __call__(self) -> None:
-        for row in collect(self._runs_dir, [self._manifest], self._look):
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self.look()
+
+    def look(self) -> None:
+        rows = collect(self._runs_dir, [self._manifest], self._look)
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            self._out.print(f"{self._manifest.sweep}: {tables.progress(rows)}", highlight=False)
+        for row in rows:
             before, self._reported[row.run.run_id] = self._reported[row.run.run_id], row.state
             if row.state is before or row.state in (State.missing, State.waiting):
                 continue

@@ -65,6 +65,22 @@ def counts(rows: Sequence[RunState]) -> str:
     return f"{len(rows)} runs: {', '.join(words)}"
 
 
+def progress(rows: Sequence[RunState]) -> str:
+    """Such as "3 of 18 runs done; bsgal seed=1 at step 120 of 200, 0:34 left; xpaste seed=0 evaluating"."""
+    done = sum(row.state is State.complete for row in rows)
+    return "; ".join([f"{done} of {len(rows)} runs done", *(_at(row) for row in rows if row.state is State.running)])
+
+
+def _at(row: RunState) -> str:
+    name = axes(row.run.name, row.run.axes)
+    if row.iteration is None:
+        return f"{name} starting"
+    if row.iteration == row.run.iterations:
+        return f"{name} evaluating"
+    left = "" if row.eta is None else f", {duration(row.eta)} left"
+    return f"{name} at step {row.iteration} of {row.run.iterations}{left}"
+
+
 def _state_table(rows: Sequence[RunState], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}

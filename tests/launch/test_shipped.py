@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        ("mini", 16),
+        ("mini", 18),
+        ("confidence", 18),
+        ("confidence_pools", 15),
         ("mini_backbones", 20),
         ("random_rate", 24),
         ("noise", 48),

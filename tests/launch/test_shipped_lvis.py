@@ -30,6 +30,7 @@ SWEEPS = {
     "divergen_diversity": 39,
     "xpaste_ablation": 36,
     "bsgal_ablation_lvis": 60,
+    "lvis_tenth": 14,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -90,6 +91,10 @@ def test_running_run_shows_progress(tmp_path: Path, manifest: Manifest, monkeypa
     assert (parent.iteration, parent.loss) == (40, 4.6)
     assert parent.eta == pytest.approx(30, abs=2)
     assert "n1" in parent.reason
+    line = tables.progress([parent, dataclasses.replace(parent, state=State.complete)])
+    assert re.fullmatch(r"1 of 2 runs done; baseline seed=0 at step 40 of 100, 0:(2[89]|3[0-2]) left", line)
+    assert "baseline seed=0 evaluating" in tables.progress([dataclasses.replace(parent, iteration=100)])
+    assert "baseline seed=0 starting" in tables.progress([dataclasses.replace(parent, iteration=None)])
 
 
 def test_failed_record_older_than_the_last_submission_does_not_speak_for_it(

@@ -111,7 +111,7 @@ def test_figures_are_those_of_the_published_results() -> None:
 
 
 def test_recipes_have_words_resources_and_weights(composed: dict[str, Composed]) -> None:
-    assert set(recipe_names()) == {*papers(), "mini", "mini_paste"}
+    assert set(recipe_names()) == {*papers(), "mini", "mini_paste", "tenth_r50", "tenth_r50_paste"}
     assert all(about(name) for name in recipe_names())
     for recipe in composed.values():
         config = recipe.config

@@ -40,7 +40,7 @@ from harness.errors import UserError
 
 # Raised when the same recipe would give other files. The first is written into the annotations, by whose contents runs
 # are named; the second is of the pools alone.
-VERSION, POOLS_VERSION = 1, 2
+VERSION, POOLS_VERSION = 1, 3
 
 IMAGE_SIDES = (112, 120, 128)
 OBJECT_EXTENT = (20.0, 58.0)  # pixels

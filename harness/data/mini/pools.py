@@ -1,14 +1,17 @@
 """The embedded dataset's pools: generated cut-outs with a domain gap, of which a known share is bad.
 
 All pools index one set of instance files. A pool's instances are nested by their share of bad ones: the bad ones of
-`bad20` are among those of `bad40`, the clean ones of `bad40` among those of `bad20`.
+`bad20` are among those of `bad40`, the clean ones of `bad40` among those of `bad20`. `confused` stands apart: most of a
+category's instances show its look-alike, which is what generators make of fine-grained categories. Every pool with bad
+instances has an oracle, its clean instances alone.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +38,9 @@ from harness.data.paste.cutout import isolate
 from harness.data.seeding import generator as make_generator
 
 SHARES = {"clean": 0.0, "bad20": 0.2, "bad40": 0.4, "half_bad": 0.5, "bad60": 0.6, "bad80": 0.8}
-POOLS = (*SHARES, "half_bad_oracle", "extra")
+CONFUSED = 0.75  # share of a category's instances in `confused` that show its look-alike
+WITH_ORACLE = ("confused", *(name for name, share in SHARES.items() if share))
+POOLS = (*SHARES, "confused", *(f"{name}_oracle" for name in WITH_ORACLE), "extra")
 KINDS = ("clean", "wrong_label", "broken_mask", "off_distribution")
 GENERATORS = ("soft", "toon")
 PROMPTS = (
@@ -99,6 +104,7 @@ def write_pools(
     """Write the instance files and every pool of POOLS, `instances` per category."""
     worst = max(_bad_count(share, instances) for share in SHARES.values())
     looks = [(c.name, c.look) for c in categories] + list(EXTRA_CATEGORIES.items())
+    names = [name for name, _ in looks]
     folder = paths.pool("clean").parent
     clean: list[list[Instance]] = []
     bad: list[list[Instance]] = []
@@ -106,7 +112,7 @@ def write_pools(
         (folder / "instances" / name).mkdir(parents=True)
         known = index < len(categories)
         kinds = ["clean"] * instances + [KINDS[1 + i % 3] for i in range(worst if known else 0)]
-        alike = [n for n, _ in looks].index(look_alike[name]) if name in look_alike else None
+        alike = names.index(look_alike[name]) if name in look_alike else None
         # File numbers are shuffled, so that a name says nothing of quality.
         numbers = make_generator(seed, "mini/pool/names", index).permutation(len(kinds))
         made = [
@@ -118,14 +124,51 @@ def write_pools(
     for pool, share in SHARES.items():
         count = _bad_count(share, instances)
         rows = [i for c in range(len(categories)) for i in clean[c][: instances - count] + bad[c][:count]]
-        _write_pool(paths, pool, rows)
-        if pool == "half_bad":
-            _write_pool(paths, "half_bad_oracle", [i for i in rows if i.kind == "clean"])
+        _write_with_oracle(paths, pool, rows)
+    twins = [names.index(look_alike[name]) if name in look_alike else None for name in names[: len(categories)]]
+    _write_with_oracle(paths, "confused", _confused(folder, names, clean[: len(categories)], twins, seed))
     _write_pool(paths, "extra", [i for rows in clean for i in rows])
+
+
+def _confused(
+    folder: Path, names: Sequence[str], clean: list[list[Instance]], twins: list[int | None], seed: int
+) -> list[Instance]:
+    """Of each category some clean instances, the others clean ones of its look-alike, or of any category where it has
+    none. They are copies below names of their own: a path must not tell what an instance shows."""
+    made = []
+    for category, own in enumerate(clean):
+        rng = make_generator(seed, "mini/pool/confused", category)
+        wrong = min(_bad_count(CONFUSED, len(own)), len(own) - 1)
+        right = len(own) - wrong
+        others = [c for c in range(len(clean)) if c != category]
+        twin = twins[category]
+        # The twin's own share of the pool is left out, so that no picture is there as both.
+        shown = [
+            clean[int(rng.choice(others)) if twin is None else twin][right + place]
+            for place in (rng.permutation(wrong) if wrong else [])
+        ]
+        numbers = rng.permutation(len(own))
+        (folder / "instances" / "confused" / names[category]).mkdir(parents=True)
+        for number, each in zip(numbers, [*own[:right], *shown], strict=True):
+            path = f"instances/confused/{names[category]}/{int(number):04d}.png"
+            shutil.copyfile(folder / each.path, folder / path)
+            row = replace(each, category=category, path=path)
+            if each.category != category:
+                score = round(float(rng.normal(CLIP_MEAN["wrong_label"], CLIP_DEVIATION)), 3)
+                prompt = PROMPTS[each.prompt_id].format(name=names[category])
+                row = replace(row, kind="wrong_label", prompt=prompt, clip_score=score)
+            made.append(row)
+    return made
 
 
 def _bad_count(share: float, instances: int) -> int:
     return round(share * instances)
+
+
+def _write_with_oracle(paths: Layout, name: str, rows: list[Instance]) -> None:
+    _write_pool(paths, name, rows)
+    if name in WITH_ORACLE:
+        _write_pool(paths, f"{name}_oracle", [row for row in rows if row.kind == "clean"])
 
 
 def _write_pool(paths: Layout, name: str, rows: list[Instance]) -> None:
