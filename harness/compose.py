@@ -25,6 +25,7 @@ import backbones
 import methods
 from harness.config import MaskTargets, RunConfig, profile_steps
 from harness.errors import UserError, first_line, nearest
+from harness.record.learning_curve import FIGURES
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
         raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+    if config.evaluation.best is not None and config.evaluation.best not in FIGURES:
+        raise UserError(f"evaluation.best={config.evaluation.best} is no figure; take {', '.join(FIGURES)}, or null")
     if config.evaluation.mixed and config.engine.name != "native":
         raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
     try:

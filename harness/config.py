@@ -187,6 +187,7 @@ class ScheduleConfig:
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
+    archive: list[int] = field(default_factory=list)  # iterations whose weights are kept for good
     log_every: int = 20
     profile: str | None = None  # steps, 10:15, whose trace goes to runs/<run_id>/profile
     tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
@@ -202,7 +203,10 @@ class EvaluationConfig:
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
     mixed: bool = False  # backbone and pyramid in schedule.precision, as in training; engine=native alone
-    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
+    # The rest is no part of a run's identity.
+    every: int = 0  # iterations of training between evaluations on the way; 0 for none but the last
+    best: str | None = "segm.AP"  # the figure by which the best weights on the way are kept
+    save_minutes: float = 5.0  # between saves of what is done
 
 
 @dataclass

@@ -70,9 +70,17 @@ class TrainingProgress:
         if self.shown and self.bar.disable and (last or time.monotonic() - self.reported_at > 10):
             self.reported_at = time.monotonic()
             text = ", ".join(f"{name} {value}" for name, value in figures.items())
-            speed = f"{line['recent_steps_per_second']:.2f} steps/s, {line['waiting']:.0%} waiting for data"
+            speed = f"{line['images_per_second']:.1f} images/s, {line['waiting']:.0%} waiting for data"
+            memory = f"{line['memory_mb'] / 1024:.1f} GiB on rank {line['memory_rank']:.0f}"
             left = timedelta(seconds=round(line["eta_seconds"]))
-            log.info("step %d of %d, %s, %s, %s left", line["iteration"], line["total"], text, speed, left)
+            log.info("step %d of %d, %s, %s, %s, %s left", line["iteration"], line["total"], text, speed, memory, left)
+
+    def evaluated(self, point: dict[str, Any]) -> None:
+        """Hears of a point of the learning curve."""
+        for kind in ("bbox", "segm"):
+            for name, value in point[kind].items():
+                if self.events and value is not None:
+                    self.events.add_scalar(f"{kind}/{name}", value, point["iteration"])
 
     def __enter__(self) -> TrainingProgress:
         return self

@@ -26,11 +26,12 @@ _SCHEDULE_BOOKKEEPING = {
     "checkpoint_every",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "archive",
     "log_every",
     "profile",
     "tensorboard",
 }
-_EVALUATION_BOOKKEEPING = {"save_minutes"}
+_EVALUATION_BOOKKEEPING = {"every", "best", "save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 
 

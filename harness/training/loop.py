@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from harness.training import checkpoint
 from harness.training.clock import StepClock
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
-from harness.training.pace import Pace
+from harness.training.pace import Pace, peak_memory_mb
 from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
@@ -48,7 +48,8 @@ class Trainer:
     """Everything that a step changes, and what a checkpoint therefore holds.
 
     `before_write` is called before anything is written below `folder` (it stops a process whose claim was taken
-    over); `stop_asked` says whether a signal asked this rank to save and end.
+    over); `stop_asked` says whether a signal asked this rank to save and end. `evaluate` is called every
+    `evaluation.every` iterations, once a checkpoint to go on from is saved, and again when one is gone on from.
     """
 
     config: RunConfig
@@ -58,6 +59,7 @@ class Trainer:
     folder: Path
     stop_asked: Callable[[], bool] = lambda: False
     before_write: Callable[[], None] = lambda: None
+    evaluate: Callable[[Trainer], None] = lambda trainer: None
     iteration: int = 0
     train_seconds: float = 0.0
     skips: SkipMonitor = field(default_factory=SkipMonitor)
@@ -95,6 +97,8 @@ class Trainer:
         return self.iteration == self.schedule.iterations
 
     def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
+        if self._evaluates:
+            self._evaluate()
         last_saved = started = time.monotonic()
         for batch in batches:
             self.clock.start()
@@ -104,9 +108,12 @@ class Trainer:
             now = time.monotonic()
             self.train_seconds += now - started
             started = now
+            if self.iteration in self.schedule.archive and self.ranks.is_main:
+                self.before_write()
+                checkpoint.save_weights(self.saver.folder, f"{self.iteration:09d}", self.final_weights())
             due, stop = self._due_and_stop(now - last_saved)
             if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
-                self._write_metrics(self._mean(losses) | logged, progress)
+                self._write_metrics(self._over_ranks(losses) | logged, progress)
             if self.iteration == self.schedule.iterations:
                 break
             if due:
@@ -114,6 +121,9 @@ class Trainer:
                 last_saved = time.monotonic()
                 if stop:
                     break
+                if self._evaluates:
+                    self._evaluate()
+                    started = time.monotonic()
             stepped()
 
     def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
@@ -122,7 +132,33 @@ class Trainer:
         late, stop, unwritten = self.agreement.exchange(late, self.stop_asked(), not self.saver.written)
         if not unwritten:
             self.saver.conclude(known_at=self.iteration - 1)
-        return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
+        regular = self.iteration % self.schedule.checkpoint_every == 0 or self._evaluates
+        return stop or late or regular, stop
+
+    @property
+    def _evaluates(self) -> bool:
+        every = self.config.evaluation.every
+        return every > 0 and self.iteration % every == 0 and 0 < self.iteration < self.schedule.iterations
+
+    def _evaluate(self) -> None:
+        """Once a checkpoint to go on from is there; training then goes on as if nothing had been."""
+        self.saver.finish()
+        with torch.random.fork_rng(devices=[]):
+            self.evaluate(self)
+        self.pace.restart()
+
+    @contextlib.contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The moving average of the weights, where there is one, stands in the module."""
+        if self.ema is None:
+            yield
+            return
+        held = {name: value.clone() for name, value in self.engine.module.state_dict().items()}
+        self.engine.module.load_state_dict(self.ema.module.state_dict())
+        try:
+            yield
+        finally:
+            self.engine.module.load_state_dict(held)
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One update. Returns this rank's losses, and what its method logged."""
@@ -164,11 +200,17 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike."""
+    def _over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Any]:
+        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike. memory_mb: the
+        most that a rank needed so far, on its GPU or else of the host; memory_rank: which that is."""
         values = torch.stack(list(losses.values()))
-        mean = self.ranks.average(torch.cat([values.sum()[None], values]))
-        return dict(zip(["loss", *losses], mean.unbind(), strict=True))
+        memory = values.new_zeros(self.ranks.world)
+        memory[self.ranks.rank] = self.ranks.world * peak_memory_mb(self.device)
+        mean = self.ranks.average(torch.cat([values.sum()[None], values, memory]))
+        names = ["loss", *losses]
+        most, which = mean[len(names) :].max(0)
+        figures = dict(zip(names, mean[: len(names)].unbind(), strict=True))
+        return {**figures, "memory_mb": most, "memory_rank": which}
 
     def _write_metrics(self, metrics: dict[str, Any], progress: Progress) -> None:
         values = {k: float(v) for k, v in metrics.items()}
@@ -183,7 +225,7 @@ class Trainer:
             "lr": learning_rate(self.schedule, self.iteration - 1),
             "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
-            **self.pace.read(self.schedule.iterations - self.iteration),
+            **self.pace.read(self.schedule.iterations - self.iteration, self.schedule.global_batch),
             "time": time.time(),
         }
         self.before_write()
