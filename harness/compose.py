@@ -150,10 +150,21 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _validate(config: RunConfig) -> None:
     schedule = config.schedule
-    if schedule.batch_per_rank < 1 or schedule.global_batch % schedule.batch_per_rank:
+    parts = schedule.batch_per_rank * schedule.accumulate
+    if schedule.batch_per_rank < 1 or schedule.accumulate < 1 or schedule.global_batch % parts:
+        times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
-            f"schedule.batch_per_rank={schedule.batch_per_rank}: the number of ranks is one divided by the other"
+            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: the number of ranks is one divided by the other"
+        )
+    for option, wanted in (("accumulate", schedule.accumulate > 1), ("compile", schedule.compile)):
+        if wanted and config.engine.name != "native":
+            raise UserError(f"schedule.{option} is for engine=native, not for {config.engine.name}")
+    if schedule.accumulate > 1 and config.method.decides():
+        raise UserError(
+            f"schedule.accumulate={schedule.accumulate} is for methods that decide nothing: what "
+            f"{methods.name_of(type(config.method))} compares is of a whole step, of which a part would say another "
+            "thing; take more ranks, or a smaller schedule.global_batch"
         )
     if schedule.profile is not None:
         try:

@@ -67,6 +67,11 @@ class MaskTargets(Enum):
     polygon = "polygon"
 
 
+class Tracker(Enum):
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 @dataclass
 class PasteConfig:
     """Compositing (design 5.1). Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
@@ -167,11 +172,13 @@ def profile_steps(text: str) -> tuple[int, int]:
 
 @dataclass
 class ScheduleConfig:
-    """Training. Iterations count optimiser steps; the number of ranks is global_batch / batch_per_rank."""
+    """Training. Iterations count optimiser steps. A step's global batch comes in parts of batch_per_rank: one a rank, or
+    `accumulate` of them in turn on each. So there are global_batch / (batch_per_rank * accumulate) ranks."""
 
     iterations: int = MISSING
     global_batch: int = MISSING
     batch_per_rank: int = MISSING
+    accumulate: int = 1
     lr: float = MISSING
     weight_decay: float = 1.0e-4
     warmup_iterations: int = 10000
@@ -181,6 +188,7 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    compile: bool = False  # backbone and pyramid by torch.compile in training; engine=native alone
     tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
     cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
@@ -194,7 +202,7 @@ class ScheduleConfig:
 
     @property
     def ranks(self) -> int:
-        return self.global_batch // self.batch_per_rank
+        return self.global_batch // (self.batch_per_rank * self.accumulate)
 
 
 @dataclass
@@ -248,6 +256,7 @@ class RunConfig:
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods
     runs_dir: str = "runs"
+    trackers: list[Tracker] = field(default_factory=list)  # where figures go too; no part of the identity
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -113,24 +114,34 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
 def training_loader(
     data: TrainingData, schedule: ScheduleConfig, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers.
+    """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers;
+    `schedule.accumulate` of them an iteration.
 
     Raises UserError, while iterating, for a training image that is missing or damaged.
     """
-    batch, stop = schedule.batch_per_rank, schedule.iterations
-    if data.data.aspect_grouping:
-        wide = data.annotations.widths > data.annotations.heights
-        positions = grouped_positions(data.order, wide, start_iteration, stop, batch, rank, world)
-    else:
-        positions = batch_positions(start_iteration, stop, batch, rank, world)
     loader: DataLoader[Any] = DataLoader(
         _Guarded(data),
-        batch_sampler=positions,
+        batch_sampler=_positions(data, schedule, start_iteration, rank, world),
         num_workers=data.data.workers,
         collate_fn=_collate,
         worker_init_fn=start_worker,
     )
     return _unpacked(loader)
+
+
+def _positions(
+    data: TrainingData, schedule: ScheduleConfig, start: int, rank: int, world: int
+) -> Iterable[list[int]]:
+    """Of this rank's batches: in each iteration, in turn, those that so many more ranks would have."""
+    batch, stop, parts = schedule.batch_per_rank, schedule.iterations, schedule.accumulate
+    wide = data.annotations.widths > data.annotations.heights if data.data.aspect_grouping else None
+    streams = [
+        batch_positions(start, stop, batch, each, world * parts)
+        if wide is None
+        else grouped_positions(data.order, wide, start, stop, batch, each, world * parts)
+        for each in range(rank * parts, (rank + 1) * parts)
+    ]
+    return chain.from_iterable(zip(*streams, strict=True))
 
 
 class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):

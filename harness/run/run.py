@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from harness.compose import Composed, compose
 from harness.config import RunConfig
-from harness.console import TrainingProgress, counting, run_log
+from harness.console import TrainingProgress, counting, flat_metrics, run_log
 from harness.data.dataset import Dataset
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
@@ -40,6 +40,7 @@ from harness.run.identity import fingerprints, identify
 from harness.run.on_the_way import OnTheWay
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
+from harness.run.trackers import Tracked, tracking
 from harness.run.unmeant import refuse_unmeant
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
@@ -134,8 +135,10 @@ class _Run:
     def execute(self) -> Outcome:
         """Runs to an end and records it, whatever the end is."""
         log.info("run %s", self.run_id)
+        tracked = Tracked(self.run_id, self.composed.settings, self.folder)
         try:
-            record = self._train_and_evaluate()
+            with tracking(self.config.trackers if self.ranks.is_main else [], tracked) as self.track:
+                record = self._train_and_evaluate()
         except Waiting as waiting:
             record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
         except Interrupted as interrupted:
@@ -180,6 +183,8 @@ class _Run:
         begun = time.time()
         metrics = self._evaluate(engine)
         cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
+        if self.ranks.is_main:
+            self.track(int(cost.get("iterations", 0)), flat_metrics(metrics))
         curve = read_curve(self.folder)
         if curve:
             curve.append({"iteration": int(cost["iterations"]), **metrics})
@@ -263,7 +268,7 @@ class _Run:
         batches = training_loader(data, config.schedule, trainer.iteration, self.ranks.rank, self.ranks.world)
         events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
         total = config.schedule.iterations
-        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
+        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events, self.track) as progress:
             on_the_way.told = progress.evaluated
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")

@@ -7,8 +7,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from harness.training import checkpoint
 from harness.training.clock import StepClock
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
+from harness.training.overlap import OverlappedAverage
 from harness.training.pace import Pace, peak_memory_mb
 from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
-from harness.training.step import StepPosition, TrainingStep
+from harness.training.step import StatisticsOfParts, StepPosition, TrainingStep
 from methods.contract import Method, Scope, Selection
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Trainer:
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
         self.agreement = Agreement(self.ranks)
+        self.average = OverlappedAverage(self.flat, self.ranks)
         self.pace = Pace()
         keep = schedule.keep_checkpoints
         self.saver = checkpoint.Saver(self.folder / "checkpoint", self.ranks, keep, lambda: self.before_write())
@@ -91,18 +94,18 @@ class Trainer:
     def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
         with traced(self.schedule.profile, self.folder / "profile" / f"rank{self.ranks.rank}.json") as stepped:
-            self._run(self.pace.batches(batches), progress, stepped)
+            self._run(self.pace.steps(_grouped(batches, self.schedule.accumulate)), progress, stepped)
         self.agreement.finish()
         self.saver.finish()
         return self.iteration == self.schedule.iterations
 
-    def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
+    def _run(self, steps: Iterable[list[Batch]], progress: Progress, stepped: Callable[[], None]) -> None:
         if self._evaluates:
             self._evaluate()
         last_saved = started = time.monotonic()
-        for batch in batches:
+        for parts in steps:
             self.clock.start()
-            losses, logged = self._step(batch)
+            losses, logged = self._step(*parts)
             self.clock.stop()
             self.iteration += 1
             now = time.monotonic()
@@ -160,36 +163,67 @@ class Trainer:
         finally:
             self.engine.module.load_state_dict(held)
 
-    def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """One update. Returns this rank's losses, and what its method logged."""
+    def _step(self, *parts: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One update, by the mean over the parts of this rank's batch. Returns the losses of it and what was logged."""
+        counts = self._shared_counts(parts) if len(parts) > 1 else None
+        statistics = StatisticsOfParts(self.engine.module) if len(parts) > 1 else None
+        self.flat.buffer.zero_()
+        found: list[Tensor] = []
+        for place, batch in enumerate(parts):
+            step = self._part(batch, self.ranks.rank * len(parts) + place)
+            losses, selection = self._losses(step, batch, counts)
+            each = torch.stack(list(losses.values()))
+            self._backward(each.sum() / len(parts), selection, step.overflowed, last=place == len(parts) - 1)
+            found.append(each.detach())
+            if statistics:
+                statistics.part_ended()
+        if statistics:
+            statistics.average()
+        step.share_statistics()
+        self._update()
+        mean = torch.stack(found).mean(0) if len(parts) > 1 else found[0]
+        return dict(zip(losses, mean.unbind(), strict=True)), step.logged
+
+    def _part(self, batch: Batch, place: int) -> TrainingStep:
+        """The step of one part, the `place`-th over all ranks."""
         self.skips.update(batch)
         position = StepPosition(self.config.seed, self.iteration, self.schedule.iterations)
         scale = self.scaler.scale if self.scaler.is_enabled() else None
-        step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
+        return TrainingStep(self.engine, batch.to(self.device), position, replace(self.ranks, rank=place), scale)
+
+    def _shared_counts(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The normalisers that all parts on all ranks share, which their losses would tell only one by one."""
+        each = [self.engine.shared_counts(part.augmented) for part in parts]
+        mean = self.ranks.average(torch.stack([torch.stack(list(counts.values())) for counts in each]).mean(0))
+        return dict(zip(each[0], mean.unbind(), strict=True))
+
+    def _losses(
+        self, step: TrainingStep, batch: Batch, counts: dict[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], Selection]:
         selection = self.method.select(step)
         trained = step.trained_table(selection)
         if self.method.decides():
             # Here, where the host waits for the decision anyway: later it would wait for the whole step.
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
-        losses = step.batch_losses(trained)
-        step.share_statistics()
-        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
-        return {name: loss.detach() for name, loss in losses.items()}, step.logged
+        return step.batch_losses(trained, counts), selection
 
-    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
+    def _backward(self, total: Tensor, selection: Selection, overflowed: Tensor, *, last: bool = True) -> None:
+        """Adds a part's gradient to the flat one, which with the last part becomes the mean over ranks."""
         known = selection.gradient is not None
         if self.ranks.world > 1:
             # The normalisers that ranks share hold for all of them or for none.
             known = self.method.decides() and not self.ranks.any(not known)
-        if known:
-            assert selection.gradient is not None
-            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
-        else:
-            self.flat.backward(self.scaler.scale(total))
-        if self.scaler.is_enabled():
-            # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
-            self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
-        self.ranks.average_(self.flat.buffer)
+        with self.average.during() if last else contextlib.nullcontext():
+            if known:
+                assert selection.gradient is not None
+                torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+            if self.scaler.is_enabled():
+                # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
+                self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
+            if not known:
+                self.flat.add(self.scaler.scale(total))
+
+    def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
         if self.schedule.clip_value is not None:
             self.flat.buffer.clamp_(-self.schedule.clip_value, self.schedule.clip_value)
@@ -288,6 +322,12 @@ class Trainer:
 
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    rest = iter(batches)
+    while parts := list(islice(rest, size)):
+        yield parts
 
 
 def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:

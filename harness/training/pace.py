@@ -23,17 +23,17 @@ class Pace:
         self._steps = 0
         self._since = time.monotonic()
 
-    def batches(self, source: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with the time taken that each is waited for."""
+    def steps(self, source: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """The batches of each step, with the time taken that they are waited for."""
         iterator = iter(source)
         while True:
             begun = time.monotonic()
-            batch = next(iterator, None)
+            batches = next(iterator, None)
             self._waited += time.monotonic() - begun
-            if batch is None:
+            if batches is None:
                 return
             self._steps += 1
-            yield batch
+            yield batches
 
     def read(self, left: int, images: int) -> dict[str, float]:
         """recent_steps_per_second, and images_per_second at so many `images` a step; waiting: the share of the time in

@@ -26,7 +26,7 @@ def _rank(rank: int, having: tuple[bool, bool], folder: Path) -> None:
     own = torch.full_like(trainer.flat.buffer, rank + 1.0)
     selection = Selection(torch.ones(2, dtype=torch.bool), gradient=own if having[rank] else None)
     total = 10.0 * (rank + 1) * torch.cat([p.flatten() for p in trainer.flat.parameters]).sum()
-    trainer._update(total, selection, torch.zeros((), dtype=torch.bool))
+    trainer._backward(total, selection, torch.zeros((), dtype=torch.bool))
     torch.save(trainer.flat.buffer, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
