@@ -172,8 +172,8 @@ def profile_steps(text: str) -> tuple[int, int]:
 
 @dataclass
 class ScheduleConfig:
-    """Training. Iterations count optimiser steps. A step's global batch comes in parts of batch_per_rank: one a rank, or
-    `accumulate` of them in turn on each. So there are global_batch / (batch_per_rank * accumulate) ranks."""
+    """Training. Iterations count optimiser steps. A step's global batch comes in parts of batch_per_rank: one a rank,
+    or `accumulate` of them in turn on each. So there are global_batch / (batch_per_rank * accumulate) ranks."""
 
     iterations: int = MISSING
     global_batch: int = MISSING

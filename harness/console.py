@@ -45,8 +45,8 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any; `track`
-    hears of the figures at each iteration too."""
+    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any;
+    `track` hears of the figures at each iteration too."""
 
     def __init__(
         self,

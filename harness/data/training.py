@@ -129,9 +129,7 @@ def training_loader(
     return _unpacked(loader)
 
 
-def _positions(
-    data: TrainingData, schedule: ScheduleConfig, start: int, rank: int, world: int
-) -> Iterable[list[int]]:
+def _positions(data: TrainingData, schedule: ScheduleConfig, start: int, rank: int, world: int) -> Iterable[list[int]]:
     """Of this rank's batches: in each iteration, in turn, those that so many more ranks would have."""
     batch, stop, parts = schedule.batch_per_rank, schedule.iterations, schedule.accumulate
     wide = data.annotations.widths > data.annotations.heights if data.data.aspect_grouping else None

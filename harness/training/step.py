@@ -254,8 +254,8 @@ class TrainingStep:
 
 
 class StatisticsOfParts:
-    """Batch norm's running statistics over parts of a batch that pass in turn: each part starts from the first ones, and
-    in the end they are the mean, as over ranks."""
+    """Batch norm's running statistics over parts of a batch that pass in turn: each part starts from the first ones,
+    and in the end they are the mean, as over ranks."""
 
     def __init__(self, module: nn.Module) -> None:
         self._statistics = _running_statistics(module)

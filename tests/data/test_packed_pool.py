@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from dataclasses import replace
@@ -61,7 +62,7 @@ def pictures(folder: Path) -> Path:
     (folder / "text.png").write_text("no picture")
     entries = "rgba.png", "rgb.png|mask.png", "photo.jpg|mask.png", "rgb.png|none.png", "none.png", "text.png"
     pool = folder / "pool.json"
-    pool.write_text('{"0": [%s]}' % ", ".join(f'"{entry}"' for entry in entries))
+    pool.write_text(json.dumps({"0": entries}))
     return pool
 
 

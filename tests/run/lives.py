@@ -72,7 +72,14 @@ def left_behind(runs: Path) -> dict[str, Any]:
         "files": sorted(
             str(p.relative_to(folder)) for p in folder.rglob("*") if "claim" not in p.parts and p.is_file()
         ),
-        "record": [record.run_id, record.status, record.metrics, record.curve, record.statistics, record.settings | {"runs_dir": ""}],
+        "record": [
+            record.run_id,
+            record.status,
+            record.metrics,
+            record.curve,
+            record.statistics,
+            record.settings | {"runs_dir": ""},
+        ],
         "metrics": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
         "weights": {part: weights[part] for part in ("model", "model_ema")},
         "tables": {path.name: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 Span = tuple[int, int]  # where a file begins in an archive, and how many bytes it has
 
 
