@@ -14,6 +14,7 @@ from reports.collect import Collection, TableRow
 from reports.differences import baseline_row
 from reports.figure_curve import draw_curve
 from reports.figure_decisions import draw_roc, draw_training
+from reports.figure_learning import draw_learning
 from reports.spec import COLUMNS, FREQUENCIES, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import Summary, summarise
@@ -37,6 +38,7 @@ def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tup
                 pictures.append(drawn)
             else:
                 left_out.append(f"{figure.title}: {drawn}")
+        pictures += draw_learning(spec, collection)
     return pictures, left_out
 
 
