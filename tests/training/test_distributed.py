@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from harness.data.sample import Batch
 from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.record import Status, read_records
+from harness.run.run import execute
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join
 from harness.training.flat_gradient import FlatGradient
@@ -285,6 +287,15 @@ def test_another_number_of_processes_is_an_error_that_says_how_many(
         monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(UserError, match=rf"asks for {expected} ranks, but {world or 1} run.*nproc-per-node {expected}"):
         join(expected, use_gpu=False)
+
+
+def test_one_rank_evaluates_what_two_have_trained_under_the_same_name(two_ranks: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_ranks, tmp_path / "runs")
+    (before,) = read_records(tmp_path / "runs")
+    (tmp_path / "runs" / before.run_id / "record.json").unlink()
+    assert execute([*OVERRIDES, f"runs_dir={tmp_path / 'runs'}"]).status is Status.complete
+    (after,) = read_records(tmp_path / "runs")
+    assert (after.run_id, after.metrics) == (before.run_id, before.metrics)
 
 
 # What has no decisions to make overlaps its backward pass with the averaging, and may take a batch in parts.
