@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.launch import held
 
-_AT_LEAST = {"minutes": 1, "nodes": 1, "cpus": 1, "gpus": 0, "parallel": 1, "signal_seconds": 0}
+_AT_LEAST = {"minutes": 1, "nodes": 1, "cpus": 1, "gpus": 0, "parallel": 1, "pack": 1, "signal_seconds": 0}
 # The job's own name for itself, as squeue has it.
 _JOB = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
 STARTED = "== start"
@@ -33,8 +33,12 @@ _AFTERWARDS = [
 def check_resources(resources: Mapping[str, Any]) -> None:
     """Raises UserError for numbers that SLURM would take and that nobody means."""
     for key, least in _AT_LEAST.items():
-        if resources[key] < least:
+        if resources.get(key, least) < least:
             raise UserError(f"launcher.{key}={resources[key]}: at least {least}")
+    if runs_a_job(resources) > 1 and resources["name"] != "slurm":
+        raise UserError("launcher.pack is for launcher=slurm; launcher.parallel runs several at a time here")
+    if runs_a_job(resources) > 1 and resources["ranks"] > 1:
+        raise UserError(f"launcher.pack={resources['pack']} is for runs of one rank, not of {resources['ranks']}")
     if (jobs := resources.get("jobs")) is not None and jobs < 1:
         raise UserError(f"launcher.jobs={jobs}: at least 1")
     if resources["memory_gb"] <= 0:
@@ -44,6 +48,11 @@ def check_resources(resources: Mapping[str, Any]) -> None:
             f"launcher.signal_seconds={resources['signal_seconds']} leaves nothing of launcher.minutes="
             f"{resources['minutes']}: the run would be told to save as soon as it starts; raise one or lower the other"
         )
+
+
+def runs_a_job(resources: Mapping[str, Any]) -> int:
+    """How many runs share a job; manifests of older versions do not say."""
+    return int(resources.get("pack", 1))
 
 
 def sbatch_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:

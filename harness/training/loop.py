@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -13,14 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.config import Precision, RunConfig, ScheduleConfig
+from harness.data.policies import Policies
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
+from harness.errors import UserError
 from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
@@ -75,6 +79,7 @@ class Trainer:
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
+        self.policies = Policies.of(self.method)
         self.agreement = Agreement(self.ranks)
         self.average = OverlappedAverage(self.flat, self.ranks)
         self.pace = Pace()
@@ -172,8 +177,9 @@ class Trainer:
         for place, batch in enumerate(parts):
             step = self._part(batch, self.ranks.rank * len(parts) + place)
             losses, selection = self._losses(step, batch, counts)
+            known = step.known_gradient(selection) if self.method.decides() else None
             each = torch.stack(list(losses.values()))
-            self._backward(each.sum() / len(parts), selection, step.overflowed, last=place == len(parts) - 1)
+            self._backward(each.sum() / len(parts), known, step.overflowed, last=place == len(parts) - 1)
             found.append(each.detach())
             if statistics:
                 statistics.part_ended()
@@ -181,6 +187,8 @@ class Trainer:
             statistics.average()
         step.share_statistics()
         self._update()
+        if self.policies is not None:
+            self.policies.add(self.iteration, self._policy())
         mean = torch.stack(found).mean(0) if len(parts) > 1 else found[0]
         return dict(zip(losses, mean.unbind(), strict=True)), step.logged
 
@@ -207,20 +215,15 @@ class Trainer:
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
         return step.batch_losses(trained, counts), selection
 
-    def _backward(self, total: Tensor, selection: Selection, overflowed: Tensor, *, last: bool = True) -> None:
+    def _backward(self, total: Tensor, known: Tensor | None, overflowed: Tensor, *, last: bool = True) -> None:
         """Adds a part's gradient to the flat one, which with the last part becomes the mean over ranks."""
-        known = selection.gradient is not None
-        if self.ranks.world > 1:
-            # The normalisers that ranks share hold for all of them or for none.
-            known = self.method.decides() and not self.ranks.any(not known)
         with self.average.during() if last else contextlib.nullcontext():
-            if known:
-                assert selection.gradient is not None
-                torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+            if known is not None:
+                torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
             if self.scaler.is_enabled():
                 # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
                 self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
-            if not known:
+            if known is None:
                 self.flat.add(self.scaler.scale(total))
 
     def _update(self) -> None:
@@ -233,6 +236,16 @@ class Trainer:
             self.ema.update_parameters(self.engine.module)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _policy(self) -> np.ndarray:
+        """What the method has learnt for the draws. Raises UserError on a rank whose method learnt otherwise than
+        rank 0's: the ranks together draw what one process would."""
+        policy = np.asarray(self.method.policy())
+        own = str(policy.dtype), policy.shape, hashlib.sha256(policy.tobytes()).hexdigest()
+        if self.ranks.broadcast(own) != own:
+            name = type(self.method).__name__
+            raise UserError(f"{name}.policy differs between ranks: make it of what `step.average` gives alone")
+        return policy
 
     def _over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Any]:
         """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike. memory_mb: the
@@ -285,6 +298,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
+            "policies": self.policies.state_dict() if self.policies else {},
         }
         self.saver.begin(self.iteration, shared, own)
 
@@ -305,6 +319,8 @@ class Trainer:
         self.clock.spent = shared["step_seconds"]
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
+        if self.policies is not None:
+            self.policies.load_state_dict(own["policies"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
         _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
         return True
@@ -339,6 +355,12 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     single = _is_by_instance(selection)
     contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
     threshold = None if single else _per_image(selection.threshold, 1)[0]
+    kept = selection.instances
+    if kept is not None:
+        kept = kept & selection.keep[:, None]  # with its pasted view an image loses all that was pasted
+    weight = selection.weight
+    if weight is not None and weight.dim() == 1:  # an image's weight is that of all that was pasted into it
+        weight = weight[:, None].expand(-1, max(len(view.targets) for view in batch.augmented))
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -356,8 +378,8 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
                 "contributions": _of_instances(selection.contribution, image, own.pasted),
-                "kept": _of_instances(selection.instances, image, own.pasted),
-                "weights": _of_instances(selection.weight, image, own.pasted),
+                "kept": _of_instances(kept, image, own.pasted),
+                "weights": _of_instances(weight, image, own.pasted),
             }
         )
     return rows
