@@ -29,7 +29,8 @@ MOST_DOTS = 60  # of a group of categories
 
 
 def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tuple[list[Picture], list[str]]:
-    """Every figure of the spec that there are records for, and a sentence for each that had to be left out."""
+    """Every figure of the spec that there are records for, a sentence for each that had to be left out, and learning
+    curves."""
     pictures, left_out = [], []
     with style.styled():
         for index, figure in enumerate(spec.figures):
@@ -38,7 +39,8 @@ def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tup
                 pictures.append(drawn)
             else:
                 left_out.append(f"{figure.title}: {drawn}")
-        pictures += draw_learning(spec, collection)
+        learning = draw_learning(spec, collection)
+    pictures += [learning] if learning else []
     return pictures, left_out
 
 

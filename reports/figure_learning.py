@@ -1,88 +1,85 @@
-"""The figure of learning: the loss over training, and AP where runs were evaluated on the way."""
+"""Learning curves: every row's training loss, from metrics.jsonl, and AP where it was evaluated on the way."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from reports import style
-from reports.collect import Collection, TableRow
-from reports.spec import Spec
+from reports.collect import MOST_RUNS, Collection, TableRow
+from reports.spec import IOU_TYPES, Spec
 from reports.style import Picture, colour
 
-BINS = 40  # of the iterations, over which losses are averaged
-MOST_RUNS = 100  # whose metrics are read
-AP = {"box AP": ("bbox", "AP"), "box APr": ("bbox", "APr"), "mask AP": ("segm", "AP"), "mask APr": ("segm", "APr")}
-
-Line = tuple[np.ndarray, np.ndarray]  # iterations and values
+BINS = 50  # of iterations
 
 
-def draw_learning(spec: Spec, collection: Collection) -> list[Picture]:
-    """One picture with a line a row, means over its seeds; none where no run has left metrics, or there are too many.
-
-    The loss is that of metrics.jsonl beside the records, AP that of their `curve`.
-    """
-    rows = collection.with_runs(collection.rows)
-    if sum(len(collection.complete(row.key)) for row in rows) > MOST_RUNS:
-        return []
-    panels: dict[str, dict[TableRow, Line]] = defaultdict(dict)
-    for row in rows:
-        runs = [entry["run"] for _, entry in collection.complete(row.key).iterrows()]
-        losses = [line for run in runs if (line := _losses(collection.folder / run.run_id / "metrics.jsonl"))]
-        if losses:
-            panels["loss"][row] = _mean(losses)
-        for title, (kind, figure) in AP.items():
-            curves = [line for run in runs if (line := _curve(run.record.curve, kind, figure))]
-            if curves:
-                panels[title][row] = _mean(curves)
-    if not panels:
-        return []
-    titles = [title for title in ("loss", *AP) if title in panels]
-    canvas, axes = style.canvas(0.5 + 2.3 * -(-len(titles) // 2), min(2, len(titles)), -(-len(titles) // 2))
-    for axis, title in zip(axes, titles, strict=False):
-        for place, row in enumerate(rows):
-            if row in panels[title]:
-                label = spec.label_in_group(row.label, row.group)
-                axis.plot(*panels[title][row], color=colour(place), label=label, lw=1.2)
-        axis.set_title(title)
-    for axis in axes[len(titles) :]:
-        axis.set_visible(False)
-    axes[len(titles) - 1].set_xlabel("iteration")
-    style.legend_above(canvas, axes[: len(titles)])
-    made = f"Means over seeds, of {collection.seeds_of(rows)}; the loss from metrics.jsonl, averaged over stretches."
-    evaluated = " AP in percent, of the weights that are evaluated in the end." if len(titles) > 1 else ""
-    return [style.picture(canvas, "figure-learning", "Learning", made + evaluated)]
-
-
-def _losses(path: Path) -> Line | None:
-    """Mean losses of stretches of equal length; None without metrics."""
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError):
+def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
+    """None where no run has left its losses, or runs are too many."""
+    if len(collection.frame) > MOST_RUNS:
         return None
-    iterations, losses = (np.array([line.get(name, np.nan) for line in lines], float) for name in ("iteration", "loss"))
-    if not np.isfinite(losses).any():
+    rows = {row: curves for row in collection.with_runs(collection.rows) if (curves := _losses(collection, row))}
+    if not rows:
         return None
-    stretch = np.minimum((iterations - 1) * BINS // lines[-1]["total"], BINS - 1).astype(int)
-    found = [(iterations[stretch == i].max(), losses[stretch == i].mean()) for i in np.unique(stretch)]
-    return np.array(found).T[0], np.array(found).T[1]
+    kind = spec.primary.superscript if spec.primary else "box"
+    evaluated = {row: points for row in rows if len(points := _points(collection, row, IOU_TYPES[kind]))}
+    canvas, axes = style.canvas(2.9, 2 if evaluated else 1)
+    for place, (row, curves) in enumerate(rows.items()):
+        iteration, loss = _binned(curves)
+        label = spec.label_in_group(row.label, row.group)
+        axes[0].plot(iteration, loss, color=colour(place), lw=1.3, label=label)
+        if row in evaluated:
+            axes[1].plot(*_by_iteration(evaluated[row]), "o-", ms=3, color=colour(place), lw=1.3, label=label)
+    axes[0].set_title("loss")
+    for axis in axes:
+        axis.set_xlabel("iteration")
+    caption = (
+        f"The training loss of {collection.seeds_of(list(rows))}, in {BINS} bins, mean over seeds; from metrics.jsonl. "
+        "Losses of pasted and of plain images are not of the same difficulty: AP tells methods apart, not this."
+    )
+    if evaluated:
+        axes[1].set_title(f"AP, {kind}")
+        caption += " AP where it was taken on the way and at the end, mean over seeds; from learning_curve.json."
+    style.legend_above(canvas, axes)
+    return style.picture(canvas, "figure-learning", "Learning curves", caption)
 
 
-def _curve(points: list[Mapping[str, Any]], kind: str, figure: str) -> Line | None:
-    known = [(point["iteration"], point[kind][figure]) for point in points if point[kind].get(figure) is not None]
-    return (np.array(known).T[0], np.array(known).T[1]) if known else None
+def _points(collection: Collection, row: TableRow, iou: str) -> np.ndarray:
+    """(n, 2) iteration and AP in percent of the runs that were evaluated on the way, their ends with them."""
+    found = []
+    for run in collection.complete(row.key)["run"]:
+        path = collection.folder / run.run_id / "learning_curve.json"
+        if path.is_file():
+            end = {"iteration": run.record.cost.get("iterations"), **run.record.metrics}
+            points = [*json.loads(path.read_bytes()), end]
+            found += [(point["iteration"], point.get(iou, {}).get("AP")) for point in points]
+    return np.array(found, float).reshape(-1, 2)
 
 
-def _mean(lines: list[Line]) -> Line:
-    """At the iterations of any of them, over those that have one there."""
-    values: dict[float, list[float]] = defaultdict(list)
-    for iterations, figures in lines:
-        for iteration, figure in zip(iterations.tolist(), figures.tolist(), strict=True):
-            values[iteration].append(figure)
-    at = sorted(values)
-    return np.array(at), np.array([np.mean(values[iteration]) for iteration in at])
+def _by_iteration(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each iteration once, and the mean AP of the seeds that were evaluated there."""
+    iterations, which = np.unique(points[:, 0], return_inverse=True)
+    return iterations, np.bincount(which, points[:, 1]) / np.bincount(which)
+
+
+def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:
+    """(n, 2) iteration and loss of each run that has any."""
+    found = (_read(collection.folder / run / "metrics.jsonl") for run in collection.complete(row.key)["run_id"])
+    return [each for each in found if len(each)]
+
+
+def _read(path: Path) -> np.ndarray:
+    lines = path.read_text().splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    return np.array([(e["iteration"], e["loss"]) for e in entries if "loss" in e], float).reshape(-1, 2)
+
+
+def _binned(curves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean iteration and loss of each bin that any curve has points in; each point of each seed counts as much."""
+    iteration, loss = np.concatenate(curves).T
+    which = np.minimum((iteration / iteration.max() * BINS).astype(int), BINS - 1)
+    count = np.bincount(which, minlength=BINS)
+    known = count > 0
+    means = [np.bincount(which, values, BINS)[known] / count[known] for values in (iteration, loss)]
+    return means[0], means[1]

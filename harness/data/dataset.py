@@ -13,7 +13,7 @@ from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.cache import load_annotations
 from harness.data.mini.make import make_mini
 from harness.data.mini.truth import CLEAN, kinds_of
-from harness.data.pool.index import check_categories, open_pool
+from harness.data.pool.index import check_categories, columns_file, open_pool
 from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import InstancePool, empty_pool
 from harness.data.seeding import generator
@@ -86,6 +86,15 @@ class Dataset:
         raise UserError(
             f"data.pool={self.config.pool}: neither a file nor a pool in {folder}; {nearest(self.config.pool, valid)}"
         )
+
+    @property
+    def pool_columns_file(self) -> Path | None:
+        """The file beside a pool's JSON that filters read; None without, and for pools of `mini`, made with theirs."""
+        file = self.pool_file
+        if file is None or file.suffix != ".json":
+            return None
+        made = self.config.name == "mini" and file.parent == self.root / "pools"
+        return None if made else columns_file(file)
 
     # ----------------------------------------------------------------------------------------------- its contents
 

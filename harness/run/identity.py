@@ -57,8 +57,8 @@ def identify(config: RunConfig) -> str:
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
-    engine's own configuration with its bases.
+    """SHA-256 of the contents that a run reads: annotations, pool with its columns, area statistics, weights, plugin,
+    and the engine's own configuration with its bases.
 
     A file that a needed run leaves has that run's name in place of them, since it need not be there yet.
     """
@@ -71,6 +71,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
         "pool": dataset.pool_file if reads_pool else None,
+        "pool_columns": dataset.pool_columns_file if reads_pool else None,
         "area_statistics": statistics_file(config.data.area_statistics) if reads_pool else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),

@@ -1,52 +1,41 @@
-"""The figure of learning is made of what runs leave: their metrics, and the curves of their records."""
+"""The learning curves: what is drawn is what the runs left."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.record.record import write_record
-from reports.command import report_command
-from reports.figure_learning import BINS, _curve, _losses, _mean
-from tests.reports.made_up import record, results
+from reports import style
+from reports.collect import collect
+from reports.figure_learning import draw_learning
+from reports.spec import read_spec
+from tests.reports import made_up
 
 
-def write_metrics(folder: Path, steps: int = 400) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"iteration": i, "total": steps, "loss": float(i % 10)} for i in range(1, steps + 1)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_losses_in_bins_and_ap_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (0, 1):
+        metrics = {"bbox": {"AP": 40.0 + 2 * seed}, "segm": {"AP": 30.0}}
+        run = made_up.record("bsgal", seed, metrics, cost={"iterations": 200.0})
+        made_up.write_run(tmp_path / "runs", run, np.random.default_rng(0))
+        made_up.write_metrics(tmp_path / "runs" / run.run_id, np.random.default_rng(seed), 200)
+    (tmp_path / "one.yaml").write_text("rows: {bsgal: {}}\ncolumns: [AP_box]")
+    spec = read_spec(str(tmp_path / "one.yaml"))
+    drawn = []
+    monkeypatch.setattr(style, "picture", lambda canvas, *words: drawn.append((canvas, words)) or words)
+    with style.styled():
+        draw_learning(spec, collect(spec, tmp_path / "runs"))
+    ((canvas, words),) = drawn
+    loss, ap = (axis.lines[0] for axis in canvas.axes)
+    np.testing.assert_allclose(ap.get_xydata(), [[50, 15], [100, 20], [150, 25], [200, 41]])
+    assert loss.get_xdata()[0] == 10
+    assert loss.get_ydata()[0] > 3 > 2 > loss.get_ydata()[-1]
+    assert "2 seeds a row" in words[-1]
 
 
-def test_losses_are_averaged_over_stretches_and_curves_over_seeds(tmp_path: Path) -> None:
-    write_metrics(tmp_path)
-    line = _losses(tmp_path / "metrics.jsonl")
-    assert line is not None
-    np.testing.assert_array_equal(line[0], np.arange(1, BINS + 1) * 10)
-    np.testing.assert_allclose(line[1], 4.5)
-    assert _losses(tmp_path / "none.jsonl") is None
-    points = [{"iteration": i, "bbox": {"APr": value}} for i, value in ((2, None), (4, 3.0), (6, 5.0))]
-    one = _curve(points, "bbox", "APr")
-    assert one is not None
-    iterations, values = _mean([one, (np.array([4.0]), np.array([1.0]))])
-    assert (iterations.tolist(), values.tolist()) == ([4.0, 6.0], [2.0, 5.0])
-
-
-@pytest.mark.parametrize("evaluated", [False, True])
-def test_a_report_shows_it_where_there_is_something_to_show(evaluated: bool, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("baseline", "bsgal"):
-        for seed in range(2):
-            curve = [{"iteration": i, **results(rng, 20 + i / 100, 0)} for i in (200, 400)] if evaluated else []
-            made = record(name, seed, results(rng, 30, 0), {"data.pool": "half_bad"}, curve=curve)
-            write_record(tmp_path / "runs", made)
-            if evaluated:
-                write_metrics(tmp_path / "runs" / made.run_id)
-    folder = report_command("mini", tmp_path / "runs", ["html"], out=tmp_path / "report")
-    page = (folder / "index.html").read_text()
-    assert ("figure-learning" in page) == (folder / "figure-learning.svg").is_file() == evaluated
-    if evaluated:
-        drawn = (folder / "figure-learning.svg").read_text()
-        assert all(f">{title}<" in drawn for title in ("loss", "box AP", "mask APr"))
+def test_runs_without_metrics_have_none(tmp_path: Path) -> None:
+    made_up.write_run(tmp_path / "runs", made_up.record("bsgal", 0), np.random.default_rng(0))
+    (tmp_path / "one.yaml").write_text("rows: {bsgal: {}}\ncolumns: [AP_box]")
+    spec = read_spec(str(tmp_path / "one.yaml"))
+    assert draw_learning(spec, collect(spec, tmp_path / "runs")) is None

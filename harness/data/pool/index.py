@@ -87,7 +87,7 @@ def sorted_by_category(table: pa.Table) -> pa.Table:
 
 def _cached_index(path: Path, cache: Path, numbering: Numbering | None) -> Path:
     key = fingerprint(path)[:16]
-    columns = _columns_file(path)
+    columns = columns_file(path)
     if columns is not None:
         key += f"-{fingerprint(columns)[:8]}"
     # Relative paths mean another file elsewhere, so the folder is part of the name.
@@ -166,14 +166,15 @@ def _root_of(folder: Path, sample: list[str]) -> Path:
     return folder
 
 
-def _columns_file(path: Path) -> Path | None:
+def columns_file(path: Path) -> Path | None:
+    """What further columns of a published JSON are read from; None without such a file."""
     candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[str, pa.ChunkedArray]:
     """Columns beside the JSON, in the order of its entries."""
-    file = _columns_file(path)
+    file = columns_file(path)
     if file is None:
         return {}
     table = _read_columns(file)
