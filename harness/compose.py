@@ -25,6 +25,7 @@ import backbones
 import methods
 from harness.config import MaskTargets, RunConfig, profile_steps
 from harness.errors import UserError, first_line, nearest
+from harness.record.learning_curve import FIGURES
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,21 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _validate(config: RunConfig) -> None:
     schedule = config.schedule
-    if schedule.batch_per_rank < 1 or schedule.global_batch % schedule.batch_per_rank:
+    parts = schedule.batch_per_rank * schedule.accumulate
+    if schedule.batch_per_rank < 1 or schedule.accumulate < 1 or schedule.global_batch % parts:
+        times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
-            f"schedule.batch_per_rank={schedule.batch_per_rank}: the number of ranks is one divided by the other"
+            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: the number of ranks is one divided by the other"
+        )
+    for option, wanted in (("accumulate", schedule.accumulate > 1), ("compile", schedule.compile)):
+        if wanted and config.engine.name != "native":
+            raise UserError(f"schedule.{option} is for engine=native, not for {config.engine.name}")
+    if schedule.accumulate > 1 and config.method.decides():
+        raise UserError(
+            f"schedule.accumulate={schedule.accumulate} is for methods that decide nothing: what "
+            f"{methods.name_of(type(config.method))} compares is of a whole step, of which a part would say another "
+            "thing; take more ranks, or a smaller schedule.global_batch"
         )
     if schedule.profile is not None:
         try:
@@ -173,6 +185,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
         raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+    if config.evaluation.best is not None and config.evaluation.best not in FIGURES:
+        raise UserError(f"evaluation.best={config.evaluation.best} is no figure; take {', '.join(FIGURES)}, or null")
     if config.evaluation.mixed and config.engine.name != "native":
         raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
     try:

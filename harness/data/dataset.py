@@ -21,6 +21,7 @@ from harness.errors import UserError, nearest
 from methods.contract import Method, Pool
 
 TENTH = "lvis_tenth"  # of the data group: the training split is a fixed tenth of its file
+_POOLS = (".zip", ".arrow", ".json")  # of one name, the first that is there
 
 
 class Dataset:
@@ -72,16 +73,17 @@ class Dataset:
     def pool_file(self) -> Path | None:
         """A path, or the name of a pool below root/pools; None where none is configured.
 
-        By name, the index that `harness data index-pool` made is taken before the JSON that it was made from.
+        By name, a packed pool is taken before an index, and the index that `harness data index-pool` made before the
+        JSON that it was made from.
         """
         if self.config.pool is None:
             return None
         given = Path(self.config.pool).expanduser()
         folder = self.root / "pools"
-        for path in (given, folder / f"{self.config.pool}.arrow", folder / f"{self.config.pool}.json"):
+        for path in (given, *(folder / f"{self.config.pool}{suffix}" for suffix in _POOLS)):
             if path.is_file():
                 return path
-        valid = {path.stem for path in folder.glob("*") if path.suffix in (".arrow", ".json")}
+        valid = {path.stem for path in folder.glob("*") if path.suffix in _POOLS}
         raise UserError(
             f"data.pool={self.config.pool}: neither a file nor a pool in {folder}; {nearest(self.config.pool, valid)}"
         )

@@ -46,6 +46,8 @@ class Record:
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
     statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share); of an offline stage the
     file that it left, its rows, and how many of them it has nothing for.
+    curve: the learning curve, a point an evaluation: iteration, and the metrics by IoU type; empty where the end alone
+    was evaluated.
     cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
     training), evaluation_seconds, stage_seconds, iterations (of an offline stage its rows), steps_per_second,
     peak_host_mb, peak_gpu_mb, gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds
@@ -62,6 +64,7 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, str] | None = None

@@ -3,6 +3,8 @@
 checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
                      rank0.pt    the method's state and how many decisions there were, one file a rank
 checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
+           best.pt               the same of the best evaluation on the way
+           000000300.pt          the same of an iteration of schedule.archive
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int, before_write: Callable[[], None] = lambda: None) -> None:
-        self._folder, self._ranks, self._keep, self._before_write = folder, ranks, keep, before_write
+        self.folder, self._ranks, self._keep, self._before_write = folder, ranks, keep, before_write
         self._writing: Future[None] | None = None
         self._iteration = 0
 
@@ -62,10 +64,10 @@ class Saver:
         self._writing = None
         if self._ranks.is_main:
             self._before_write()
-            target = self._folder / f"{self._iteration:09d}"
+            target = self.folder / f"{self._iteration:09d}"
             shutil.rmtree(target, ignore_errors=True)
             self._part.rename(target)
-            for old in _folders(self._folder)[self._keep :]:
+            for old in _folders(self.folder)[self._keep :]:
                 shutil.rmtree(old)
 
     def finish(self) -> None:
@@ -77,7 +79,7 @@ class Saver:
 
     @property
     def _part(self) -> Path:
-        return self._folder / f".{self._iteration:09d}.part"
+        return self.folder / f".{self._iteration:09d}.part"
 
 
 def on_host(value: Any) -> Any:
@@ -112,8 +114,13 @@ def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[
     return None
 
 
+def save_weights(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """Weights that outlast the run: `final`, `best`, or an iteration's."""
+    _write(folder / f"{name}.pt", content)
+
+
 def save_final(folder: Path, content: dict[str, Any]) -> None:
-    _write(folder / "final.pt", content)
+    save_weights(folder, "final", content)
 
 
 def has_final(folder: Path) -> bool:

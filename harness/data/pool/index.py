@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from harness.data.fingerprint import fingerprint
 from harness.data.pool.numbering import Numbering, categories_of, instances_of
+from harness.data.pool.packed import SUFFIX
 from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
 from harness.errors import UserError
 from harness.record.files import write_atomically
@@ -30,7 +31,8 @@ ENTRY = "entry"  # the published entry, while a table is made
 
 
 def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Numbering | None = None) -> InstancePool:
-    """Opens a pool: a published JSON, an index (.arrow), or a table in the exchange format (.parquet).
+    """Opens a pool: a published JSON, an index (.arrow), a packed pool (.zip), or a table in the exchange format
+    (.parquet).
 
     An index of a JSON or Parquet file is made on first opening, in the folder `cache` under the file's fingerprint,
     without reading the images. Raises UserError for a file that is missing or malformed and for a category that is
@@ -39,7 +41,7 @@ def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Nu
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such pool")
-    index = path if path.suffix == ".arrow" else _cached_index(path, cache, numbering)
+    index = path if path.suffix in (".arrow", SUFFIX) else _cached_index(path, cache, numbering)
     pool = InstancePool(IndexStore(index))
     check_categories(pool, num_categories, path)
     return pool
@@ -56,6 +58,8 @@ def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
     if path.suffix == ".arrow":
         store = IndexStore(path)
         return store.table().replace_schema_metadata({"root": store.root})
+    if path.suffix == SUFFIX:
+        raise UserError(f"{path} is packed, to be read in training; give the pool that it was made of")
     raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 from harness.data.images import TrainingImages
 from harness.data.lvis.annotations import Annotations
 from harness.data.paste.cutout import Fault, FaultyInstance, annotated_cutout, read_rgba
-from harness.data.pool.sources import AnnotationSource, FileSource
+from harness.data.pool.packed import BYTES, OFFSET, SUFFIX, packed_index
+from harness.data.pool.sources import AnnotationSource, FileSource, Span
 from harness.errors import UserError
 from methods.contract import Pool
 
@@ -111,12 +112,14 @@ class InstancePool:
 
 
 class IndexStore:
-    """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages."""
+    """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages; by
+    itself, or in a packed pool."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._packed = self.path.suffix == SUFFIX
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            reader = pa.ipc.open_file(packed_index(self.path) if self._packed else pa.memory_map(str(self.path)))
             batch = reader.get_batch(0)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
@@ -133,6 +136,8 @@ class IndexStore:
         self._paths = batch.column(PATH)
         self._masks = batch.column(MASK_PATH) if MASK_PATH in names else None
         self._isolated = batch.column(ISOLATED) if ISOLATED in names else None
+        if self._packed:
+            self.root = str(self.path.absolute())
 
     def __reduce__(self) -> tuple[type[IndexStore], tuple[Path]]:
         return IndexStore, (self.path,)
@@ -164,7 +169,14 @@ class IndexStore:
             os.path.join(self.root, self._paths[row].as_py()),
             None if mask is None else os.path.join(self.root, mask),
             self._isolated is not None and bool(self._isolated[row].as_py()),
+            *((self.root, self._span(row, ""), self._span(row, "mask_")) if self._packed else ()),
         )
+
+    def _span(self, row: int, prefix: str) -> Span | None:
+        if f"{prefix}{OFFSET}" not in self.columns:
+            return None
+        offset, length = (self._batch.column(f"{prefix}{name}")[row].as_py() for name in (OFFSET, BYTES))
+        return None if offset is None else (offset, length)
 
     def open(self, row: int) -> np.ndarray:
         return read_rgba(self.source(row))
