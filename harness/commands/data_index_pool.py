@@ -94,7 +94,9 @@ def index_pool(
     duplicate = _duplicates(table.column("sha1").to_pylist())
     if "duplicate" in table.column_names:
         table = table.drop_columns("duplicate")
-    write_index(table.append_column("duplicate", pa.array(duplicate)), out)
+    write_index(
+        table.append_column("duplicate", pa.array(duplicate)), out, source if source.suffix == ".json" else None
+    )
     shutil.rmtree(partial, ignore_errors=True)
     return IndexSummary(out, fault_list, len(faults), len(table), int(duplicate.sum()), dict(found))
 

@@ -51,6 +51,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
         "pool": dataset.pool_file if config.method.pastes else None,
+        "pool_columns": dataset.pool_columns_file if config.method.pastes else None,
         "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),

@@ -59,11 +59,12 @@ def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
     raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
 
 
-def write_index(table: pa.Table, path: Path) -> None:
-    """Writes a table, `root` in its metadata, as an index. Raises UserError when the disk does not take it."""
+def write_index(table: pa.Table, path: Path, source: Path | None = None) -> None:
+    """Writes a table, `root` in its metadata, as an index that remembers the file it was made of. Raises UserError when the disk does not take it."""
     root = (table.schema.metadata or {}).get(b"root", b"").decode()
     relative = os.path.relpath(root, path.parent.absolute())
-    table = table.replace_schema_metadata({"root": relative, "layout": str(LAYOUT)}).combine_chunks()
+    made_of = {"source": source_stamp(source)} if source is not None else {}
+    table = table.replace_schema_metadata({"root": relative, "layout": str(LAYOUT), **made_of}).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
     try:
@@ -83,7 +84,7 @@ def sorted_by_category(table: pa.Table) -> pa.Table:
 
 def _cached_index(path: Path, cache: Path, numbering: Numbering | None) -> Path:
     key = fingerprint(path)[:16]
-    columns = _columns_file(path)
+    columns = columns_file(path)
     if columns is not None:
         key += f"-{fingerprint(columns)[:8]}"
     # Relative paths mean another file elsewhere, so the folder is part of the name.
@@ -94,6 +95,35 @@ def _cached_index(path: Path, cache: Path, numbering: Numbering | None) -> Path:
     if not index.is_file():
         write_index(read_pool(path, numbering), index)
     return index
+
+
+def source_stamp(source: Path) -> str:
+    """What an index that was made of a pool remembers of it: the contents of its file and of its columns'."""
+    columns = columns_file(source)
+    return fingerprint(source) + (f"-{fingerprint(columns)}" if columns else "")
+
+
+def check_up_to_date(index: Path) -> None:
+    """Raises UserError for an index that was made of another version of the pool's JSON that lies beside it.
+
+    An index of an older version of this package does not remember what it was made of; there the files' times tell.
+    """
+    source = index.with_suffix(".json")
+    if index.suffix != ".arrow" or not source.is_file():
+        return
+    known = IndexStore(index).source_stamp
+    if known == source_stamp(source) if known else source.stat().st_mtime <= index.stat().st_mtime:
+        return
+    raise UserError(
+        f"{index} was made of another version of {source.name}: "
+        f"`harness data index-pool {source}` makes it anew, or delete the one that is not meant"
+    )
+
+
+def columns_file(path: Path) -> Path | None:
+    """The further columns beside a pool's JSON, if any."""
+    candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def check_categories(pool: InstancePool, num_categories: int | None, path: Path) -> None:
@@ -162,14 +192,9 @@ def _root_of(folder: Path, sample: list[str]) -> Path:
     return folder
 
 
-def _columns_file(path: Path) -> Path | None:
-    candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
 def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[str, pa.ChunkedArray]:
     """Columns beside the JSON, in the order of its entries."""
-    file = _columns_file(path)
+    file = columns_file(path)
     if file is None:
         return {}
     table = _read_columns(file)

@@ -116,6 +116,7 @@ class IndexStore:
         metadata = batch.schema.metadata or {}
         # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
         self.root = str((self.path.parent / metadata.get(b"root", b".").decode()).resolve())
+        self.source_stamp = metadata.get(b"source", b"").decode()
         self._batch = batch
         names = batch.schema.names
         self._paths = batch.column(PATH)
