@@ -58,6 +58,8 @@ class Outcome:
     peer_lost: bool = False
 
 
+# Beside the weights, what a run that has been trained keeps for its record.
+OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped_share"}
 # Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
 EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
@@ -158,7 +160,7 @@ class _Run:
         self.ranks.first_on_each_node(lambda: (self.dataset.train, self.dataset.val))
         parents = self._parents()
         engine = self._engine()
-        trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        trained = self._trained()
         cost: dict[str, float] = {}
         statistics: dict[str, Any] = {}
         if self.config.train:
@@ -179,6 +181,18 @@ class _Run:
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
 
     # ---------------------------------------------------------------------------------------------------- its parts
+
+    def _trained(self) -> dict[str, Any] | None:
+        """What training has left; None where it has not ended, or what it left is damaged."""
+        try:
+            trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        except UserError as error:
+            log.warning("%s; this run goes on from the checkpoint before", error)
+            return None
+        if trained is not None and not trained.keys() >= OF_TRAINING:
+            log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
+            return None
+        return trained
 
     def _parents(self) -> list[Record]:
         """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""

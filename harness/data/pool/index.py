@@ -60,7 +60,10 @@ def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
 
 
 def write_index(table: pa.Table, path: Path, source: Path | None = None) -> None:
-    """Writes a table, `root` in its metadata, as an index that remembers the file it was made of. Raises UserError when the disk does not take it."""
+    """Writes a table, `root` in its metadata, as an index that remembers the file it was made of, where one is given.
+
+    Raises UserError when the disk does not take it.
+    """
     root = (table.schema.metadata or {}).get(b"root", b"").decode()
     relative = os.path.relpath(root, path.parent.absolute())
     made_of = {"source": source_stamp(source)} if source is not None else {}
