@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import UserError, nearest
+from harness.errors import UserError, nearest, sentence_of
+from harness.record.reading import Damaged
 
 if TYPE_CHECKING:
     from harness.data.pool.numbering import Numbering
@@ -44,7 +44,6 @@ RUNS = Path("runs")
 OfDataset = Annotated[
     str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
 ]
-_USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 # ---------------------------------------------------------------------- runs and sweeps
@@ -85,13 +84,14 @@ def sweep(
 
 def _say_power(sweep_name: str, overrides: list[str]) -> None:
     """What the seeds of a sweep can show, where its report has records."""
+    from harness.launch.expand import given
     from harness.launch.sweepfile import find, read
     from reports.power import report_noise, sentence
     from reports.spec import read_spec, spec_names
 
     sweep = read(find(sweep_name))
     report_name = sweep.report or sweep.name
-    runs = Path(next((text.partition("=")[2] for text in overrides if text.startswith("runs_dir=")), RUNS))
+    runs = Path(given(overrides, "runs_dir") or RUNS)
     if report_name in spec_names() and runs.is_dir():
         noise = report_noise(read_spec(report_name), runs)
         if noise is not None:
@@ -540,12 +540,12 @@ def main() -> None:
     """Entry point: user errors end in one line."""
     try:
         app()
-    except UserError as error:
+    except (UserError, Damaged) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in _USERS_TO_MEND or error.filename is None:
+        if (sentence := sentence_of(error)) is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}; mend that, or use another folder (--runs, runs_dir=)")
+        sys.exit(f"error: {sentence}")
 
 
 if __name__ == "__main__":

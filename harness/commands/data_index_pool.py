@@ -27,7 +27,7 @@ from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
-from harness.record.files import write_atomically
+from harness.record.files import as_cell, write_atomically
 
 CHUNK = 1024  # images between two savings
 FAULT = "fault"
@@ -188,4 +188,4 @@ def _write_faults(table: pa.Table, faults: list[str | None], path: Path) -> None
         writer.writerow(["category", "path", "mask_path", "fault"])
         for row in zip(categories, paths, masks, faults, strict=True):
             if row[-1] is not None:
-                writer.writerow(["" if value is None else value for value in row])
+                writer.writerow(["" if value is None else as_cell(value) for value in row])

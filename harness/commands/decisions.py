@@ -97,7 +97,7 @@ def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: in
         )
     categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
     instances = by_instance(pasted)
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{finished.record.run_id}: {len(decisions)} images decided, {decisions['accepted'].mean():.1%} accepted"
     )

@@ -29,7 +29,7 @@ def inspect_weights(path: Path, *, every: bool = False) -> None:
             ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors})),
             "x".join(map(str, tensors[0].shape)) if every else "",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     parts = f"entries {', '.join(weights.parts)}, of which {weights.part}" if weights.part else "tensors by name"
     console.print(
@@ -45,7 +45,7 @@ def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) ->
     if out.suffix not in (".pth", ".pkl"):
         raise UserError(f"{out}: the name must end in .pth (PyTorch) or .pkl (arrays)")
     left = convert(path, out, Layout(to))
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{out}: {to} layout")
     if left:
         console.print(f"left out, of another model: {', '.join(left)}")

@@ -17,7 +17,7 @@ from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
 from harness.record.files import write_atomically
-from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names
+from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, read_manifests
 from harness.run import claim
 
 MOST_NAMES = 3
@@ -31,7 +31,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     """
     if not words:
         raise UserError("say what to cancel: a sweep, a run, or filters such as method=bsgal")
-    manifests = [m for name in sweep_names(runs_dir) if (m := read_manifest(runs_dir, name))]
+    manifests = read_manifests(runs_dir)
     look = queue.look(submission for manifest in manifests for submission in manifest.submissions)
     rows = [row for row in select(runs_dir, words, look) if row.state in (*ACTIVE, State.unknown)]
     jobs = {manifest.sweep: jobs_of(manifest, look) for manifest in manifests}

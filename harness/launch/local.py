@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.launch import job
 from harness.launch.resources import check_resources
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
-from harness.record.record import Status, read_record
+from harness.record.record import Status, record_as_found
 from harness.run.scheduler import outside_of_allocations
 
 POLL_SECONDS = 0.5
@@ -114,7 +114,7 @@ class Local:
                 self.unfinished.discard(run.run_id)
 
     def _parents_complete(self, run: ExpectedRun) -> bool:
-        records = [read_record(self.runs_dir, parent) for parent in run.parents]
+        records = [record_as_found(self.runs_dir, parent) for parent in run.parents]
         return all(record is not None and record.status is Status.complete for record in records)
 
     def _stop(self) -> None:

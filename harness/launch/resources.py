@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from harness.bounds import first_fault, text_fault
 from harness.errors import UserError
 from harness.launch import held
 
-_AT_LEAST = {"minutes": 1, "nodes": 1, "cpus": 1, "gpus": 0, "parallel": 1, "signal_seconds": 0}
 # The job's own name for itself, as squeue has it.
 _JOB = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
 STARTED = "== start"
@@ -31,14 +31,13 @@ _AFTERWARDS = [
 
 
 def check_resources(resources: Mapping[str, Any]) -> None:
-    """Raises UserError for numbers that SLURM would take and that nobody means."""
-    for key, least in _AT_LEAST.items():
-        if resources[key] < least:
-            raise UserError(f"launcher.{key}={resources[key]}: at least {least}")
-    if (jobs := resources.get("jobs")) is not None and jobs < 1:
-        raise UserError(f"launcher.jobs={jobs}: at least 1")
-    if resources["memory_gb"] <= 0:
-        raise UserError(f"launcher.memory_gb={resources['memory_gb']}: more than 0")
+    """Raises UserError for numbers that SLURM would take and that nobody means, and for texts of several lines."""
+    if fault := first_fault({f"launcher.{key}": value for key, value in resources.items()}):
+        raise UserError(fault)
+    texts = [(f"sbatch.{key}", f"{key}={value}") for key, value in resources["sbatch"].items()]
+    for key, value in [*resources.items(), *texts]:
+        if fault := text_fault(value):
+            raise UserError(f"launcher.{key}={value!r}: {fault}")
     if resources["name"] == "slurm" and resources["signal_seconds"] >= 60 * resources["minutes"]:
         raise UserError(
             f"launcher.signal_seconds={resources['signal_seconds']} leaves nothing of launcher.minutes="

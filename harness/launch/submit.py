@@ -18,7 +18,15 @@ from harness.launch.local import Local
 from harness.launch.queue import Look
 from harness.launch.state import ACTIVE, RunState, State, collect
 from harness.record.files import share_with_group
-from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
+from harness.record.manifest import (
+    ExpectedRun,
+    Manifest,
+    Submission,
+    read_manifest,
+    read_manifests,
+    sweep_names,
+    write_manifest,
+)
 from harness.run import claim
 
 
@@ -58,9 +66,9 @@ def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Loo
     """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
     listed: list[Manifest] = []
-    for name in sorted({*sweep_names(runs_dir), sweep}, key=lambda name: name != sweep):
-        manifest = read_manifest(runs_dir, name) or Manifest(name, "", None, [])
-        own = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
+    others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != sweep])
+    for manifest in [read_manifest(runs_dir, sweep) or Manifest(sweep, "", None, []), *others]:
+        own = list(runs) if manifest.sweep == sweep else [run for run in manifest.runs if run.run_id in chosen]
         listed += [dataclasses.replace(manifest, runs=own)] if own else []
     look = look or queue.look(submission for manifest in listed for submission in manifest.submissions)
     found: dict[str, RunState] = {}
@@ -118,7 +126,7 @@ def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
 
 def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
     """Those of every sweep, since sweeps share runs."""
-    others = [read_manifest(runs_dir, name) for name in sweep_names(runs_dir) if name != manifest.sweep]
+    others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != manifest.sweep])
     found = [submission for other in others if other for submission in other.submissions]
     me = Submission("", "", "slurm", [], user=getpass.getuser())  # whoever submits is to hear from SLURM first
     return [me, *manifest.submissions, *found]

@@ -8,9 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UserError, nearest
+from harness.record.reading import Damaged, is_name, read_yaml
 
 KEYS = ("description", "defaults", "grid", "rules", "after", "report")
 Selector = dict[str, tuple[str, ...]]  # key -> the values that match
@@ -65,10 +64,12 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Sweep:
     """A checked sweep file. Raises UserError."""
+    if not is_name(path.stem):
+        raise UserError(f"{path}: a sweep is called as its file, by letters, digits, '_', '-', '.' and '+'; rename it")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except Damaged as error:
+        raise UserError(str(error)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a sweep file holds the keys {', '.join(KEYS)}")
     for key in content:

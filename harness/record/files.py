@@ -46,6 +46,11 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def as_cell(value: Any) -> Any:
+    """A cell of a CSV that people open: a text that a spreadsheet would take for a formula, marked as a text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes Parquet by rename."""
     import pyarrow.parquet as pq

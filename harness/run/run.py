@@ -29,7 +29,7 @@ from harness.errors import UserError
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
 from harness.record.files import drop_unfinished, share_with_group, write_atomically
-from harness.record.record import Record, Status, read_record, write_record
+from harness.record.record import Record, Status, read_record, record_as_found, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
@@ -199,7 +199,7 @@ class _Run:
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
         found = []
         for name in wanted:
-            record = read_record(self.runs, name)
+            record = record_as_found(self.runs, name)
             if record is None or record.status is not Status.complete:
                 state = record.status.value if record else "not started"
                 raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")
