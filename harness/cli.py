@@ -41,6 +41,10 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option("--trust", help="A file of code that runs name and that may be executed: a method's, an engine's."),
+]
 OfDataset = Annotated[
     str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
 ]
@@ -136,11 +140,11 @@ def cancel(which: Which = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
-def retry(which: Which = None, runs: Runs = RUNS) -> None:
+def retry(which: Which = None, runs: Runs = RUNS, trust: Trust = None) -> None:
     """Submit failed, cancelled and stopped runs again; `launcher.*=` words change their resources."""
     from harness.launch.control import retry as retry_runs
 
-    raise typer.Exit(retry_runs(runs, which or []))
+    raise typer.Exit(retry_runs(runs, which or [], trust or []))
 
 
 @app.command()
@@ -182,11 +186,12 @@ def predict(
     runs: Runs = RUNS,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("predictions"),
     threshold: Annotated[float, typer.Option("--threshold", help="The lowest score that is drawn.")] = 0.3,
+    trust: Trust = None,
 ) -> None:
     """Draw a run's detections on pictures: boxes, masks, category names."""
     from harness.commands.predict import predict as predict_pictures
 
-    for path in predict_pictures(images, runs, run, out, threshold):
+    for path in predict_pictures(images, runs, run, out, threshold, trust or []):
         typer.echo(path)
 
 
@@ -315,13 +320,14 @@ def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or
 def decisions(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")],
     runs: Runs = RUNS,
+    trust: Trust = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="A PNG of the best and worst instances.")] = None,
     count: Annotated[int, typer.Option("--n", help="How many of each.")] = 12,
 ) -> None:
     """What a run's method decided: over training, by category and frequency group, against the pool's truth."""
     from harness.commands.decisions import decisions_command
 
-    decisions_command(runs, run_name, sheet, count)
+    decisions_command(runs, run_name, sheet, count, trust or [])
 
 
 @app.command()
@@ -338,6 +344,7 @@ def score(
     per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")] = False,
     runs: Runs = RUNS,
+    trust: Trust = None,
 ) -> None:
     """Rank a pool's instances by the contribution of each alone; a list for `clip_filter`."""
     from harness.commands.score import ScoreOptions, score_command
@@ -354,7 +361,7 @@ def score(
         reference_policy=ReferencePolicy(references),
         per_category=per_category,
     )
-    typer.echo(score_command(runs, run_name, out, pool, options, gpu))
+    typer.echo(score_command(runs, run_name, out, pool, options, gpu, trust or []))
 
 
 # ---------------------------------------------------------------------- data

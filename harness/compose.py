@@ -75,7 +75,7 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Se
     """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
-    _validate(config)
+    check(config)
     return Composed(config, _without_hydra_s(choices), tuple(overrides))
 
 
@@ -148,7 +148,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _validate(config: RunConfig) -> None:
+def check(config: RunConfig) -> None:
+    """Raises UserError for numbers that nobody means, and for options that contradict one another."""
     schedule, detector, launcher = config.schedule, config.detector, config.launcher
     ours = {key: value for key, value in _flat(plain(config)).items() if not key.startswith(("method.", "backbone."))}
     if fault := first_fault(ours):

@@ -130,7 +130,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
         entries += [_entry(spec, row, run) for run in chosen]
     if not sweeps:
         entries += _inferred_missing(spec, rows, entries)
-    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec)).astype({"superseded": bool})
+    frame = pd.DataFrame(entries, columns=_columns(spec)).astype({"superseded": bool})
     return Collection(rows, _mark_old_code(frame), folder, sweeps)
 
 

@@ -21,13 +21,15 @@ from harness.run.finished_run import FinishedRun, finished_run
 SIDE = 480  # small pictures are enlarged to about this, so that names can be read
 
 
-def predict(images: Sequence[Path], runs: Path, run: str, out: Path, threshold: float = 0.3) -> list[Path]:
+def predict(
+    images: Sequence[Path], runs: Path, run: str, out: Path, threshold: float = 0.3, trusted: Sequence[Path] = ()
+) -> list[Path]:
     """Writes OUT/<name>.png for every image: boxes, masks and category names of detections scored `threshold` or more.
 
     `run` is a run_id or an unambiguous beginning of one. Raises UserError for an image or a run that cannot be read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    finished = finished_run(runs, run)
+    finished = finished_run(runs, run, trusted)
     engine = finished.engine(device, evaluated=True)
     written = []
     for path, target in zip(images, _targets(images, out), strict=True):

@@ -148,7 +148,13 @@ def scoring_data(dataset: Dataset, pool: InstancePool, options: ScoreOptions) ->
 
 
 def score_command(
-    runs: Path, run: str, out: Path, pool: str | None = None, options: ScoreOptions | None = None, gpu: bool = False
+    runs: Path,
+    run: str,
+    out: Path,
+    pool: str | None = None,
+    options: ScoreOptions | None = None,
+    gpu: bool = False,
+    trusted: Sequence[Path] = (),
 ) -> str:
     """Scores a pool (the run's own without `pool`) by a run's final weights and writes the ranking.
 
@@ -156,7 +162,7 @@ def score_command(
     beside it as PNG. `clip_filter` reads it as `method.scores`. Returns a few lines to print. Raises UserError.
     """
     options = options or ScoreOptions()
-    finished = finished_run(runs, run)
+    finished = finished_run(runs, run, trusted)
     config = finished.config
     dataset = finished.dataset if pool is None else Dataset(dataclasses.replace(config.data, pool=pool))
     instances = dataset.pool

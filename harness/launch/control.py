@@ -10,12 +10,13 @@ import psutil
 
 from harness.errors import UserError
 from harness.launch import queue, tables
-from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
+from harness.launch.changes import apply_changes, avoid_bad_node, read_changes, setup_lines
 from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
+from harness.launch.trust import Code
 from harness.record.files import write_atomically
 from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, read_manifests
 from harness.run import claim
@@ -57,14 +58,16 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     return FAILED if kept else 0
 
 
-def retry(runs_dir: Path, words: Sequence[str]) -> int:
+def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) -> int:
     """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
 
     Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
     `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
-    are avoided. Raises UserError.
+    are avoided. Code that the manifest names is executed where it is among the `trusted` files, or the lines of a
+    launcher.setup that is given. Raises UserError.
     """
     changes, words = read_changes(words)
+    named = Code.typed(trusted, setup_lines(changes))
     rows = select(runs_dir, words)
     for row in rows:
         if row.state is State.unknown:
@@ -97,7 +100,7 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
                     avoid_bad_node(run, failed[run.run_id])
             return earlier
 
-        code = max(code, submit_runs(runs_dir, sweep, updated, wanted))
+        code = max(code, submit_runs(runs_dir, sweep, updated, wanted, named))
     return code
 
 

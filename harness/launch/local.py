@@ -18,6 +18,7 @@ import submitit
 
 from harness.errors import UserError
 from harness.launch import job
+from harness.launch.private import private_folder
 from harness.launch.resources import check_resources
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.record.record import Status, record_as_found
@@ -96,7 +97,8 @@ class Local:
                 gpus_per_node=len(gpus),
                 visible_gpus=gpus,
             )
-            with _interrupts_ignored_by_children(), outside_of_allocations():
+            private = private_folder(Path(self.submission.folder))
+            with private, _interrupts_ignored_by_children(), outside_of_allocations():
                 handle = executor.submit(job.start, run, str(self.runs_dir))
             self.running.append(_Running(run, handle, gpus))
             self.submission.run_ids.append(run.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from harness.launch import held
 
 # The job's own name for itself, as squeue has it.
 _JOB = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
+_NEEDED = {"name", "gpus", "nodes", "cpus", "memory_gb", "minutes", "parallel", "signal_seconds", "setup", "sbatch"}
 STARTED = "== start"
 _BEFORE = [
     "export BSGAL_BENCH_JOB_BEGAN=$(date +%s)",
@@ -31,10 +33,16 @@ _AFTERWARDS = [
 
 
 def check_resources(resources: Mapping[str, Any]) -> None:
-    """Raises UserError for numbers that SLURM would take and that nobody means, and for texts of several lines."""
+    """Raises UserError for settings that are missing, numbers that SLURM would take and that nobody means, and texts of
+    several lines."""
+    if missing := sorted(_NEEDED - resources.keys()):
+        raise UserError(f"a run of the manifest lacks launcher.{missing[0]}; `harness sweep` writes it anew")
     if fault := first_fault({f"launcher.{key}": value for key, value in resources.items()}):
         raise UserError(fault)
     texts = [(f"sbatch.{key}", f"{key}={value}") for key, value in resources["sbatch"].items()]
+    for key in resources["sbatch"]:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", key):
+            raise UserError(f"launcher.sbatch: {key!r} is no name of an option of sbatch's")
     for key, value in [*resources.items(), *texts]:
         if fault := text_fault(value):
             raise UserError(f"launcher.{key}={value!r}: {fault}")

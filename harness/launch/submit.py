@@ -16,7 +16,9 @@ from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
 from harness.launch.queue import Look
+from harness.launch.resources import check_resources
 from harness.launch.state import ACTIVE, RunState, State, collect
+from harness.launch.trust import Code, refuse_others_code
 from harness.record.files import share_with_group
 from harness.record.manifest import (
     ExpectedRun,
@@ -35,12 +37,13 @@ def submit_runs(
     sweep: str,
     update: Callable[[Manifest | None], Manifest],
     wanted: Iterable[str],
+    trusted: Code,
     show_table: bool = True,
 ) -> int:
     """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
 
     The exit code is 3 where a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
-    on with. One submitter works on a sweep at a time.
+    on with. One submitter works on a sweep at a time. trusted: the code that runs may execute. Raises UserError.
     """
     share_with_group(runs_dir)
     folder = runs_dir / "sweeps" / sweep
@@ -50,10 +53,12 @@ def submit_runs(
         where = f"process {other.pid} on {other.host}" if other else "another process"
         raise UserError(f"{where} is working on sweep {sweep} already; `harness status {sweep}` shows it")
     with held:
-        manifest = update(read_manifest(runs_dir, sweep))
-        write_manifest(runs_dir, manifest)
-        chosen = set(wanted)
+        manifest, chosen = update(read_manifest(runs_dir, sweep)), set(wanted)
         runs = [run for run in manifest.runs if run.run_id in chosen]
+        refuse_others_code(sweep, runs, trusted)
+        for run in runs:
+            check_resources(run.resources)
+        write_manifest(runs_dir, manifest)
         launchers = {run.resources["name"] for run in runs}
         if launchers == {"slurm"}:
             return _submit_to_slurm(runs_dir, manifest, runs, show_table)

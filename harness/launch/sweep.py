@@ -12,6 +12,7 @@ from harness.launch import sweepfile, tables
 from harness.launch.dryrun import show_plan
 from harness.launch.expand import expand, given
 from harness.launch.submit import states_of, submit_runs
+from harness.launch.trust import Code
 from harness.launch.wait import end, wait
 from harness.record.manifest import ExpectedRun, Manifest
 
@@ -40,11 +41,13 @@ def launch_sweep(
         return Manifest(sweep.name, sweep.description, sweep.report, [*kept, *runs], submissions)
 
     ids = [run.run_id for run in runs]
-    code = submit_runs(runs_dir, sweep.name, updated, ids)
+    named = Code.of_runs(runs)
+    code = submit_runs(runs_dir, sweep.name, updated, ids, named)
     if not stay:
         return code
-    last = end if runs[0].resources["name"] == "local" else wait
-    return last(runs_dir, sweep.name, ids, notify)
+    if runs[0].resources["name"] == "local":
+        return end(runs_dir, sweep.name, ids, notify)
+    return wait(runs_dir, sweep.name, ids, named, notify)
 
 
 def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:
