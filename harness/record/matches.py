@@ -15,10 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.record.files import write_table
+from harness.record.reading import Damaged, read_parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MATCHES, GROUND_TRUTH = "matches.parquet", "ground_truth.parquet"
 DETECTION = {"image": "int32", "category": "int32", "score": "float64", "matched": "uint16", "ignored": "uint16"}
@@ -66,17 +71,47 @@ def write_matches(
     write_table(pa.table(dict(truth), pa.schema(list(TRUTH.items()), counts)), folder / GROUND_TRUTH)
 
 
+def _typed(path: Path, columns: Mapping[str, str], filters: Any = None) -> pa.Table:
+    """Columns of these types, without gaps. Raises Damaged."""
+    import pyarrow as pa
+
+    table = read_parquet(path, list(columns), filters)
+    try:
+        table = table.cast(pa.schema([(name, columns[name]) for name in table.column_names]))
+    except (ValueError, pa.ArrowException) as error:
+        raise Damaged(f"{path}: a column is of another type ({str(error)[:100]})") from error
+    if any(column.null_count for column in table.columns):
+        raise Damaged(f"{path}: has empty cells")
+    return table
+
+
+def _truth(path: Path) -> tuple[pa.Table, tuple[int, int]]:
+    """The ground truth, and how many images and categories it is of. Raises Damaged."""
+    table = _typed(path, TRUTH)
+    metadata = read_parquet(path, []).schema.metadata or {}
+    try:
+        images, categories = (int(metadata[key]) for key in (b"images", b"categories"))
+    except (KeyError, ValueError) as error:
+        raise Damaged(f"{path}: does not say of how many images and categories it is") from error
+    for name, count in (("image", images), ("category", categories)):
+        values = table[name].to_numpy()
+        if not 0 < count <= 10**8 or (len(values) and (values.min() < 0 or values.max() >= count)):
+            raise Damaged(f"{path}: column {name!r} does not fit its number of {count}")
+    return table, (images, categories)
+
+
 def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
     """From a run's folder; None where it has left none of this IoU type."""
-    import pyarrow.parquet as pq
-
     if not all((folder / name).is_file() for name in (MATCHES, GROUND_TRUTH)):
         return None
-    truth = pq.read_table(folder / GROUND_TRUTH)
-    found = pq.read_table(folder / MATCHES, filters=[("iou_type", "=", iou_type)])
+    truth, (images, categories) = _truth(folder / GROUND_TRUTH)
+    found = _typed(folder / MATCHES, DETECTION, [("iou_type", "=", iou_type)])
     if not found.num_rows:
         return None
-    images, categories = (int(truth.schema.metadata[key]) for key in (b"images", b"categories"))
+    places = {"image": (found["image"].to_numpy(), images), "category": (found["category"].to_numpy(), categories)}
+    for name, (values, count) in places.items():
+        if values.min() < 0 or values.max() >= count:
+            raise Damaged(f"{folder / MATCHES}: column {name!r} goes beyond the {count} of {GROUND_TRUTH}")
     category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
     bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
     counted = (ignored & bits) == 0

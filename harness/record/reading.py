@@ -7,10 +7,13 @@ import stat
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pydantic_core
 from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 MOST_BYTES = 2**28
@@ -137,3 +140,32 @@ def _nodes(node: Any, known: dict[int, float]) -> float:
         parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
         known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
     return known[id(node)]
+
+
+MOST_TABLE_BYTES = 2**33  # of a table in memory, as its file says
+
+
+def read_parquet(path: Path, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """A Parquet file's table, or some of its columns and rows, with contents as its types say.
+
+    Raises Damaged for a file that cannot be read, lacks a column, or would need absurdly much memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("no regular file")
+        described = pq.read_metadata(path)
+        size = sum(described.row_group(place).total_byte_size for place in range(described.num_row_groups))
+        if size > MOST_TABLE_BYTES:
+            raise ValueError(f"it says that it holds {size / 2**30:.0f} GB")
+        known = described.schema.to_arrow_schema().names
+        if missing := [name for name in columns or [] if name not in known]:
+            raise ValueError(f"no column {missing[0]!r}")
+        table = pq.read_table(path, columns=columns, filters=filters)
+        table.validate(full=True)
+        return table
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise Damaged(f"{path}: no readable Parquet file ({reason[:200]})") from error

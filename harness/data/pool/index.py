@@ -20,10 +20,12 @@ import orjson
 import pyarrow as pa
 
 from harness.data.fingerprint import fingerprint
+from harness.data.pool.checked import check_pool
 from harness.data.pool.numbering import Numbering, categories_of, instances_of
 from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
+from harness.record.reading import Damaged, read_parquet
 
 LAYOUT = 1  # part of a cached index's name: another layout never reads it
 ENTRY = "entry"  # the published entry, while a table is made
@@ -158,6 +160,7 @@ def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
             **columns,
         }
     )
+    check_pool(table, path)
     root = _root_of(path.parent.resolve(), table.column(PATH)[:8].to_pylist())
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))
 
@@ -169,7 +172,7 @@ def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no object; {wanted}")
@@ -190,7 +193,7 @@ def _root_of(folder: Path, sample: list[str]) -> Path:
     Published files name images from the folder that training was started in.
     """
     for candidate in (folder, *folder.parents, Path.cwd()):
-        if sample and (candidate / sample[0]).is_file():
+        if sample and os.path.isfile(candidate / sample[0]):  # False, and no error, for what no file can be called
             return candidate
     return folder
 
@@ -201,9 +204,9 @@ def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[st
     if file is None:
         return {}
     table = _read_columns(file)
-    missing = {"category", "path"} - set(table.column_names)
-    if missing:
-        raise UserError(f"{file}: has no column {', '.join(sorted(missing))}")
+    for name in ("category", "path"):
+        if (count := table.column_names.count(name)) != 1:
+            raise UserError(f"{file}: has {'no' if count == 0 else 'more than one'} column {name}")
     listed = zip(map(str, table.column("category").to_pylist()), table.column("path").to_pylist(), strict=True)
     place = {key: row for row, key in enumerate(listed)}
     try:
@@ -212,6 +215,8 @@ def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[st
         category, entry = error.args[0]
         raise UserError(f"{file}: has no row for category {category}, path {entry}, which {path.name} lists") from None
     order = pa.array(rows, pa.int64())
+    if taken := {CATEGORY, MASK_PATH, ISOLATED} & set(table.column_names):
+        raise UserError(f"{file}: a column of its own cannot be called {taken.pop()!r}, which {path.name} tells")
     return {name: table.column(name).take(order) for name in table.column_names if name not in ("category", "path")}
 
 
@@ -221,18 +226,19 @@ def _read_columns(file: Path) -> pa.Table:
             import pyarrow.csv as csv
 
             return csv.read_csv(str(file))
-        import pyarrow.parquet as parquet
-
-        return parquet.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+        return read_parquet(file)
+    except Damaged as error:
+        raise UserError(str(error)) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
 
 
 def _read_parquet(path: Path) -> pa.Table:
     table = _read_columns(path)
-    missing = {CATEGORY, PATH} - set(table.column_names)
-    if missing:
-        raise UserError(f"{path}: has no column {', '.join(sorted(missing))}")
+    check_pool(table, path)
     metadata: dict[Any, Any] = table.schema.metadata or {}
-    root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
+    try:
+        root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: its root is no folder's name ({first_line(error)})") from error
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))
