@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.cutout import ALPHA_THRESHOLD, Fault, FaultyInstance, isolate, read_rgba
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, write_index
 from harness.data.pool.numbering import Numbering
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
 from harness.record.files import as_cell, write_atomically

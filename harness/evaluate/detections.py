@@ -219,8 +219,11 @@ def _read_parquet(path: Path) -> Detections:
     if sizes is not None:
         masks = _parquet_masks(typed["mask_counts"], sizes.to_numpy(zero_copy_only=False).reshape(-1, 2))
         _check_masks(masks, str(path))
+    image_ids, category_ids, scores = (typed[name].to_numpy() for name in ("image_id", "category_id", "score"))
     return Detections(
-        *(typed[name].to_numpy(zero_copy_only=False) for name in ("image_id", "category_id", "score")),
+        image_ids,
+        category_ids,
+        scores,
         None if boxes is None else boxes.to_numpy(zero_copy_only=False).reshape(-1, 4),
         masks,
     )

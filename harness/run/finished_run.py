@@ -95,5 +95,6 @@ def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> Finished
         check(config)
     except (ValueError, LookupError, TypeError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"{path} is not the configuration of a run ({first_line(error)})") from error
-    refuse_strange_code(record.run_id, [config.engine.config] if is_code(config.engine.config) else [], trusted)
+    engine = config.engine.config
+    refuse_strange_code(record.run_id, [engine] if engine is not None and is_code(engine) else [], trusted)
     return FinishedRun(runs, record, config)

@@ -20,9 +20,9 @@ import orjson
 import pyarrow as pa
 
 from harness.data.fingerprint import fingerprint
-from harness.data.pool.checked import check_pool
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH, check_pool
 from harness.data.pool.numbering import Numbering, categories_of, instances_of
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
+from harness.data.pool.pool import IndexStore, InstancePool
 from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.record.reading import Damaged, read_parquet
