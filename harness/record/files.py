@@ -29,8 +29,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
         # mkstemp's files are their maker's alone; ours all may read, and a group write where its folder is.
         temporary.chmod(0o664 if path.parent.stat().st_mode & stat.S_IWGRP else 0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write itself does not know it
         raise
 
 

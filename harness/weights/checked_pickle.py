@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -146,7 +146,8 @@ def _storage(content: Any) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
     if not isinstance(storage, torch.storage.TypedStorage) or not (_is_shape(size) and _is_shape(stride)):
         raise pickle.UnpicklingError("a tensor of something else than numbers")
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    made: torch.Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    return made
 
 
 def _number(name: str) -> Callable[[], _DType]:
@@ -173,6 +174,12 @@ class _Checked(pickle._Unpickler):
     """Python's own unpickler, not the one in C: its memo is a dictionary, which no index makes large."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+
+    if TYPE_CHECKING:  # what the types that Python comes with leave out
+        stack: list[Any]
+        append: Callable[[Any], None]
+
+        def pop_mark(self) -> list[Any]: ...
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
