@@ -154,10 +154,13 @@ def _collate(samples: list[Sample | UserError]) -> PackedBatch | UserError:
 def _unpacked(loader: Iterable[PackedBatch | UserError]) -> Iterator[Batch]:
     with held_back():
         batches = iter(loader)
-    for packed in batches:
-        if isinstance(packed, UserError):
-            raise packed
-        yield unpack(packed)
+    try:
+        for packed in batches:
+            if isinstance(packed, UserError):
+                raise packed
+            yield unpack(packed)
+    finally:
+        del batches  # ends the workers, which an error's traceback would keep
 
 
 def _view(image: np.ndarray, instances: list[Instance]) -> View:

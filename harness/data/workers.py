@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,16 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # What was registered last is called first: before torch's and Python's own, which are no use here.
+        atexit.unregister(_kill_workers)
+        atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    """At its exit Python ends daemons by SIGTERM and waits for them, for ever for one that ignores it."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def start_worker(worker: int) -> None:

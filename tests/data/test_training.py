@@ -1,5 +1,6 @@
 """The training data: equal in every process, paired views, reference images, and clear errors."""
 
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -256,6 +257,7 @@ def test_a_damaged_training_image_is_named(small, workers: int, tmp_path: Path) 
     with pytest.raises(UserError, match=r"train2017/0+\d+\.png is damaged") as error:
         batches(small, Plain(), config)
     assert "Traceback" not in str(error.value)
+    assert not multiprocessing.active_children(), "its workers have ended"
     shutil.rmtree(root / "coco" / "train2017")
     with pytest.raises(UserError, match=r"train2017/0+\d+\.png does not exist"):
         batches(small, Plain(), config)

@@ -79,7 +79,8 @@ AccountingStorageHost=localhost
 AccountingStoragePort={database_port}
 AccountingStoragePass={folder}/munge.sock
 AccountingStorageTRES=gres/gpu
-AccountingStorageEnforce=associations,limits"""
+AccountingStorageEnforce=associations,limits,wckeys
+TrackWCKey=yes"""
 DATABASE = """\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock
@@ -94,6 +95,7 @@ StorageHost=localhost
 StorageUser={user}
 StorageLoc=accounts
 CommitDelay=0
+TrackWCKey=yes
 """
 SMALL_DATABASE = (
     "--innodb-log-file-size=4M",
@@ -220,6 +222,10 @@ class Cluster:
         self.wait_for(lambda: subprocess.run(ask, env=self.environment, capture_output=True).returncode == 0)
         self._spawn("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(sock))
         self.wait_for(lambda: self._answers("sacctmgr", "--noheader", "show", "cluster"))
+        # The one workload key that this user may name, taken where a job names none.
+        self.command("sacctmgr", "--immediate", "add", "cluster", "tests")
+        key = ("wckey=plain", "defaultwckey=plain")
+        self.command("sacctmgr", "--immediate", "add", "user", user, "account=root", *key)
 
     def _answers(self, *words: str) -> bool:
         return subprocess.run(words, env=self.environment, capture_output=True).returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -119,12 +120,14 @@ def test_signal_in_the_first_seconds_is_held(project: Project, number: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_lost_rank_queues_the_run_again(project: Project, victim: int) -> None:
-    project.write_sweep("ranks", "grid: {method: baseline, schedule.iterations: 60}\n")
+    project.write_sweep("ranks", "grid: {method: baseline, schedule.iterations: 100}\n")
     address = 'launcher.setup=["export MASTER_ADDR=127.0.0.1"]'
     project.sweep("ranks", "schedule.global_batch=4", "launcher.cpus=1", address)
     run = project.run("ranks")
     folder = project.runs / run.run_id
     project.cluster.wait_for(lambda: len(list(folder.glob("checkpoint/0*"))) > 0, 120)
+    # What is known of a life that ends without a word is counted in heartbeats.
+    project.cluster.wait_for(lambda: any(int(path.read_text() or 0) for path in folder.glob("claim/*/heartbeat")), 60)
     os.kill(_rank(run.run_id, victim, project), signal.SIGKILL)
     project.cluster.wait_for(lambda: len(list((folder / "claim").iterdir())) == 2, 120)
     (row,) = project.wait("ranks").values()
@@ -165,3 +168,30 @@ def _rank(run_id: str, rank: int, project: Project) -> int:
         if own and b"submitit.core._submit" in words and b"srun" not in words.split(b"\0")[0]:
             return int(place.name)
     raise AssertionError(json.dumps(project.states("ranks")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small file system")
+def test_full_disk_is_said_and_retried(project: Project) -> None:
+    project.runs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", project.runs], check=True)
+    try:
+        project.write_sweep("one", "grid: {method: baseline, schedule.iterations: 8}\n")
+        project.sweep("one", HELD)
+        run = project.run("one")
+        job = project.states("one")[run.run_id]["job"]
+        filler = project.runs / "filler"
+        filler.write_bytes(bytes(7 << 20))
+        project.cluster.command("scontrol", "release", job)
+        (row,) = project.wait("one").values()
+        assert row["state"] == "failed", (row, project.output())
+        assert row["failure_kind"] == "no space left"
+        assert "no space" in row["reason"]
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=200m", project.runs], check=True)
+        project.harness("retry", "one", "status=failed")
+        project.cluster.command("scontrol", "release", project.states("one")[run.run_id]["job"])
+        assert project.wait("one")[run.run_id]["state"] == "complete", project.output()
+    finally:
+        project.cluster.command("scancel", "--user=root", check=False)
+        subprocess.run(["umount", "--lazy", project.runs], check=True)
