@@ -165,6 +165,7 @@ def read_parquet(path: Path, columns: list[str] | None = None, filters: Any = No
             raise ValueError(f"no column {missing[0]!r}")
         table = pq.read_table(path, columns=columns, filters=filters)
         table.validate(full=True)
+        _ = table.column_names  # decodes them
         return table
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

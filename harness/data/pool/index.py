@@ -225,7 +225,10 @@ def _read_columns(file: Path) -> pa.Table:
         if file.suffix == ".csv":
             import pyarrow.csv as csv
 
-            return csv.read_csv(str(file))
+            table = csv.read_csv(str(file))
+            table.validate(full=True)
+            _ = table.column_names  # decodes them
+            return table
         return read_parquet(file)
     except Damaged as error:
         raise UserError(str(error)) from error
