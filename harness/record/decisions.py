@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.record.reading import Damaged, read_parquet
+from harness.record.reading import Damaged, read_parquet, read_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def _decided(folder: Path, columns: list[str]) -> pa.Table | None:
     path = folder / "decisions.parquet"
     if not path.is_file():
         return None
-    known = set(read_parquet(path, []).schema.names)
+    known = set(read_schema(path).names)
     table = read_parquet(path, [name for name in columns if name in known], pc.field("decided"))
     try:
         table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))

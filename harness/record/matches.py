@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.record.files import write_table
-from harness.record.reading import Damaged, read_parquet
+from harness.record.reading import Damaged, read_parquet, read_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,7 @@ def _typed(path: Path, columns: Mapping[str, str], filters: Any = None) -> pa.Ta
 def _truth(path: Path) -> tuple[pa.Table, tuple[int, int]]:
     """The ground truth, and how many images and categories it is of. Raises Damaged."""
     table = _typed(path, TRUTH)
-    metadata = read_parquet(path, []).schema.metadata or {}
+    metadata = read_schema(path).metadata or {}
     try:
         images, categories = (int(metadata[key]) for key in (b"images", b"categories"))
     except (KeyError, ValueError) as error:

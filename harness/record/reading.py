@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -145,28 +146,49 @@ def _nodes(node: Any, known: dict[int, float]) -> float:
 MOST_TABLE_BYTES = 2**33  # of a table in memory, as its file says
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file, and what its writer noted beside them. Raises Damaged."""
+    with _parquet_errors(path):
+        return _described(path)
+
+
 def read_parquet(path: Path, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
     """A Parquet file's table, or some of its columns and rows, with contents as its types say.
 
     Raises Damaged for a file that cannot be read, lacks a column, or would need absurdly much memory.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("no regular file")
-        described = pq.read_metadata(path)
-        size = sum(described.row_group(place).total_byte_size for place in range(described.num_row_groups))
-        if size > MOST_TABLE_BYTES:
-            raise ValueError(f"it says that it holds {size / 2**30:.0f} GB")
-        known = described.schema.to_arrow_schema().names
+    with _parquet_errors(path):
+        known = _described(path).names
         if missing := [name for name in columns or [] if name not in known]:
             raise ValueError(f"no column {missing[0]!r}")
         table = pq.read_table(path, columns=columns, filters=filters)
         table.validate(full=True)
-        _ = table.column_names  # decodes them
         return table
+
+
+def _described(path: Path) -> pa.Schema:
+    """A file's schema, whose names can be decoded. Raises ValueError and Arrow's errors."""
+    import pyarrow.parquet as pq
+
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("no regular file")
+    described = pq.read_metadata(path)
+    size = sum(described.row_group(place).total_byte_size for place in range(described.num_row_groups))
+    if size > MOST_TABLE_BYTES:
+        raise ValueError(f"it says that it holds {size / 2**30:.0f} GB")
+    schema = described.schema.to_arrow_schema()
+    _ = schema.names
+    return schema
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise Damaged(f"{path}: no readable Parquet file ({reason[:200]})") from error

@@ -12,7 +12,7 @@ from harness.data.lvis.annotations import Annotations, rasterise_crop
 from harness.data.lvis.cache import load_annotations
 from harness.errors import UserError
 from harness.evaluate import Detections, evaluate
-from tests.fuzz.hostile import changed, changed_bytes, fuzz
+from tests.fuzz.hostile import changed, changed_bytes, fuzz, refused
 
 pytestmark = pytest.mark.timeout(600)
 SIDE = 16
@@ -55,10 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(path: Path, truth: Annotations) -> None:
-    try:
+    with refused(path.name, UserError):
         evaluate(truth, Detections.read(path, truth))
-    except UserError as error:
-        assert path.name in str(error), error
 
 
 @fuzz(150, changed(RESULTS))
@@ -93,12 +91,11 @@ def test_bytes_of_parquet(truth: Annotations, folder: Path, content: bytes) -> N
 
 
 def read_truth(path: Path) -> None:
-    try:
+    with refused(path.name, UserError):
         found = load_annotations(path)
-        for index in range(len(found.annotation_ids)):
-            rasterise_crop(found, index)
-    except UserError as error:
-        assert path.name in str(error) or "has no segmentation" in str(error), error
+        with refused("annotation", UserError):  # one without a segmentation has no mask
+            for index in range(len(found.annotation_ids)):
+                rasterise_crop(found, index)
 
 
 @fuzz(200, changed(TRUTH))

@@ -13,7 +13,7 @@ from harness.data.mini.stamp import read_stamp
 from harness.errors import UserError
 from harness.launch.sweepfile import read
 from reports.spec import FOLDER, read_spec
-from tests.fuzz.hostile import VALUES, changed, changed_bytes, fuzz
+from tests.fuzz.hostile import VALUES, changed, changed_bytes, fuzz, refused
 
 pytestmark = pytest.mark.timeout(600)
 SWEEP = Path(str(files("sweeps"))) / "mini.yaml"
@@ -25,17 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _sweep(path: Path) -> None:
-    try:
+    with refused(path.name, UserError):
         read(path)
-    except UserError as error:
-        assert path.name in str(error)
 
 
 def _spec(path: Path) -> None:
-    try:
+    with refused(path.name, ValueError):  # reports know nothing of the harness's errors
         read_spec(str(path))
-    except ValueError as error:  # reports know nothing of the harness's errors
-        assert path.name in str(error)
 
 
 def _dumped(content: Any) -> str:
@@ -69,8 +65,8 @@ def test_bytes_of_specs(folder: Path, content: bytes) -> None:
 KEYS = (
     "seed", "threads", "name", "runs_dir", "weights", "init_from", "needed_runs", "data.size", "data.root", "data.pool",
     "data.workers", "data.paste.rotation", "detector.channels", "detector.strides", "detector.nms", "schedule.lr",
-    "schedule.iterations", "schedule.clip_value", "schedule.checkpoint_every", "schedule.global_batch", "schedule.profile",
-    "evaluation.limit", "launcher.nodes", "launcher.memory_gb", "launcher.setup", "launcher.sbatch", "launcher.comment",
+    "schedule.iterations", "schedule.clip_value", "schedule.checkpoint_every", "schedule.global_batch",
+    "schedule.profile", "evaluation.limit", "launcher.nodes", "launcher.memory_gb", "launcher.setup", "launcher.sbatch", "launcher.comment",
     "engine.overrides", "method.threshold", "method", "backbone", "recipe", "schedule", "nothing",
 )  # fmt: skip
 
@@ -79,10 +75,8 @@ KEYS = (
 def test_options(key: str, value: Any) -> None:
     text = "null" if value is None else str(value)
     for override in (f"{key}={text}", f"{key}='{text}'"):
-        try:
+        with refused("", UserError):
             compose(["method=bsgal", override])
-        except UserError as error:
-            assert "\n" not in str(error)
 
 
 @fuzz(60, changed_bytes(b'{"recipe": {"version": 1}, "files": {"pools/x.json": null, "coco/a.png": null}}'))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.training import checkpoint
 from harness.training.distributed import Ranks
 from harness.weights.file import read_weights
-from tests.fuzz.hostile import changed_bytes, fuzz
+from tests.fuzz.hostile import changed_bytes, fuzz, refused
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.zeros(2, dtype=torch.float16)}
@@ -44,22 +45,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _is_read_or_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    try:
+    with refused(path.name, UserError):
         for tensor in read_weights(path).tensors.values():
             assert isinstance(tensor, torch.Tensor)
             np.asarray(tensor.float()).sum()
-    except UserError as error:
-        assert path.name in str(error)
 
 
-@fuzz(
-    250, changed_bytes(PICKLES[0]) | changed_bytes(PICKLES[1]) | changed_bytes(PICKLES[2]) | changed_bytes(PICKLES[3])
-)
+@fuzz(100, st.sampled_from(PICKLES).flatmap(changed_bytes))
 def test_pickles(folder: Path, content: bytes) -> None:
     _is_read_or_refused(folder / "w.pkl", content)
 
 
-@fuzz(150, changed_bytes(FILES[".pth"][0]) | changed_bytes(FILES[".pth"][1]))
+@fuzz(60, st.sampled_from(FILES[".pth"]).flatmap(changed_bytes))
 def test_torch_files(folder: Path, content: bytes) -> None:
     _is_read_or_refused(folder / "w.pth", content)
 
@@ -69,7 +66,7 @@ def test_safetensors(folder: Path, content: bytes) -> None:
     _is_read_or_refused(folder / "w.safetensors", content)
 
 
-@fuzz(60, changed_bytes(_saved({"iteration": 9, "model": TENSORS})), changed_bytes(_saved({"own": 1})))
+@fuzz(30, changed_bytes(_saved({"iteration": 9, "model": TENSORS})), changed_bytes(_saved({"own": 1})))
 def test_checkpoints(folder: Path, shared: bytes, own: bytes) -> None:
     good = {"shared.pt": _saved({"iteration": 5}), "rank0.pt": _saved({"own": 0})}
     for name, files in {"000000005": good, "000000009": {"shared.pt": shared, "rank0.pt": own}}.items():
