@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -545,6 +546,9 @@ def weights_convert(
 
 def main() -> None:
     """Entry point: user errors end in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows a question mark for what it lacks
     try:
         app()
     except (UserError, Damaged) as error:

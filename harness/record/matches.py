@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.record.files import write_table
-from harness.record.reading import Damaged, read_parquet, read_schema
+from harness.record.reading import Damaged, read_schema, read_typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,23 +71,9 @@ def write_matches(
     write_table(pa.table(dict(truth), pa.schema(list(TRUTH.items()), counts)), folder / GROUND_TRUTH)
 
 
-def _typed(path: Path, columns: Mapping[str, str], filters: Any = None) -> pa.Table:
-    """Columns of these types, without gaps. Raises Damaged."""
-    import pyarrow as pa
-
-    table = read_parquet(path, list(columns), filters)
-    try:
-        table = table.cast(pa.schema([(name, columns[name]) for name in table.column_names]))
-    except (ValueError, pa.ArrowException) as error:
-        raise Damaged(f"{path}: a column is of another type ({str(error)[:100]})") from error
-    if any(column.null_count for column in table.columns):
-        raise Damaged(f"{path}: has empty cells")
-    return table
-
-
 def _truth(path: Path) -> tuple[pa.Table, tuple[int, int]]:
     """The ground truth, and how many images and categories it is of. Raises Damaged."""
-    table = _typed(path, TRUTH)
+    table = read_typed(path, TRUTH)
     metadata = read_schema(path).metadata or {}
     try:
         images, categories = (int(metadata[key]) for key in (b"images", b"categories"))
@@ -105,7 +91,7 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
     if not all((folder / name).is_file() for name in (MATCHES, GROUND_TRUTH)):
         return None
     truth, (images, categories) = _truth(folder / GROUND_TRUTH)
-    found = _typed(folder / MATCHES, DETECTION, [("iou_type", "=", iou_type)])
+    found = read_typed(folder / MATCHES, DETECTION, [("iou_type", "=", iou_type)])
     if not found.num_rows:
         return None
     places = {"image": (found["image"].to_numpy(), images), "category": (found["category"].to_numpy(), categories)}

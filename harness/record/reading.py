@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -166,6 +166,21 @@ def read_parquet(path: Path, columns: list[str] | None = None, filters: Any = No
         table = pq.read_table(path, columns=columns, filters=filters)
         table.validate(full=True)
         return table
+
+
+def read_typed(path: Path, columns: Mapping[str, str], filters: Any = None, gaps: Collection[str] = ()) -> pa.Table:
+    """Columns of these types, by Arrow's names of them; gaps: which may have empty cells. Raises Damaged."""
+    import pyarrow as pa
+
+    table = read_parquet(path, list(columns), filters)
+    try:
+        table = table.cast(pa.schema([(name, columns[name]) for name in table.column_names]))
+    except (ValueError, pa.ArrowException) as error:
+        raise Damaged(f"{path}: a column is of another type ({str(error)[:100]})") from error
+    for name in table.column_names:
+        if name not in gaps and table[name].null_count:
+            raise Damaged(f"{path}: column {name!r} has empty cells")
+    return table
 
 
 def _described(path: Path) -> pa.Schema:

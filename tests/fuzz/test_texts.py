@@ -66,7 +66,8 @@ KEYS = (
     "seed", "threads", "name", "runs_dir", "weights", "init_from", "needed_runs", "data.size", "data.root", "data.pool",
     "data.workers", "data.paste.rotation", "detector.channels", "detector.strides", "detector.nms", "schedule.lr",
     "schedule.iterations", "schedule.clip_value", "schedule.checkpoint_every", "schedule.global_batch",
-    "schedule.profile", "evaluation.limit", "launcher.nodes", "launcher.memory_gb", "launcher.setup", "launcher.sbatch", "launcher.comment",
+    "schedule.profile", "evaluation.limit", "launcher.nodes", "launcher.memory_gb", "launcher.setup", "launcher.sbatch",
+    "launcher.comment",
     "engine.overrides", "method.threshold", "method", "backbone", "recipe", "schedule", "nothing",
 )  # fmt: skip
 
