@@ -1,6 +1,7 @@
 """Errors that are the user's to mend, and the words of their messages."""
 
 import errno
+import shlex
 
 from harness.record.names import nearest
 
@@ -21,8 +22,9 @@ def quoting(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return "write key=value"
-    escaped = value.strip("'").replace("\\", "\\\\").replace("'", "\\'")
-    return f"quote its value, for the shell and for Hydra: \"{key}='{escaped}'\""
+    word = f"{key}='{value.strip("'").replace("'", chr(92) + "'")}'"
+    shown = shlex.quote(word) if any(sign in word for sign in '$`"\\') else f'"{word}"'
+    return f"quote its value, for the shell and for Hydra: {shown}"
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ that it waits for no device.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -161,7 +162,7 @@ def _torchrun() -> Ranks | None:
 
 def _count(name: str) -> int:
     text = os.environ.get(name, "0")
-    if not (text.isascii() and text.isdecimal()):
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise UserError(f"the environment has {name}={text!r}: a number from 0 on is wanted, as torchrun sets it")
     return int(text)
 

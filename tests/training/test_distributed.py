@@ -285,3 +285,13 @@ def test_another_number_of_processes_is_an_error_that_says_how_many(
         monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(UserError, match=rf"asks for {expected} ranks, but {world or 1} run.*nproc-per-node {expected}"):
         join(expected, use_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("a", "2"), ("-1", "2"), ("", "2"), ("0", "two"), ("2", "2"), ("0", "9" * 5000)]
+)
+def test_ranks_that_are_no_numbers_are_named(rank: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match="RANK|WORLD_SIZE"):
+        join(2, use_gpu=False)
