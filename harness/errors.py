@@ -22,7 +22,8 @@ def quoting(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return "write key=value"
-    word = f"{key}='{value.strip("'").replace("'", chr(92) + "'")}'"
+    escaped = value.strip("'").replace("'", "\\'")
+    word = f"{key}='{escaped}'"
     shown = shlex.quote(word) if any(sign in word for sign in '$`"\\') else f'"{word}"'
     return f"quote its value, for the shell and for Hydra: {shown}"
 

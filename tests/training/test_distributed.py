@@ -293,5 +293,5 @@ def test_another_number_of_processes_is_an_error_that_says_how_many(
 def test_ranks_that_are_no_numbers_are_named(rank: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(UserError, match="RANK|WORLD_SIZE"):
+    with pytest.raises(UserError, match=r"RANK|WORLD_SIZE"):
         join(2, use_gpu=False)
