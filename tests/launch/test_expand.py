@@ -219,7 +219,7 @@ def test_circle_is_found(tmp_path: Path) -> None:
         ("method: [xpaste,", "method: [xpast,", r"method=xpast: no such method; did you mean 'xpaste'\?"),
         ("schedule.lr", "schedule.lrr", r"no such key 'schedule.lrr'"),
         ("defaults: [data=mini", "defaults: [data", "is not an override"),
-        ("report: mini", "report: [mini", r"fair.yaml: while parsing"),
+        ("report: mini", "report: [mini", r"fair.yaml is not valid YAML: while parsing"),
         ("method: [xpaste,", "method: [xpaste, xpaste,", "two runs are one experiment"),
     ],
 )  # fmt: skip
