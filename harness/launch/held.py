@@ -17,8 +17,12 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def foreign(folder: str) -> str | None:
-    """What in a folder of pickles somebody else could have written; None where nothing is."""
-    pickles = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pkl")]
+    """What in a folder of pickles somebody else could have written; None where nothing is.
+
+    Results of other jobs, which nothing reads, are as a folder that a group shares makes them.
+    """
+    names = [name for name in os.listdir(folder) if name.endswith(".pkl") and not name.endswith("_result.pkl")]
+    pickles = [os.path.join(folder, name) for name in names]
     for path in [folder, *pickles]:
         found = os.stat(path)
         if found.st_uid != os.geteuid() or found.st_mode & OTHERS:

@@ -107,6 +107,8 @@ def test_pickles_that_others_could_have_written_are_not_read(tmp_path: Path) -> 
     with private_folder(folder):
         (folder / "a.pkl").write_bytes(pickle.dumps(_Trace(tmp_path / "executed")))
     submission = Submission("s-1", str(folder), "slurm", ["a-1"], ["1"])
+    (folder / "1_0_result.pkl").touch()
+    (folder / "1_0_result.pkl").chmod(0o664)  # another job's, in a folder that a group shares
     assert held.foreign(str(folder)) is None
     for path in (folder / "a.pkl", folder):
         mode = path.stat().st_mode
