@@ -207,6 +207,9 @@ def _read_parquet(path: Path) -> Detections:
         raise UserError(str(error)) from error
     columns = {"image_id": pa.int64(), "category_id": pa.int64(), "score": pa.float64()}
     known = set(table.column_names)
+    for name in columns:
+        if name not in known:
+            raise UserError(f"{path}: has no column {name!r}")
     if not {"bbox", "mask_counts"} & known:
         raise UserError(f"{path}: has neither column 'bbox' nor 'mask_counts'")
     if "bbox" in known:
