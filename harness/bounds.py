@@ -65,6 +65,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "evaluation.save_minutes": (0, MOST),
     "launcher.parallel": (1, 10**6),
     "launcher.jobs": (1, 10**6),
+    "launcher.pack": (1, 10**4),
     "launcher.retries": (0, 10**6),
     "launcher.gpus": (0, 10**4),
     "launcher.nodes": (1, 10**6),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import UserError, nearest, sentence_of
+from harness.errors import UserError, sentence_of
 from harness.record.reading import Damaged
 
 if TYPE_CHECKING:
@@ -281,10 +281,11 @@ def methods_list(
     plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
 ) -> None:
     """The methods under comparison: name, what it does, options, source."""
-    if context.invoked_subcommand is None:
-        from harness.commands.methods import list_command
+    from harness.commands.methods import list_command, load_plugins
 
-        list_command(None, plugins)
+    load_plugins(plugins or [])  # before a subcommand too, which may be about one of theirs
+    if context.invoked_subcommand is None:
+        list_command()
 
 
 @methods.command("show")
@@ -293,9 +294,10 @@ def methods_show(
     plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
 ) -> None:
     """One method with all its options and their defaults."""
-    from harness.commands.methods import list_command
+    from harness.commands.methods import list_command, load_plugins
 
-    list_command(name, plugins)
+    load_plugins(plugins or [])
+    list_command(name)
 
 
 @methods.command("new")
@@ -331,38 +333,58 @@ def decisions(
     decisions_command(runs, run_name, sheet, count, trust or [])
 
 
+OfRun = Annotated[str, typer.Option("--run", help="The run whose final weights judge.")]
+OnPool = Annotated[str | None, typer.Option("--pool", help="Another pool than the run's.")]
+OnGpu = Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")]
+
+
 @app.command()
 def score(
-    run_name: Annotated[str, typer.Option("--run", help="The run whose final weights judge.")],
+    run_name: OfRun,
     out: Annotated[Path, typer.Option("--out", help="The ranking to write.")] = Path("scores.csv"),
-    pool: Annotated[str | None, typer.Option("--pool", help="Another pool than the run's.")] = None,
-    by: Annotated[str, typer.Option("--by", help="gradient, or loss_difference by a probing step.")] = "gradient",
+    pool: OnPool = None,
+    by: Annotated[
+        str,
+        typer.Option("--by", help="confidence in the label, gradient, loss_difference, or a file of yours: my.py."),
+    ] = "confidence",
     scope: Annotated[str, typer.Option("--scope", help="Parameters of the gradient: all, heads or last.")] = "all",
     hosts: Annotated[int, typer.Option("--hosts", min=1, help="Images that each instance is pasted into.")] = 2,
     references: Annotated[
         str, typer.Option("--references", help="drawn_class: images of its category. random_class, random_image.")
     ] = "drawn_class",
     per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")] = False,
+    gpu: OnGpu = False,
     runs: Runs = RUNS,
     trust: Trust = None,
 ) -> None:
-    """Rank a pool's instances by the contribution of each alone; a list for `clip_filter`."""
-    from harness.commands.score import ScoreOptions, score_command
-    from methods.bsgal import Estimator, ReferencePolicy
-    from methods.contract import Scope
+    """Rank a pool's instances, each alone, by a run's frozen detector; a list for `clip_filter`.
 
-    for word, valid in ((by, Estimator), (scope, Scope), (references, ReferencePolicy)):
-        if word not in (names := [member.value for member in valid]):
-            raise UserError(f"{word}: {nearest(word, names)}")
-    options = ScoreOptions(
-        estimator=Estimator(by),
-        scope=Scope(scope),
-        hosts=hosts,
-        reference_policy=ReferencePolicy(references),
-        per_category=per_category,
-    )
-    typer.echo(score_command(runs, run_name, out, pool, options, gpu, trust or []))
+    It is a run of its own, which a sweep has as stage=score; started again it goes on where it was.
+    """
+    from harness.commands.score import stage_command
+    from harness.config import Stage, StageConfig
+
+    stage = StageConfig(Stage.score, by, hosts, per_category, scope=scope, reference_policy=references)
+    typer.echo(stage_command(runs, run_name, stage, out, pool, gpu, trust or []))
+
+
+@app.command()
+def embed(
+    run_name: OfRun,
+    out: Annotated[Path, typer.Option("--out", help="The .npy to write, a line for each row of the pool.")] = Path(
+        "embeddings.npy"
+    ),
+    pool: OnPool = None,
+    size: Annotated[int, typer.Option("--size", min=32, help="Pixels of a side that an instance is brought to.")] = 224,
+    gpu: OnGpu = False,
+    runs: Runs = RUNS,
+    trust: Trust = None,
+) -> None:
+    """Features of a pool's instances by a run's backbone, for `coreset`; a run of its own, as `score` is."""
+    from harness.commands.score import stage_command
+    from harness.config import Stage, StageConfig
+
+    typer.echo(stage_command(runs, run_name, StageConfig(Stage.embed, size=size), out, pool, gpu, trust or []))
 
 
 # ---------------------------------------------------------------------- data

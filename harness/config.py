@@ -67,6 +67,15 @@ class MaskTargets(Enum):
     polygon = "polygon"
 
 
+class Stage(Enum):
+    """What a run does: none trains and evaluates. The others work through the pool with a frozen detector and leave a
+    file that other runs read: a score of every instance, or the backbone's features of it."""
+
+    none = "none"
+    score = "score"
+    embed = "embed"
+
+
 @dataclass
 class PasteConfig:
     """Compositing (design 5.1). Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
@@ -206,6 +215,24 @@ class EvaluationConfig:
 
 
 @dataclass
+class StageConfig:
+    """An offline stage, judged by the weights that `init_from` or `weights` names."""
+
+    name: Stage = Stage.none
+    # score: by confidence, gradient, loss_difference, or a rule of one's own, the path of a Python file.
+    by: str = "confidence"
+    hosts: int = 2  # training images that each instance is pasted into
+    per_category: int | None = None  # so many instances of each category at most, drawn at random; all without it
+    # by gradient and loss_difference: images of a reference batch, what they hold (BSGAL's policies), over which
+    # parameters the gradient is taken (all, heads, last), and the rate of the loss difference's probing step.
+    references: int = 8
+    reference_policy: str = "drawn_class"
+    scope: str = "all"
+    probe_lr: float = 1.0e-4
+    size: int = 224  # embed: pixels of a side that an instance is brought to
+
+
+@dataclass
 class LauncherConfig:
     """Where runs are executed and with what; no part of a run's identity."""
 
@@ -213,6 +240,7 @@ class LauncherConfig:
     parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
     jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
     retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
+    pack: int = 1  # runs that share a job, its GPUs, cores and memory, side by side (slurm)
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task
@@ -249,6 +277,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     backbone: Any = MISSING
     method: Any = MISSING

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from methods import references
 from methods.contract import (
     DatasetFacts,
     Draw,
@@ -228,18 +229,14 @@ class BSGAL(PoolPasting):
         first = self._reference_image(draw, dataset, rng)
         if self.reference_images <= FIRST_REFERENCES:
             return first
-        return first, _of_any_class(dataset, rng)
+        return first, references.of_any_class(dataset, rng)
 
     def _reference_image(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int:
         if self.reference_policy is ReferencePolicy.random_image:
-            return _any_image(dataset, rng)
+            return references.any_image(dataset, rng)
         if self.reference_policy is ReferencePolicy.drawn_class:
-            # Drawn, even if the instance was discarded later; the classes that the view shows where nothing was drawn.
-            classes = np.unique(draw.categories) if len(draw.categories) else draw.visible_categories
-            images = dataset.images_of(int(rng.choice(classes))) if len(classes) else classes
-            if len(images):  # none for a category that has generated instances alone
-                return int(rng.choice(images))
-        return _of_any_class(dataset, rng)
+            return references.of_drawn_class(draw, dataset, rng)
+        return references.of_any_class(dataset, rng)
 
     def keeps_emptied_references(self) -> bool:
         return self.empty_reference is EmptyReference.sampled
@@ -286,10 +283,10 @@ class BSGAL(PoolPasting):
         return replace(selection, gradient=torch.where(augmented >= original, buffer, held, out=held))
 
     def _view_loss(self, step: Step, view: ViewKind) -> Tensor:
-        return step.losses(view, backbone_in_eval=not self.shared_pass).total()
+        return step.losses(view, backbone_in_eval=not self.shared_pass, grad=True).total()
 
     def _pasted_losses(self, step: Step) -> LossTable:
-        return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass)
+        return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass, grad=True)
 
     def _updated_cache(self, step: Step) -> GradientCache:
         """The cache, with this step's reference gradient in it where one is due and there are reference images."""
@@ -418,19 +415,3 @@ def _for_all(step: Step, contribution: Tensor, threshold: Tensor) -> Selection:
     """One decision for every image of the batch: accept at or above the threshold."""
     keep = (contribution >= threshold).expand(len(step.has_pasted))
     return Selection(keep=keep, contribution=contribution, threshold=threshold)
-
-
-def _of_any_class(dataset: DatasetFacts, rng: np.random.Generator) -> int:
-    """A uniform image of a uniform class, among those that training images hold."""
-    while True:
-        images = dataset.images_of(int(rng.integers(dataset.num_categories)))
-        if len(images):
-            return int(rng.choice(images))
-
-
-def _any_image(dataset: DatasetFacts, rng: np.random.Generator) -> int:
-    """A uniform training image that holds something."""
-    while True:
-        image = int(rng.integers(dataset.num_images))
-        if len(dataset.categories_of(image)):
-            return image

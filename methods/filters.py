@@ -95,7 +95,9 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
                 f"{path} lacks the column {', '.join(sorted(missing))}: `harness score` writes such a file"
             )
         scores = {(int(row["category"]), row["path"]): float(row["score"] or "nan") for row in reader}
-    pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
+    pairs = list(zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True))
+    if pairs and scores.keys().isdisjoint(pairs):
+        raise ValueError(f"{path} lists none of the pool's instances: it is of another pool")
     return np.array([scores.get(pair, np.nan) for pair in pairs])
 
 

@@ -55,7 +55,7 @@ def methods_table() -> list[MethodRow]:
                 options=_options(cls),
                 needs=tuple(sorted(need.value for need in cls().required())),
                 paper=cls.paper,
-                origin="built in" if registry.source_fingerprint(cls) is None else registry.source_file(cls),
+                origin="built in" if registry.is_built_in(cls) else registry.source_file(cls),
             )
         )
     return rows

@@ -44,7 +44,7 @@ class LossBand(PoolPasting):
     def select(self, step: Step) -> Selection:
         if not step.any_pasted:
             return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
-        loss = step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION).detach()
+        loss = step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION)
         low, high = self._window.quantile(self.low), self._window.quantile(self.high)
         warm = self._window.seen >= self.warm_up
         self._window.add(loss)

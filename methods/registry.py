@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -19,12 +18,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from methods import sources
 from methods.contract import Method
 
 ENTRY_POINTS = "bsgal_bench.methods"
 # Modules of this package that hold no method.
 SUPPORT = frozenset(
-    {"contract", "registry", "filters", "contribution", "running", "conformance", "listing", "template"}
+    {
+        "conformance",
+        "contract",
+        "contribution",
+        "filters",
+        "last_layer",
+        "listing",
+        "references",
+        "registry",
+        "running",
+        "sources",
+        "template",
+    }
 )
 
 M = TypeVar("M", bound=type[Method])
@@ -117,15 +129,21 @@ def load_file(path: str | Path) -> list[str]:
     return found
 
 
-def source_fingerprint(cls: type[Method]) -> str | None:
-    """SHA-256 of the file that a method outside this package was read from; None for a built-in one.
+def is_built_in(cls: type[Method]) -> bool:
+    """Whether a method comes with this package."""
+    return cls.__module__.split(".")[0] == __package__
 
-    A built-in method's source is told by the run's commit.
+
+def source_fingerprint(cls: type[Method]) -> str | None:
+    """SHA-256 over the sources that a method outside this package is made of; None for a built-in one.
+
+    That is its file or whole package, the plugins that it builds on, and its version where it is installed
+    (`methods.sources`). A built-in method's source is told by the run's commit.
     """
-    if cls.__module__.split(".")[0] == __package__:
-        return None
-    source = _files.get(cls.__module__) or inspect.getsourcefile(cls)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
+    own = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
+    own = {name for name in own if name.split(".")[0] not in sources.HOUSE}
+    plugins = {known.__module__ for known in _classes.values()}
+    return sources.fingerprint(own, plugins, _files) if own else None
 
 
 def source_file(cls: type[Method]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from methods.contract import Instances
 
 
 class CategoryWindows:
@@ -37,3 +42,42 @@ class CategoryWindows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._values = {int(category): deque(values, maxlen=self.size) for category, values in state.items()}
+
+
+class InstanceThresholds:
+    """Thresholds for single pasted instances: quantiles of the last `window` figures of their category, or of all.
+
+    There is none before `warmup` figures have been seen.
+    """
+
+    def __init__(self, window: int, warmup: int, per_category: bool) -> None:
+        self.warmup, self.per_category = warmup, per_category
+        self._windows = CategoryWindows(window)
+
+    def judge(self, instances: Instances, values: Tensor, share: float) -> Tensor:
+        """(n, G) what values (n, G) of pasted instances are to reach: the figure that `share` (0..1) lie below.
+
+        NaN elsewhere, and where there is none yet. The values are then taken in, but for NaN: all are judged by what
+        came before the step, so their order in it plays no part.
+        """
+        threshold = torch.full(values.shape, math.nan, dtype=values.dtype, device="cpu")  # filled one by one
+        place = (instances.pasted & ~values.isnan()).nonzero()
+        at = tuple(place.T)
+        labels = instances.labels[at].tolist() if self.per_category else [0] * len(place)
+        for (image, column), label in zip(place.tolist(), labels, strict=True):
+            if self._windows.seen(label) >= self.warmup:
+                threshold[image, column] = self._windows.quantile(label, share)
+        for label, value in zip(labels, values[at].tolist(), strict=True):
+            self._windows.add(label, value)
+        return threshold.to(values.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._windows.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._windows.load_state_dict(state)
+
+
+def reaching(values: Tensor, threshold: Tensor) -> Tensor:
+    """(n, G) bool: where values reach their threshold; everything does where there is none."""
+    return threshold.isnan() | (values >= threshold)

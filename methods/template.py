@@ -32,7 +32,7 @@ class $cls(PoolPasting):
     def select(self, step: Step) -> Selection:
         if not step.any_pasted:  # trained as it is, and counted in no acceptance rate
             return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
-        loss = step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION).detach()
+        loss = step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION)
         keep = (loss <= self.limit).expand(len(step.has_pasted))
         return Selection(keep=keep, contribution=-loss, threshold=-self.limit)
 ''')

@@ -117,7 +117,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
     """Everything below `folder` that belongs to the report."""
     import pandas as pd
 
-    records = read_records(folder)
+    records = [record for record in read_records(folder) if not record.stage]
     sweeps, expected = _expected_runs(spec, folder)
     runs = _join(records, expected)
     runs = [run for run in runs if _matches(spec.filters, run.settings)]
@@ -187,7 +187,7 @@ def _number(value: Any) -> float:
 def _expected_runs(spec: Spec, folder: Path) -> tuple[list[str], dict[str, ExpectedRun]]:
     """The sweeps of this report that were started, and their runs by run_id."""
     ours = [m for m in read_manifests(folder) if spec.name in (m.sweep, m.report)]
-    return [m.sweep for m in ours], {run.run_id: run for m in ours for run in m.runs}
+    return [m.sweep for m in ours], {run.run_id: run for m in ours for run in m.runs if not run.stage}
 
 
 def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Run]:

@@ -101,7 +101,7 @@ class SmallMini:
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallMini:
     paths = make_mini(tmp_path_factory.mktemp("data") / "mini", train_images=40, val_images=12, pool_instances=6)
     annotations = load_annotations(paths.train_annotations, paths.folder / "cache")
-    return SmallMini(paths, annotations, TrainingFacts(annotations))
+    return SmallMini(paths, annotations, TrainingFacts(annotations, paths.folder / "coco"))
 
 
 @pytest.fixture

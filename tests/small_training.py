@@ -13,6 +13,7 @@ import torch
 from harness.compose import compose
 from harness.config import RunConfig
 from harness.data.dataset import Dataset
+from harness.data.policies import Policies
 from harness.data.sample import Batch
 from harness.data.training import TrainingData, training_loader
 from harness.engine import create
@@ -43,7 +44,7 @@ TINY = [
 
 def setup(
     config: RunConfig, rank: int = 0, world: int = 1, device: str = "cpu"
-) -> tuple[Engine, Method, Callable[[int], Iterator[Batch]]]:
+) -> tuple[Engine, Method, Callable[..., Iterator[Batch]]]:
     """What a run makes before it trains: the detector, the started method, and batches from an iteration on."""
     prepare_torch(config)
     dataset = Dataset(config.data)
@@ -51,18 +52,19 @@ def setup(
     engine = create(config, dataset.num_classes, dataset.train.image_counts)
     engine.module.to(device)
     method = copy.deepcopy(config.method)
-    data = TrainingData(dataset, config.seed, method, dataset.prepared_pool(method, config.seed))
+    pool = dataset.prepared_pool(method, config.seed)
+    data = TrainingData(dataset, config.seed, method, pool)
     start = Start(
         total_iterations=config.schedule.iterations,
         device=torch.device(device),
         images_per_rank=config.schedule.batch_per_rank,
         dataset=dataset.facts,
-        needed=(),
+        pool=pool,
     )
     method.start(start)
 
-    def batches(first: int) -> Iterator[Batch]:
-        return training_loader(data, config.schedule, first, rank, world)
+    def batches(first: int, policies: Policies | None = None) -> Iterator[Batch]:
+        return training_loader(data, config.schedule, first, rank, world, policies)
 
     return engine, method, batches
 
@@ -81,11 +83,11 @@ class SmallRun:
         self.trainer = Trainer(self.config, self.engine, self.method, Ranks(), folder, asked)
 
     def run(self) -> bool:
-        return self.trainer.run(self.batches(self.trainer.iteration), lambda line: None)
+        return self.trainer.run(self.batches(self.trainer.iteration, self.trainer.policies), lambda line: None)
 
     def steps(self, before: Callable[[], object] = lambda: None) -> None:
         """Step by step, with something done before each."""
-        for batch in self.batches(0):
+        for batch in self.batches(0, self.trainer.policies):
             before()
             self.trainer._step(batch)
             self.trainer.iteration += 1

@@ -16,7 +16,8 @@ HOUSE = ("harness", "methods", "backbones", "reports")
 ORDER = (
     "harness.record", "harness.errors", "backbones", "methods", "harness.config", "harness.bounds", "harness.compose",
     "harness.recipes", "harness.console", "harness.data", "harness.weights", "harness.detector", "harness.evaluate",
-    "harness.engine", "harness.training", "methods.conformance", "harness.run", "harness.launch", "harness.commands",
+    "harness.engine", "harness.training", "harness.stages", "methods.conformance", "harness.run", "harness.launch",
+    "harness.commands",
     "reports", "harness.cli",
 )  # fmt: skip
 # They answer at once: a second of loading torch would be most of their time.

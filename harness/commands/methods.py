@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,13 +14,17 @@ from methods.listing import MethodRow, methods_table
 from methods.template import new_method
 
 
-def list_command(name: str | None = None, plugins: list[Path] | None = None) -> None:
+def load_plugins(files: Sequence[Path]) -> None:
+    """Reads files that register further methods. Raises UserError."""
+    for path in files:
+        _load(path)
+
+
+def list_command(name: str | None = None) -> None:
     """Prints every method with its one line, options, needs and source; one method in full with `name`.
 
-    `plugins` are files that register further methods. Raises UserError.
+    Raises UserError.
     """
-    for path in plugins or []:
-        _load(path)
     rows = {row.name: row for row in methods_table()}
     console = Console()
     if name is not None:

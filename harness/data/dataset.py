@@ -107,7 +107,7 @@ class Dataset:
 
     @cached_property
     def facts(self) -> TrainingFacts:
-        return TrainingFacts(self.train)
+        return TrainingFacts(self.train, self.image_root)
 
     @property
     def num_classes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +15,12 @@ from methods.contract import Pool
 class TrainingFacts:
     """`methods.contract.DatasetFacts` over annotations; the class-to-images index is built once, on first use."""
 
-    def __init__(self, annotations: Annotations) -> None:
+    def __init__(self, annotations: Annotations, image_root: Path) -> None:
         self.annotations = annotations
+        self.image_root = image_root
 
-    def __getstate__(self) -> dict[str, Annotations]:
-        return {"annotations": self.annotations}
+    def __reduce__(self) -> tuple[type[TrainingFacts], tuple[Annotations, Path]]:
+        return TrainingFacts, (self.annotations, self.image_root)
 
     @property
     def num_images(self) -> int:
@@ -48,7 +50,7 @@ class TrainingFacts:
         return np.unique(known.annotation_categories[span][~known.ignore[span]]).astype(np.int64)
 
     def instance_pool(self) -> Pool:
-        return training_pool(self.annotations)
+        return training_pool(self.annotations, self.image_root)
 
     def join(self, first: Pool, second: Pool) -> InstancePool:
         return joined(first, second)

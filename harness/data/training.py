@@ -19,6 +19,7 @@ from harness.data.dataset import Dataset
 from harness.data.images import TrainingImages
 from harness.data.paste.area_statistics import area_statistics, statistics_file
 from harness.data.paste.paster import Paster
+from harness.data.policies import Policies
 from harness.data.pool.pool import InstancePool
 from harness.data.sample import Batch, Sample, View
 from harness.data.sample_order import SampleOrder, batch_positions, grouped_positions, repeat_factors
@@ -51,6 +52,10 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
         self.paster = Paster(pool, self.images, statistics, data)
 
     def __getitem__(self, position: int) -> Sample:
+        return self.sample(position)
+
+    def sample(self, position: int, policy: np.ndarray | None = None) -> Sample:
+        """The sample at a position, drawn by a policy of the method's where it has one."""
         index = self.order.image_at(position)
         rng = generator(self.seed, "augment", position)
         jitter = self._jitter(index, rng)
@@ -58,7 +63,7 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
         if self.data.mask_targets is MaskTargets.polygon:  # no method that pastes is combined with it
             return Sample(position, index, View(_planes(image), outlined_targets(self.annotations, index, jitter)))
         instances = visible_instances(self.annotations, index, jitter)
-        draw = self._draw(index, position, instances)
+        draw = self._draw(index, position, instances, policy)
         augmented: View | None = None
         skipped: Mapping[str, int] = {}
         if len(draw.rows):
@@ -80,15 +85,20 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
     def _uses_reference(self) -> bool:
         return self.method.uses_reference()
 
+    @cached_property
+    def _has_policy(self) -> bool:
+        return Policies.of(self.method) is not None
+
     def _jitter(self, index: int, rng: np.random.Generator) -> Jitter:
         source = int(self.annotations.heights[index]), int(self.annotations.widths[index])
         scale = self.data.scale_min, self.data.scale_max
         return draw_jitter(source, (self.data.size, self.data.size), scale, self.data.flip, rng)
 
-    def _draw(self, index: int, position: int, instances: list[Instance]) -> Draw:
+    def _draw(self, index: int, position: int, instances: list[Instance], policy: np.ndarray | None) -> Draw:
         height, width = int(self.annotations.heights[index]), int(self.annotations.widths[index])
         image = ImageFacts(index, width, height, self.facts.categories_of(index))
-        draw = self.method.draw(image, self.pool, generator(self.seed, "draw", position))
+        heeded = {"policy": policy} if self._has_policy else {}
+        draw = self.method.draw(image, self.pool, generator(self.seed, "draw", position), **heeded)
         rows = np.array(draw.rows, np.int64)
         visible = np.unique(np.array([instance.label for instance in instances], np.int64))
         return replace(draw, rows=rows, categories=self.pool.categories[rows], image=image, visible_categories=visible)
@@ -111,11 +121,19 @@ class TrainingData(torch.utils.data.Dataset[Sample]):
 
 
 def training_loader(
-    data: TrainingData, schedule: ScheduleConfig, start_iteration: int = 0, rank: int = 0, world: int = 1
+    data: TrainingData,
+    schedule: ScheduleConfig,
+    start_iteration: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    policies: Policies | None = None,
 ) -> Iterator[Batch]:
     """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers.
 
-    Raises UserError, while iterating, for a training image that is missing or damaged.
+    `policies` takes in what the method gives after each step, before the next batch is asked for.
+
+    Raises UserError for more workers than policies allow and, while iterating, for a training image that is missing or
+    damaged.
     """
     batch, stop = schedule.batch_per_rank, schedule.iterations
     if data.data.aspect_grouping:
@@ -125,12 +143,22 @@ def training_loader(
         positions = batch_positions(start_iteration, stop, batch, rank, world)
     loader: DataLoader[Any] = DataLoader(
         _Guarded(data),
-        batch_sampler=positions,
+        batch_sampler=_requests(positions, start_iteration, policies),  # type: ignore[arg-type]
         num_workers=data.data.workers,
+        prefetch_factor=policies.prefetch(data.data.workers) if policies else None,
         collate_fn=_collate,
         worker_init_fn=start_worker,
     )
     return _unpacked(loader)
+
+
+# The positions of a batch and the policy that its draws heed, made when the batch is asked for.
+_Request = tuple[list[int], np.ndarray | None]
+
+
+def _requests(positions: Iterator[list[int]], first: int, policies: Policies | None) -> Iterator[_Request]:
+    for iteration, batch in enumerate(positions, first):
+        yield batch, policies.heeded_at(iteration) if policies else None
 
 
 class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):
@@ -139,9 +167,16 @@ class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):
     def __init__(self, data: TrainingData) -> None:
         self.data = data
 
-    def __getitem__(self, position: int) -> Sample | UserError:
+    def __getitems__(self, request: _Request) -> list[Sample | UserError]:
+        """What torch calls with all that the batch sampler yields."""
+        positions, policy = request
+        if policy is not None:
+            policy.setflags(write=False)  # which pickling forgets
+        return [self._guarded(position, policy) for position in positions]
+
+    def _guarded(self, position: int, policy: np.ndarray | None) -> Sample | UserError:
         try:
-            return self.data[position]
+            return self.data.sample(position, policy)
         except UserError as error:
             return error
 

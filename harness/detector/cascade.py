@@ -16,7 +16,7 @@ from harness.detector import boxes as box
 from harness.detector.ground_truth import Truth
 from harness.detector.roi_align import pool
 from harness.detector.sampling import FederatedDraw
-from methods.contract import Attribution, Loss, LossKind
+from methods.contract import Attribution, LastLayer, Loss, LossKind
 
 CLASS_PRIOR = 0.01
 REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the first stage; stage k has k + 1 times these
@@ -84,12 +84,13 @@ class Matches:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """logits (R, C + 1), the last column unused; boxes (R, 4) regressed from the regions', with gradient.
+    """inputs (R, F) of the last layers, without gradient; logits (R, C + 1), the last column unused; deltas (R, 4).
 
     apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None where none were.
     """
 
     rois: Rois
+    inputs: Tensor
     logits: Tensor
     deltas: Tensor
     apart: Tensor | None = None
@@ -136,18 +137,21 @@ class Cascade(nn.Module):
         of_rest = self._head(stage, features, rois.boxes[rest], rois.image[rest])
         of_apart = self._head(stage, features, rois.boxes[apart], rois.image[apart])
         back = torch.cat([rest, apart]).argsort()
-        logits, deltas = (torch.cat(parts)[back] for parts in zip(of_rest, of_apart, strict=True))
-        return StageOutput(rois, logits, deltas, apart, of_apart[0])
+        inputs, logits, deltas = (torch.cat(parts)[back] for parts in zip(of_rest, of_apart, strict=True))
+        return StageOutput(rois, inputs, logits, deltas, apart, of_apart[1])
 
-    def _head(self, stage: int, features: Sequence[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _head(
+        self, stage: int, features: Sequence[Tensor], boxes: Tensor, image: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the last layers, logits and deltas of regions."""
         config = self.config
         pooled = pool(
             features, self.strides, boxes, image, config.box_resolution, config.canonical_size, config.roi_align
         )
         if pooled.requires_grad:  # heads are trained at full rate, what they share at their mean
             pooled.register_hook(lambda gradient: gradient / len(self.box_head))
-        logits, deltas = self.box_predictor[stage](self.box_head[stage](pooled))
-        return logits, deltas
+        inputs = self.box_head[stage](pooled)
+        return inputs.detach(), *self.box_predictor[stage](inputs)
 
     def refined(self, stage: int, output: StageOutput) -> Tensor:
         """(R, 4) the boxes that a stage predicts, not cut to the image, without gradient."""
@@ -206,12 +210,20 @@ class Cascade(nn.Module):
             own, foreground = labels[output.apart], matches.foreground[output.apart]
             alone = self._cross_entropy(output.logits_apart, own, foreground, counted)
             of_pasted = torch.zeros_like(each).index_copy(0, output.apart, alone)
+        every = torch.ones_like(labels[:1], dtype=torch.bool) if counted is None else counted
         return Loss(
             LossKind.CLASSIFICATION,
             sum=rois.per_image(each),
             count=rois.per_image(rois.valid.to(each.dtype)),
             pasted=rois.per_image(of_pasted),
             attribution=matches.attribution(rois, truth, each, 1),
+            last_layer=LastLayer(
+                inputs=output.inputs,
+                logits=output.logits.detach()[:, : self.num_classes],
+                labels=labels.masked_fill(~matches.foreground, self.num_classes),
+                counted=rois.valid[:, None] & every,
+                image=rois.image,
+            ),
         )
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, foreground: Tensor, counted: Tensor | None) -> Tensor:

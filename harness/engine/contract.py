@@ -62,6 +62,12 @@ class Engine(Protocol):
         G is the largest number of instances of a view, at least 1. Without gradient; the mean over cascade stages.
         """
 
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        """(n, C, h, w) the backbone's last level of images (3, H, W) uint8 RGB of one size on the module's device.
+
+        Without gradient, in evaluation mode.
+        """
+
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Detections of images (3, h, w) uint8 RGB, scaled back to `sizes`, their (height, width) on disk."""
 

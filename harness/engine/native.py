@@ -93,6 +93,12 @@ class NativeEngine:
             return self.module.confidence(table.trace, [view.targets for view in views], [view.size for view in views])
 
     @torch.no_grad()
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        self.module.eval()
+        levels: dict[int, Tensor] = self.module.backbone(self.module.batch(images))
+        return levels[max(levels)]
+
+    @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         self.module.eval()
         heads = self.module.config.autocast_heads

@@ -12,14 +12,16 @@ from harness.errors import UserError
 from harness.launch import queue, tables
 from harness.launch.changes import apply_changes, avoid_bad_node, read_changes, setup_lines
 from harness.launch.exit_codes import FAILED
-from harness.launch.job import cancelled_path
+from harness.launch.job import cancelled_path, has_failed, is_cancelled
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
 from harness.launch.trust import Code
 from harness.record.files import write_atomically
 from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, read_manifests
+from harness.record.record import Status, record_as_found
 from harness.run import claim
+from harness.run.scheduler import ask
 
 MOST_NAMES = 3
 
@@ -38,9 +40,11 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     jobs = {manifest.sweep: jobs_of(manifest, look) for manifest in manifests}
     last = {row.run.run_id: own[-1] for row in rows if (own := jobs.get(row.sweep, {}).get(row.run.run_id))}
     on_slurm = [row for row in rows if _is_on_slurm(row, last.get(row.run.run_id))]
-    refused = queue.cancel([row.job for row in on_slurm if row.job], look)
+    chosen = {row.run.run_id for row in rows}
+    beside = [row for row in on_slurm if row.job and _others_need_its_job(runs_dir, last.get(row.run.run_id), chosen)]
+    refused = queue.cancel([row.job for row in on_slurm if row.job and row not in beside], look)
     kept: dict[str, str] = {}
-    for row in rows:
+    for row in [row for row in rows if row not in beside]:
         if row not in on_slurm:
             why = _stop_process(runs_dir, row, last.get(row.run.run_id))
         else:
@@ -49,6 +53,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
             kept[row.run.run_id] = why
         else:
             _mark(runs_dir, row)
+    kept |= _leave_jobs(runs_dir, beside)
     out = tables.console()
     out.print(f"cancelled {len(rows) - len(kept)} runs", highlight=False)
     for why in dict.fromkeys(kept.values()):
@@ -107,6 +112,38 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
 def _is_on_slurm(row: RunState, last: tuple[Submission, str] | None) -> bool:
     """By what it was handed to; its settings may have been changed since."""
     return (last[0].launcher if last else row.run.resources.get("name")) == "slurm"
+
+
+def _others_need_its_job(runs_dir: Path, last: tuple[Submission, str] | None, chosen: set[str]) -> bool:
+    """Whether runs that are not to be cancelled share a run's job and have not ended in it."""
+    if last is None:
+        return False
+    submission, own = last
+    others = {run_id for run_id, job in zip(submission.run_ids, submission.job_ids, strict=False) if job == own}
+    return any(not _is_over(runs_dir, run_id, own) for run_id in others - chosen)
+
+
+def _is_over(runs_dir: Path, run_id: str, job: str) -> bool:
+    record = record_as_found(runs_dir, run_id)
+    complete = record is not None and record.status is Status.complete
+    return complete or is_cancelled(runs_dir, run_id, job) or has_failed(runs_dir, run_id, job)
+
+
+def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
+    """Cancels runs in jobs that go on without them; why that failed, by run.
+
+    All runs of such a job save themselves, and it is queued again for those that are not marked.
+    """
+    for row in rows:
+        _mark(runs_dir, row)
+    refused: dict[str, str] = {}
+    for job in dict.fromkeys(row.job for row in rows if row.job and row.state is not State.pending):
+        answer = ask("scancel", "--signal=USR2", job)
+        if answer.silence:
+            refused |= {row.run.run_id: answer.silence for row in rows if row.job == job}
+    for run_id in refused:
+        cancelled_path(runs_dir, run_id).unlink(missing_ok=True)
+    return refused
 
 
 def _mark(runs_dir: Path, row: RunState) -> None:

@@ -52,6 +52,7 @@ def _alike(run: ExpectedRun, records: Sequence[Record]) -> list[Record]:
         record
         for record in records
         if record.cost.get("iterations")
+        and record.stage == run.stage
         and all(record.settings.get(key) == value for key, value in alike.items())
         and record.cost.get("gpus", 0.0) == _gpus(run)
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from harness.config import RunConfig, Stage
 from harness.errors import UserError, nearest, quoting
 from harness.launch.sweepfile import Selector, Sweep, text_of
 from harness.record.manifest import ExpectedRun
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from harness.compose import Composed  # imports torch, which `harness status` does without
 
 # A parent may differ from its child in these even where both have them: it is another method, trained otherwise.
-_NEVER_SHARED = ("name", "method", "schedule", "recipe")
-_SHARED_IF_POSSIBLE = ("method.", "schedule.", "data.pool")
+_NEVER_SHARED = ("name", "method", "schedule", "recipe", "stage")
+_SHARED_IF_POSSIBLE = ("method.", "schedule.", "stage.", "data.pool")
 
 
 @dataclass
@@ -33,12 +34,13 @@ class _Row:
     wanted: bool = True  # selected by the command line, or only the parent of one that is
     init_from: _Row | None = None
     needs: list[_Row] = field(default_factory=list)
+    files: dict[str, _Row] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.axes.items())
 
     def parents(self) -> list[_Row]:
-        return [*([self.init_from] if self.init_from else []), *self.needs]
+        return [*([self.init_from] if self.init_from else []), *self.needs, *self.files.values()]
 
 
 def expand(
@@ -258,6 +260,8 @@ def _find_parents(sweep: Sweep, rows: Sequence[_Row], lookup: _Lookup) -> None:
                 row.init_from = _parent(sweep, row, entry.init_from, rows, lookup, "after: init_from")
             for need in entry.needs:
                 row.needs.append(_parent(sweep, row, need, rows, lookup, "after: needs"))
+            for option, stage in entry.files.items():
+                row.files[option] = _parent(sweep, row, stage, rows, lookup, f"after: files: {option}")
 
 
 def _parent(sweep: Sweep, child: _Row, selector: Selector, rows: Sequence[_Row], lookup: _Lookup, where: str) -> _Row:
@@ -327,21 +331,40 @@ def _expected(sweep: Sweep, row: _Row, runs: dict[int, ExpectedRun], composer: _
     parents: dict[str, Any] = {}
     if row.init_from:
         parents["init_from"] = runs[id(row.init_from)].run_id
-    if row.needs:
-        parents["needed_runs"] = [runs[id(need)].run_id for need in row.needs]
-    settings = row.settings | {key: text_of(value) for key, value in parents.items()}
+    if needed := [*row.needs, *row.files.values()]:
+        parents["needed_runs"] = list(dict.fromkeys(runs[id(need)].run_id for need in needed))
+    files = {option: _file_of(sweep, runs[id(stage)], option) for option, stage in row.files.items()}
+    settings = row.settings | files | {key: text_of(value) for key, value in parents.items()}
     with _errors_of(sweep, row):
         composed = composer.compose(settings, **parents)
         refuse_unmeant(composed)
         config = composed.config
         run_id = identify(config)
+    does = composed.settings["method"] if config.stage.name is Stage.none else config.stage.name.name
     return ExpectedRun(
         run_id=run_id,
-        name=config.name or composed.settings["method"],
+        name=config.name or does,
         overrides=_overrides(settings),
         choices=composed.choices,
         axes=row.axes,
-        parents=[runs[id(parent)].run_id for parent in row.parents()],
-        resources=dataclasses.asdict(config.launcher) | {"ranks": config.schedule.ranks},
-        iterations=config.schedule.iterations if config.train else 0,
+        parents=list(dict.fromkeys(runs[id(parent)].run_id for parent in row.parents())),
+        resources=dataclasses.asdict(config.launcher) | {"ranks": _ranks(config)},
+        iterations=config.schedule.iterations if config.train and config.stage.name is Stage.none else 0,
+        stage="" if config.stage.name is Stage.none else config.stage.name.name,
     )
+
+
+def _ranks(config: RunConfig) -> int:
+    """Any number of ranks shares out a stage's rows, so every GPU gets one."""
+    if config.stage.name is Stage.none:
+        return config.schedule.ranks
+    return max(1, config.launcher.gpus * config.launcher.nodes)
+
+
+def _file_of(sweep: Sweep, run: ExpectedRun, option: str) -> str:
+    """What a stage will have left, as an override."""
+    from harness.stages.stage import FILES
+
+    if not run.stage:
+        raise UserError(f"{sweep.path}: after: files: {option}: {run.run_id} leaves no file; set stage=score or embed")
+    return f"${{runs_dir}}/{run.run_id}/{FILES[Stage[run.stage]]}"

@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import submitit
 
+from harness.launch.resources import runs_a_job
 from harness.record.manifest import ExpectedRun
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run import claim, scheduler
@@ -22,11 +24,11 @@ log = logging.getLogger("harness.launch.job")
 MOST_FRUITLESS_STARTS = 5
 
 
-def start(run: ExpectedRun, runs: str) -> None:
+def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = scheduler.requeue_self) -> None:
     """Executes a run in a job of SLURM or of submitit's local executor; returns nothing, since the record says it all.
 
-    Stopped by a signal, the run has saved itself and rank 0 queues the job again. Raises what the run raised, so that
-    the scheduler shows a failure as one.
+    Stopped by a signal, the run has saved itself and rank 0 calls `queue_again`, whose words go to the log. Raises what
+    the run raised, so that the scheduler shows a failure as one.
     """
     with StopFlag():
         environment = submitit.JobEnvironment()
@@ -36,7 +38,7 @@ def start(run: ExpectedRun, runs: str) -> None:
         is_main = environment.global_rank == 0
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
-        if job and is_main and run.resources.get("comment") is None:
+        if job and is_main and run.resources.get("comment") is None and runs_a_job(run.resources) == 1:
             scheduler.name_self(run.run_id)
         _describe_ranks(environment)
         from harness.console import run_log
@@ -51,7 +53,7 @@ def start(run: ExpectedRun, runs: str) -> None:
                 if is_cancelled(Path(runs), run.run_id, job):
                     log.info("cancelled; not queued again")
                     return
-                log.info("%s", scheduler.requeue_self())
+                log.info("%s", queue_again())
 
 
 def cancelled_path(runs: Path, run_id: str) -> Path:
@@ -66,6 +68,13 @@ def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
     except OSError:
         return False
     return not jobs or job in jobs  # markers of older versions name no job
+
+
+def has_failed(runs: str | Path, run_id: str, job: str | None) -> bool:
+    """Whether a run has ended in `job`, by its own fault or for want of a parent."""
+    record = read_record(Path(runs), run_id)
+    ended_badly = record is not None and record.status in (Status.failed, Status.waiting)
+    return ended_badly and record is not None and record.provenance.get("job") == job
 
 
 def _give_up(run: ExpectedRun, runs: Path) -> None:

@@ -46,11 +46,20 @@ def check_resources(resources: Mapping[str, Any]) -> None:
     for key, value in [*resources.items(), *texts]:
         if fault := text_fault(value):
             raise UserError(f"launcher.{key}={value!r}: {fault}")
+    if runs_a_job(resources) > 1 and resources["name"] != "slurm":
+        raise UserError("launcher.pack is for launcher=slurm; launcher.parallel runs several at a time here")
+    if runs_a_job(resources) > 1 and resources["ranks"] > 1:
+        raise UserError(f"launcher.pack={resources['pack']} is for runs of one rank, not of {resources['ranks']}")
     if resources["name"] == "slurm" and resources["signal_seconds"] >= 60 * resources["minutes"]:
         raise UserError(
             f"launcher.signal_seconds={resources['signal_seconds']} leaves nothing of launcher.minutes="
             f"{resources['minutes']}: the run would be told to save as soon as it starts; raise one or lower the other"
         )
+
+
+def runs_a_job(resources: Mapping[str, Any]) -> int:
+    """How many runs share a job; manifests of older versions do not say."""
+    return int(resources.get("pack", 1))
 
 
 def sbatch_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
 from harness.errors import UserError
-from harness.launch import job, queue
+from harness.launch import job, pack, queue
 from harness.launch.private import is_private, private_folder
 from harness.launch.queue import Look
-from harness.launch.resources import python_command, sbatch_parameters, script_parameters
+from harness.launch.resources import python_command, runs_a_job, sbatch_parameters, script_parameters
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.run.scheduler import outside_of_allocations
 
@@ -53,22 +53,29 @@ class Array:
         """sbatch's words for it, once `jobs` holds those of the runs that were submitted before.
 
         `aftercorr` waits for success, since SLURM has no other way to wait for one element each; where the parents
-        were split, or are no array, all of them are waited for.
+        were split, are no array, or share jobs, all of them are waited for.
         """
         words = []
         parents = sorted(self.after_runs)
-        if all(_are_elements(array, jobs) for array in self.after_arrays) and len(self.runs) > 1:
+        if self.submission.pack == 1 < len(self.runs) and all(
+            _are_elements(array, jobs) for array in self.after_arrays
+        ):
             words = [f"aftercorr:{jobs[a.runs[0].run_id].partition('_')[0]}" for a in self.after_arrays]
         else:
             mine = {parent for run in self.runs for parent in run.parents}
             parents += [run.run_id for array in self.after_arrays for run in array.runs if run.run_id in mine]
         after = [*self.after_jobs, *(jobs[run_id] for run_id in parents)]
-        return ",".join([*([f"afterany:{':'.join(after)}"] if after else []), *words]) or None
+        return ",".join([*([f"afterany:{':'.join(dict.fromkeys(after))}"] if after else []), *words]) or None
+
+    def packs(self) -> list[list[ExpectedRun]]:
+        """The runs of each job."""
+        size = self.submission.pack
+        return [self.runs[first : first + size] for first in range(0, len(self.runs), size)]
 
 
 def _are_elements(array: Array, jobs: Mapping[str, str]) -> bool:
     """Whether SLURM has an array's runs as one array, in their order."""
-    own = [jobs[run.run_id].partition("_") for run in array.runs]
+    own = [jobs[run.run_id].partition("_") for run in array.runs if array.submission.pack == 1]
     return len({job for job, _, _ in own}) == 1 and [place for _, _, place in own] == [str(i) for i in range(len(own))]
 
 
@@ -102,10 +109,11 @@ def submit(
             try:
                 array.submission.job_ids = _sbatch(array, runs_dir, done.jobs)
             except _LimitReached as reached:
-                if len(array.runs) == 1:
+                if len(array.packs()) == 1:
                     done.limit = str(reached)
                     break
-                waiting[:1] = _split(array, (len(array.runs) + 1) // 2, runs_dir, manifest)
+                half = (len(array.packs()) + 1) // 2 * array.submission.pack
+                waiting[:1] = _split(array, half, runs_dir, manifest)
                 write_manifest(runs_dir, manifest)
                 continue
             waiting.pop(0)
@@ -137,6 +145,7 @@ def plan(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], active: Mappin
     keys: list[tuple[Any, ...]] = []
     for run in runs:
         sbatch_parameters(run.resources)  # all of them are checked before the first one is submitted
+        size = runs_a_job(run.resources)
         resources = repr(sorted(run.resources.items()))
         after_runs = sorted(parent for parent in run.parents if parent in places)
         after_jobs = sorted(active[parent] for parent in run.parents if parent in active)
@@ -149,13 +158,13 @@ def plan(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], active: Mappin
             (spot,) = spots
             number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) == spot), None)
             if number is None and spot == 0:
-                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                number = _new_array(arrays, keys, key, _new_submission(runs_dir, sweep, size))
                 arrays[number].after_arrays = [arrays[i] for i in beside]
         if number is None:
             key = (resources, "after", *after_runs, *after_jobs)
-            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) < largest), None)
+            number = next((i for i, k in enumerate(keys) if k == key and len(arrays[i].runs) < largest * size), None)
             if number is None:
-                number = _new_array(arrays, keys, key, runs_dir, sweep)
+                number = _new_array(arrays, keys, key, _new_submission(runs_dir, sweep, size))
                 arrays[number].after_jobs, arrays[number].after_runs = after_jobs, after_runs
         places[run.run_id] = (number, len(arrays[number].runs))
         arrays[number].runs.append(run)
@@ -163,10 +172,8 @@ def plan(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], active: Mappin
     return arrays
 
 
-def _new_array(
-    arrays: list[Array], keys: list[tuple[Any, ...]], key: tuple[Any, ...], runs_dir: Path, sweep: str
-) -> int:
-    arrays.append(Array(_new_submission(runs_dir, sweep)))
+def _new_array(arrays: list[Array], keys: list[tuple[Any, ...]], key: tuple[Any, ...], submission: Submission) -> int:
+    arrays.append(Array(submission))
     keys.append(key)
     return len(arrays) - 1
 
@@ -197,7 +204,8 @@ def found_jobs(submission: Submission, look: Look) -> list[str]:
     if not named:
         return []
     array, is_element, _ = named[0].job_id.partition("_")
-    return [f"{array}_{index}" for index in range(len(submission.run_ids))] if is_element else [array]
+    places = range(len(submission.run_ids))
+    return [f"{array}_{place // submission.pack}" if is_element else array for place in places]
 
 
 def _sbatch(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:
@@ -215,7 +223,12 @@ def _sbatch_from(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[
     try:
         # submitit prints sbatch's words, which the error holds as well.
         with outside_of_allocations(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
-            handles = [executor.submit(job.start, run, str(runs_dir)) for run in array.runs]
+            handles = [
+                executor.submit(pack.start, runs, str(runs_dir))
+                if len(runs) > 1
+                else executor.submit(job.start, runs[0], str(runs_dir))
+                for runs in array.packs()
+            ]
     except (FailedJobError, FailedSubmissionError) as error:
         words = "; ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
         words = words or f"sbatch failed: {error}"
@@ -224,7 +237,7 @@ def _sbatch_from(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[
         if any(lost in words for lost in _LOST):
             return _accepted_all_the_same(array.submission, words)
         raise UserError(words) from error
-    return [handle.job_id for handle in handles]
+    return [handle.job_id for handle, runs in zip(handles, array.packs(), strict=True) for _ in runs]
 
 
 def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
@@ -253,14 +266,15 @@ def _put_instructions_in_place(submission: Submission) -> None:
                     f"{path} is not your own, or others can write to it, so it is not executed: "
                     f"cancel {submission.job_name}, delete its folder and submit again"
                 )
-            run: ExpectedRun = DelayedSubmission.load(path).args[0]
-            path.rename(JobPaths(submission.folder, job_id=jobs[run.run_id]).submitted_pickle)
+            told: ExpectedRun | list[ExpectedRun] = DelayedSubmission.load(path).args[0]
+            first = told[0] if isinstance(told, list) else told
+            path.rename(JobPaths(submission.folder, job_id=jobs[first.run_id]).submitted_pickle)
 
 
-def _new_submission(runs_dir: Path, sweep: str) -> Submission:
+def _new_submission(runs_dir: Path, sweep: str, pack: int) -> Submission:
     name = f"{sweep}-{uuid.uuid4().hex[:8]}"
     folder = (runs_dir / "sweeps" / sweep / "jobs" / name).absolute()
-    return Submission(name, str(folder), "slurm", [], created=time.time(), user=getpass.getuser())
+    return Submission(name, str(folder), "slurm", [], created=time.time(), user=getpass.getuser(), pack=pack)
 
 
 def _split(array: Array, size: int, runs_dir: Path, manifest: Manifest) -> list[Array]:
@@ -270,7 +284,8 @@ def _split(array: Array, size: int, runs_dir: Path, manifest: Manifest) -> list[
     for start in range(0, len(array.runs), size):
         runs = array.runs[start : start + size]
         parents = sorted({*array.after_runs, *(p for run in runs for p in run.parents if p in within)})
-        part = Array(_new_submission(runs_dir, manifest.sweep), runs, array.after_jobs, after_runs=parents)
+        submission = _new_submission(runs_dir, manifest.sweep, array.submission.pack)
+        part = Array(submission, runs, array.after_jobs, after_runs=parents)
         part.submission.run_ids = [run.run_id for run in runs]
         parts.append(part)
     place = next(i for i, s in enumerate(manifest.submissions) if s is array.submission)

@@ -11,7 +11,7 @@ import json
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
 from getpass import getuser
@@ -22,7 +22,7 @@ import psutil
 
 from harness.launch import queue
 from harness.launch.endings import ending, exit_code, last_lines
-from harness.launch.job import is_cancelled
+from harness.launch.job import has_failed, is_cancelled
 from harness.launch.queue import Job, Look
 from harness.launch.slurm import found_jobs
 from harness.record.manifest import ExpectedRun, Manifest, Submission
@@ -173,6 +173,9 @@ def _state(
     row = RunState(manifest.sweep, run, State.missing, job=jobs[-1][1] if jobs else None)
     if record is not None and record.status is Status.complete:
         row.state, row.metrics, row.iteration = State.complete, record.metrics, run.iterations
+        if record.stage:
+            _set_rows(row, int(record.cost.get("iterations", 0)))
+            row.iteration = row.run.iterations
         if record.provenance.get("code", known.code) != known.code:
             row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
         return row
@@ -182,7 +185,7 @@ def _state(
         row.job = active.job_id
     if _is_held(runs, run, jobs, known.look):
         row.state, row.reason = State.running, _running_reason(row, runs, active)
-    elif active is not None:
+    elif active is not None and not _ended_in_shared_job(runs, row, jobs):
         _explain_queued(row, active)
     elif jobs and local_process(*jobs[-1]) is not None:
         row.state, row.reason = State.running, "starting"
@@ -220,6 +223,13 @@ def _is_held(runs: Path, run: ExpectedRun, jobs: list[tuple[Submission, str]], l
         silent = claim.silent_seconds(runs / run.run_id)
         return silent is not None and silent < SILENT_SECONDS
     return held
+
+
+def _ended_in_shared_job(runs: Path, row: RunState, jobs: list[tuple[Submission, str]]) -> bool:
+    """Whether a run is over though its job waits or runs, for the sake of the runs beside it."""
+    if not jobs or jobs[-1][0].pack == 1:
+        return False
+    return is_cancelled(runs, row.run.run_id, row.job) or has_failed(runs, row.run.run_id, row.job)
 
 
 def _running_reason(row: RunState, runs: Path, active: Job | None) -> str:
@@ -362,8 +372,12 @@ def _add_progress(row: RunState, runs: Path) -> None:
     line = last_metrics(runs / row.run.run_id / "metrics.jsonl")
     if line is None:
         return
-    iteration, loss, speed = (_number(line.get(key)) for key in ("iteration", "loss", "steps_per_second"))
+    iteration, loss, speed, total = (
+        _number(line.get(key)) for key in ("iteration", "loss", "steps_per_second", "total")
+    )
     row.iteration, row.loss = None if iteration is None else int(iteration), loss
+    if not row.run.iterations:
+        _set_rows(row, int(total or 0))
     if speed and row.iteration is not None:
         row.eta = max(0.0, (row.run.iterations - row.iteration) / speed)
 
@@ -372,6 +386,11 @@ def _number(value: Any) -> float | None:
     """A finite number of a file that anyone may have written."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
     return value if good else None
+
+
+def _set_rows(row: RunState, rows: int) -> None:
+    """How many rows a stage goes through is known when it has begun; for a training run steps are known before."""
+    row.run = replace(row.run, iterations=rows)
 
 
 def last_metrics(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
 from harness.launch.queue import Look
-from harness.launch.resources import check_resources
+from harness.launch.resources import check_resources, runs_a_job
 from harness.launch.state import ACTIVE, RunState, State, collect
 from harness.launch.trust import Code, refuse_others_code
 from harness.record.files import share_with_group
@@ -101,7 +101,8 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
     active = {run_id: row.job for run_id, row in everything.items() if row.state in ACTIVE and row.job}
     resumed = {run.run_id for run in open_runs if _has_checkpoint(runs_dir, run)}
     allowed = open_runs[: _room(open_runs, manifest, look)]
-    stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job]
+    shared = set(active.values())
+    stuck = [job for run in allowed if (job := states[run.run_id].job) in look.jobs and job and job not in shared]
     if stuck:  # jobs that can never start; two for one run would confuse whoever looks at the queue
         queue.cancel(stuck, look)
     done = slurm.submit(runs_dir, manifest, allowed, active, lambda line: out.print(line, highlight=False))
@@ -126,7 +127,7 @@ def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
     limits = [limit for run in runs if (limit := run.resources.get("jobs")) is not None]
     names = {submission.job_name for submission in manifest.submissions}
     active = sum(job.name in names and job.state != "COMPLETING" for job in look.jobs.values())
-    return max(0, min(limits) - active) if limits else len(runs)
+    return max(0, min(limits) - active) * runs_a_job(runs[0].resources) if limits else len(runs)
 
 
 def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:

@@ -25,11 +25,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class After:
-    """The runs that `when` selects go on from the weights of one run and read the records of others."""
+    """The runs that `when` selects go on from the weights of one run and read the records of others.
+
+    files: options of the method that name a file, with the offline stage that leaves it.
+    """
 
     when: Selector
     init_from: Selector | None
     needs: tuple[Selector, ...]
+    files: dict[str, Selector] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,16 @@ def _rule(path: Path, value: Any) -> Rule:
 
 def _after(path: Path, value: Any) -> After:
     entry = _mapping(path, "after", value)
-    _only(path, "after", entry, ("when",), ("init_from", "needs"))
-    if "init_from" not in entry and "needs" not in entry:
-        raise UserError(f"{path}: after: say what the runs come after, by init_from or needs")
+    _only(path, "after", entry, ("when",), ("init_from", "needs", "files"))
+    if len(entry) == 1:
+        raise UserError(f"{path}: after: say what the runs come after, by init_from, needs or files")
+    files = _mapping(path, "after: files", entry["files"]) if "files" in entry else {}
+    for option in files:
+        if not option.startswith("method."):
+            raise UserError(f"{path}: after: files: {option} is no option of a method, such as method.scores")
     return After(
         when=_selector(path, "after: when", entry["when"]),
         init_from=_selector(path, "after: init_from", entry["init_from"]) if "init_from" in entry else None,
         needs=tuple(_selector(path, "after: needs", need) for need in _listed(entry.get("needs"))),
+        files={option: _selector(path, f"after: files: {option}", stage) for option, stage in files.items()},
     )

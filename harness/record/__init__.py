@@ -6,6 +6,7 @@
                   decisions.parquet     one row an image and decision; see `decisions`
                   per_category.parquet  AP of every category
                   matches.parquet, ground_truth.parquet  what a bootstrap over images needs; see `matches`
+                  scores.csv, embeddings.npy  of an offline stage
                   log.txt, checkpoint/, claim/
     runs/sweeps/<name>/manifest.json    `manifest.Manifest`
 

@@ -24,7 +24,7 @@ from harness.record.decisions import LOGGED, SCHEMA, of_single_instances
 from harness.record.files import write_atomically
 
 HELD_ROWS = 4096  # in memory before they are written
-RECENT_ROWS = 2000  # that an acceptance rate while training is taken from
+RECENT = 2000  # decisions that an acceptance rate while training is taken from
 GROUP_ROWS = 16384  # of decisions.parquet
 
 Row = dict[str, Any]
@@ -37,16 +37,20 @@ class DecisionLog:
         self.path = _path(folder, rank)
         self._held: list[Row] = []
         self._bytes = 0
-        self._recent: deque[tuple[int, bool, bool]] = deque(maxlen=RECENT_ROWS)
+        self._recent: deque[tuple[int, bool, bool]] = deque(maxlen=RECENT)
 
     def append(self, rows: Sequence[Row]) -> None:
         self._held += rows
-        self._recent.extend((row["iteration"], row["decided"], row["accepted"]) for row in rows)
+        for row in rows:
+            single = row.get("kept")
+            each = [row["accepted"]] if single is None else single
+            self._recent.extend((row["iteration"], row["decided"], accepted) for accepted in each)
         if len(self._held) >= HELD_ROWS:
             self._flush()
 
     def acceptance(self, since: int) -> float | None:
-        """The share accepted of what was decided from an iteration on, as far as the last rows reach."""
+        """The share accepted of what was decided from an iteration on, as far as the last decisions reach; of instances
+        where single ones were decided about."""
         recent = [accepted for iteration, decided, accepted in self._recent if decided and iteration >= since]
         return sum(recent) / len(recent) if recent else None
 

@@ -48,7 +48,7 @@ class ExpectedRun:
     """A run that a sweep consists of. overrides compose it; axes are the grid's keys and values, as strings.
 
     choices: the option of every configuration group, given by the overrides or not. retried: how often it was tried
-    again by itself, with other resources.
+    again by itself, with other resources. stage: the offline stage that the run is, empty for one that is none.
     """
 
     run_id: Name
@@ -60,13 +60,15 @@ class ExpectedRun:
     iterations: int = 0
     choices: dict[str, str | None] = field(default_factory=dict)
     retried: int = 0
+    stage: str = ""
 
 
 @dataclass
 class Submission:
     """One array (or single job) handed to a scheduler. job_name is unique; job_ids follow `run_ids`' order.
 
-    user: who handed it over. host: the machine of a local launcher, whose job ids are numbers of processes there.
+    pack: how many of its runs, in their order, share a job. user: who handed it over. host: the machine of a local
+    launcher, whose job ids are numbers of processes there.
     """
 
     job_name: Name
@@ -77,6 +79,7 @@ class Submission:
     created: float = 0.0
     user: Label = ""
     host: Label = ""
+    pack: int = 1
 
 
 @dataclass

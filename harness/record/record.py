@@ -67,7 +67,8 @@ class Record:
 
     settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
-    statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share).
+    statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share); of an offline stage the
+    file that it left, its rows, and how many of them it has nothing for.
     cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
     training), evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
     gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds what its jobs held before
@@ -88,6 +89,12 @@ class Record:
     started: float | None = None  # seconds since the epoch
     ended: float | None = None
     schema: int = SCHEMA
+
+    @property
+    def stage(self) -> str:
+        """The offline stage that the run is, whose figures are no detector's; empty for a run that is none."""
+        name = self.settings.get("stage.name")
+        return str(name) if name not in (None, "none") else ""
 
 
 def run_id(prefix: str, identity: Mapping[str, Any]) -> str:

@@ -54,8 +54,7 @@ class FinishedRun:
 
         `evaluated`: with the weights that its figures are of, the moving average where there is one.
         """
-        schedule = dataclasses.replace(self.config.schedule, precision=Precision.fp32, channels_last=False)
-        dataset, config = self.dataset, dataclasses.replace(self.config, schedule=schedule)
+        dataset, config = self.dataset, in_full_precision(self.config)
         engine = create(config, dataset.num_classes, dataset.train.image_counts)
         engine.module.to(device)
         weights = checkpoint.load_final(self.folder / "checkpoint", device)
@@ -67,6 +66,12 @@ class FinishedRun:
         else:
             raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
         return engine
+
+
+def in_full_precision(config: RunConfig) -> RunConfig:
+    """A configuration whose detector is only asked, not trained."""
+    schedule = dataclasses.replace(config.schedule, precision=Precision.fp32, channels_last=False)
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> FinishedRun:

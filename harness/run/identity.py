@@ -13,13 +13,16 @@ from typing import Any
 import backbones
 import methods
 from harness.compose import plain
-from harness.config import RunConfig
+from harness.config import RunConfig, Stage, StageConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.area_statistics import statistics_file
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
+from harness.stages.own_rule import read_rule
+from harness.stages.scoring import is_file
+from methods.contract import Method
 
 # Fields of ScheduleConfig, EvaluationConfig and DataConfig that change cost or bookkeeping, not results.
 _SCHEDULE_BOOKKEEPING = {
@@ -30,6 +33,12 @@ _SCHEDULE_BOOKKEEPING = {
     "profile",
     "tensorboard",
 }
+# What of StageConfig counts; a sweep may set all of it for all of its runs.
+_STAGE_OPTIONS = {
+    Stage.none: set(),
+    Stage.score: {field.name for field in dataclasses.fields(StageConfig)} - {"size"},
+    Stage.embed: {"name", "size"},
+}
 _EVALUATION_BOOKKEEPING = {"save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 
@@ -39,31 +48,77 @@ def identify(config: RunConfig) -> str:
 
     Raises UserError for annotations, pools or weights that do not exist.
     """
-    method, backbone = methods.name_of(type(config.method)), backbones.name_of(type(config.backbone))
-    return run_id(f"{method}-{backbone}-s{config.seed}", _identity(config, method, backbone))
+    backbone = backbones.name_of(type(config.backbone))
+    # A stage works through the pool as it is, whatever the method.
+    does = methods.name_of(type(config.method)) if _is_run(config) else config.stage.name.name
+    return run_id(f"{does}-{backbone}-s{config.seed}", _identity(config, does, backbone))
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
-    engine's own configuration with its bases."""
+    engine's own configuration with its bases.
+
+    A file that a needed run leaves has that run's name in place of them, since it need not be there yet.
+    """
+    _refuse_undeclared(config.method)
     dataset = Dataset(config.data)
+    method, reads_pool = config.method, config.method.pastes or not _is_run(config)
+    options = method.files() if _is_run(config) else {}
+    made = {what: f"{run}/{path.name}" for what, path in options.items() if (run := maker_of(path, config))}
     files: dict[str, Path | None] = {
         "train_annotations": dataset.train_file,
         "val_annotations": dataset.val_file,
-        "pool": dataset.pool_file if config.method.pastes else None,
-        "pool_columns": dataset.pool_columns_file if config.method.pastes else None,
-        "area_statistics": statistics_file(config.data.area_statistics) if config.method.pastes else None,
+        "pool": dataset.pool_file if reads_pool else None,
+        "pool_columns": dataset.pool_columns_file if reads_pool else None,
+        "area_statistics": statistics_file(config.data.area_statistics) if reads_pool else None,
         "weights": Path(config.weights) if config.weights else None,
         **_engine_files(config),
         "backbone.weights": Path(config.backbone.weights) if config.backbone.weights else None,
-        **{f"method.{option}": path for option, path in config.method.files().items()},
+        **{f"method.{option}": path for option, path in options.items() if option not in made},
     }
     for what, path in files.items():
         if path is not None and not path.is_file():
             raise UserError(f"{what}: {path} does not exist")
     found = {what: fingerprint(path) for what, path in files.items() if path is not None}
-    plugin = methods.source_fingerprint(type(config.method))
+    found |= {f"method.{option}": text for option, text in made.items()}
+    if _scores_by_file(config):
+        found["stage.by"] = read_rule(Path(config.stage.by)).fingerprint
+    plugin = methods.source_fingerprint(type(method)) if _is_run(config) else None
     return {**found, "plugin": plugin} if plugin else found
+
+
+def maker_of(path: Path, config: RunConfig) -> str | None:
+    """The needed run in whose folder a file lies, or will; None for any other file."""
+    run = path.parent.name
+    return run if run in config.needed_runs and path.parent.parent == Path(config.runs_dir) else None
+
+
+def _is_run(config: RunConfig) -> bool:
+    return config.stage.name is Stage.none
+
+
+def _scores_by_file(config: RunConfig) -> bool:
+    return config.stage.name is Stage.score and is_file(config.stage.by)
+
+
+def _refuse_undeclared(method: Method) -> None:
+    """Raises UserError for an option whose file's contents would not count in the run's name."""
+    declared = method.files()
+    for option in dataclasses.fields(method):
+        value = getattr(method, option.name)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if option.name not in declared and isinstance(text, str | Path) and _exists(Path(text)):
+                raise UserError(
+                    f"method.{option.name}={text} is a file whose contents would not count in the run's name: "
+                    f"{type(method).__name__}.files() has to give {{'{option.name}': Path(self.{option.name})}}"
+                )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that no file can be named
+        return False
 
 
 def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
@@ -81,6 +136,15 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         del differing["evaluation"]
     for option in config.method.files():
         differing.get("method", {}).pop(option, None)
+    for name in set(differing.get("stage", {})) - _STAGE_OPTIONS[config.stage.name]:
+        del differing["stage"][name]
+    if _is_run(config):
+        differing.pop("stage", None)
+    else:
+        for name in ("schedule", "evaluation", "method", "train", "needed_runs"):
+            differing.pop(name, None)
+    if _scores_by_file(config):
+        differing["stage"].pop("by")
     if own_file(config.engine.config):
         differing.get("engine", {}).pop("config", None)
     if config.engine.overrides:

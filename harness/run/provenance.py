@@ -24,6 +24,7 @@ RESULT_SOURCES = (
     "harness/detector",
     "harness/engine",
     "harness/evaluate",
+    "harness/stages",
     "harness/training",
     "harness/weights",
     "harness/run/evaluation.py",

@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.compose import Composed, compose
-from harness.config import RunConfig
+from harness.config import RunConfig, Stage
 from harness.console import TrainingProgress, counting, run_log
 from harness.data.dataset import Dataset
 from harness.data.testing import evaluation_images, evaluation_indices
@@ -34,10 +34,14 @@ from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
 from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
+from harness.run.finished_run import in_full_precision
 from harness.run.identity import fingerprints, identify
+from harness.run.needed_files import check_needed_files
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
 from harness.run.unmeant import refuse_unmeant
+from harness.stages.chunks import ChunkedWork, drop_chunks
+from harness.stages.stage import carry_out
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
@@ -82,7 +86,7 @@ def execute_composed(composed: Composed) -> Outcome:
     prepare_torch(config)
     run_id, runs = identify(config), Path(config.runs_dir)
     # Any number of ranks evaluates: what is trained already is the same for all.
-    trains = config.train and not checkpoint.has_final(runs / run_id / "checkpoint")
+    trains = config.train and config.stage.name is Stage.none and not checkpoint.has_final(runs / run_id / "checkpoint")
     expected = config.schedule.ranks if trains else None
     ranks = join(expected, config.launcher.gpus > 0, config.launcher.rank_patience_minutes)
     try:
@@ -160,6 +164,8 @@ class _Run:
         self.ranks.first_on_each_node(lambda: (self.dataset.train, self.dataset.val))
         parents = self._parents()
         engine = self._engine()
+        if self.config.stage.name is not Stage.none:
+            return self._carry_out(engine)
         trained = self._trained()
         cost: dict[str, float] = {}
         statistics: dict[str, Any] = {}
@@ -179,6 +185,17 @@ class _Run:
         metrics = self._evaluate(engine)
         cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
+
+    def _carry_out(self, engine: Engine) -> Record:
+        """An offline stage in the place of training and evaluation."""
+        begun = time.time()
+        check = self.claim.check if self.claim else lambda: None
+        work = ChunkedWork(self.ranks, self.folder, self.stop.is_set, check)
+        statistics = carry_out(self.config, self.dataset, engine, work)
+        if statistics is None:
+            raise Interrupted(f"the stage {self.config.stage.name.name} is not through its rows")
+        cost = {"stage_seconds": time.time() - begun, "iterations": statistics.get("rows", 0)}
+        return self._ended(Status.complete, statistics=statistics, cost=cost | _peak_memory(self.device))
 
     # ---------------------------------------------------------------------------------------------------- its parts
 
@@ -204,11 +221,13 @@ class _Run:
                 state = record.status.value if record else "not started"
                 raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")
             found.append(record)
+        check_needed_files(self.config, found)
         return found
 
     def _engine(self) -> Engine:
         torch.manual_seed(self.config.seed)
-        engine = create(self.config, self.dataset.num_classes, self.dataset.train.image_counts)
+        config = self.config if self.config.stage.name is Stage.none else in_full_precision(self.config)
+        engine = create(config, self.dataset.num_classes, self.dataset.train.image_counts)
         engine.module.to(self.device)
         missing = self.config.method.required() - engine.capabilities
         if missing:
@@ -255,7 +274,10 @@ class _Run:
             device=self.device,
             images_per_rank=config.schedule.batch_per_rank,
             dataset=self.dataset.facts,
-            needed=tuple(asdict(parent) for parent in parents if parent.run_id in config.needed_runs),
+            pool=pool,
+            needed=tuple(
+                asdict(parent) for parent in parents if parent.run_id in config.needed_runs and not parent.stage
+            ),
         )
         try:
             method.start(start)
@@ -265,7 +287,8 @@ class _Run:
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
         if trainer.resume():
             log.info("going on from step %d", trainer.iteration)
-        batches = training_loader(data, config.schedule, trainer.iteration, self.ranks.rank, self.ranks.world)
+        ranks, policies = self.ranks, trainer.policies
+        batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
         events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
         total = config.schedule.iterations
         with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
@@ -325,6 +348,8 @@ class _Run:
     def _name(self) -> str:
         """Given weights are a row of their own: they are no run of the method's."""
         evaluated = None if self.config.train else self.config.weights
+        if self.config.stage.name is not Stage.none:
+            return self.config.name or self.config.stage.name.name
         return self.config.name or (Path(evaluated).stem if evaluated else self.composed.settings["method"])
 
     def _parent_names(self) -> list[str]:
@@ -362,6 +387,7 @@ def _tidy(folder: Path) -> None:
     checkpoint.drop_intermediate(folder / "checkpoint")
     drop_logs(folder)
     drop_shards(folder)
+    drop_chunks(folder)
     drop_unfinished(folder)
 
 

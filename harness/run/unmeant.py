@@ -1,23 +1,28 @@
-"""What nobody means: the embedded dataset's detector or schedule, the defaults, on another dataset."""
+"""What nobody means: the embedded dataset's detector or schedule, the defaults, on another dataset, and a stage that
+has nothing to go by."""
 
 from __future__ import annotations
 
 from harness.compose import Composed
+from harness.config import Stage
 from harness.errors import UserError
 from harness.recipes.recipe import recipe_names
+from harness.stages.stage import check_stage
 
 
 def refuse_unmeant(composed: Composed) -> None:
     """Raises UserError for a dataset other than mini with the small detector or a mini schedule.
 
     Not where they, or a recipe of the embedded dataset, were asked for by name. Other engines have detectors of their
-    own, and what is evaluated alone has no schedule.
+    own, and what is evaluated alone, and a stage, have no schedule.
     """
     config, choices = composed.config, composed.choices
+    check_stage(config)
     if config.data.name == "mini" or (choices.get("recipe") or "").startswith("mini"):
         return
-    small = [("detector", choices["detector"] == "small" and config.engine.name == "native")]
-    small += [("schedule", (choices["schedule"] or "").startswith("mini") and config.train)]
+    small = [("detector", choices.get("detector") == "small" and config.engine.name == "native")]
+    trains = config.train and config.stage.name is Stage.none
+    small += [("schedule", (choices.get("schedule") or "").startswith("mini") and trains)]
     given = {text.lstrip("+").partition("=")[0] for text in composed.overrides}
     unmeant = [f"{group}={choices[group]}" for group, is_small in small if is_small and group not in given]
     if unmeant:

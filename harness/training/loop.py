@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -12,14 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.config import Precision, RunConfig, ScheduleConfig
+from harness.data.policies import Policies
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
+from harness.errors import UserError
 from harness.record.decision_log import DecisionLog, Row
 from harness.record.files import write_atomically
 from harness.training import checkpoint
@@ -71,6 +75,7 @@ class Trainer:
         self.flat = FlatGradient(parameters)
         self.flat.attach()
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
+        self.policies = Policies.of(self.method)
         self.agreement = Agreement(self.ranks)
         self.pace = Pace()
         keep = schedule.keep_checkpoints
@@ -137,17 +142,15 @@ class Trainer:
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
         losses = step.batch_losses(trained)
         step.share_statistics()
-        self._update(torch.stack(list(losses.values())).sum(), selection, step.overflowed)
+        known = step.known_gradient(selection) if self.method.decides() else None
+        self._update(torch.stack(list(losses.values())).sum(), known, step.overflowed)
+        if self.policies is not None:
+            self.policies.add(self.iteration, self._policy())
         return {name: loss.detach() for name, loss in losses.items()}, step.logged
 
-    def _update(self, total: Tensor, selection: Selection, overflowed: Tensor) -> None:
-        known = selection.gradient is not None
-        if self.ranks.world > 1:
-            # The normalisers that ranks share hold for all of them or for none.
-            known = self.method.decides() and not self.ranks.any(not known)
-        if known:
-            assert selection.gradient is not None
-            torch.mul(selection.gradient, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+    def _update(self, total: Tensor, known: Tensor | None, overflowed: Tensor) -> None:
+        if known is not None:
+            torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
         else:
             self.flat.backward(self.scaler.scale(total))
         if self.scaler.is_enabled():
@@ -163,6 +166,16 @@ class Trainer:
             self.ema.update_parameters(self.engine.module)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _policy(self) -> np.ndarray:
+        """What the method has learnt for the draws. Raises UserError on a rank whose method learnt otherwise than
+        rank 0's: the ranks together draw what one process would."""
+        policy = np.asarray(self.method.policy())
+        own = str(policy.dtype), policy.shape, hashlib.sha256(policy.tobytes()).hexdigest()
+        if self.ranks.broadcast(own) != own:
+            name = type(self.method).__name__
+            raise UserError(f"{name}.policy differs between ranks: make it of what `step.average` gives alone")
+        return policy
 
     def _mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike."""
@@ -209,6 +222,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "decisions": self.decisions.save(),
             "skips": asdict(self.skips),
+            "policies": self.policies.state_dict() if self.policies else {},
         }
         self.saver.begin(self.iteration, shared, own)
 
@@ -230,6 +244,8 @@ class Trainer:
         self.clock.spent = float(shared["step_seconds"])
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
+        if self.policies is not None:
+            self.policies.load_state_dict(own["policies"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
 
     def seconds(self) -> dict[str, float]:
@@ -256,6 +272,12 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
     single = _is_by_instance(selection)
     contribution = [None] * len(pasted) if single else _per_image(selection.contribution, len(pasted))
     threshold = None if single else _per_image(selection.threshold, 1)[0]
+    kept = selection.instances
+    if kept is not None:
+        kept = kept & selection.keep[:, None]  # with its pasted view an image loses all that was pasted
+    weight = selection.weight
+    if weight is not None and weight.dim() == 1:  # an image's weight is that of all that was pasted into it
+        weight = weight[:, None].expand(-1, max(len(view.targets) for view in batch.augmented))
     rows = []
     for image, sample in enumerate(batch.samples):
         if sample.augmented is None:
@@ -273,8 +295,8 @@ def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) ->
                 "accepted": bool(keep[image]),
                 "decided": selection.decided,
                 "contributions": _of_instances(selection.contribution, image, own.pasted),
-                "kept": _of_instances(selection.instances, image, own.pasted),
-                "weights": _of_instances(selection.weight, image, own.pasted),
+                "kept": _of_instances(kept, image, own.pasted),
+                "weights": _of_instances(weight, image, own.pasted),
             }
         )
     return rows

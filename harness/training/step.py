@@ -55,7 +55,7 @@ class TrainingStep:
         self._has_pasted = batch.has_pasted.to(self.device)
         self.any_pasted = bool(batch.has_pasted.any())
         self._scale = scale
-        self._tables: dict[tuple[ViewKind, Proposals, bool, int], LossTable] = {}
+        self._tables: dict[tuple[ViewKind, Proposals, bool, int, bool], LossTable] = {}  # the last: with a graph
         self._statistics = _running_statistics(engine.module)
         self._statistics_after: dict[ViewKind, list[Tensor]] = {}
         self.logged: dict[str, float | Tensor] = {}
@@ -65,8 +65,13 @@ class TrainingStep:
     def has_pasted(self) -> Tensor:
         return self._has_pasted.clone()
 
-    @cached_property
+    @property
     def instances(self) -> Instances:
+        own = self._instances
+        return Instances(own.pasted.clone(), own.pool_row.clone(), own.labels.clone(), own.boxes.clone())
+
+    @cached_property
+    def _instances(self) -> Instances:
         targets = [view.targets for view in self.batch.augmented]
 
         def padded(parts: list[Tensor], fill: float) -> Tensor:
@@ -82,10 +87,10 @@ class TrainingStep:
 
     def confidence(self) -> Tensor:
         if not self.any_pasted:
-            return torch.full(self.instances.pasted.shape, torch.nan, device=self.device)
+            return torch.full(self._instances.pasted.shape, torch.nan, device=self.device)
         table = self._table(ViewKind.AUGMENTED, Proposals.SAMPLED)
         found = self.engine.confidence(self.batch.augmented, table).float()
-        return found.masked_fill(~self.instances.pasted, torch.nan)
+        return found.masked_fill(~self._instances.pasted, torch.nan)
 
     @property
     def num_references(self) -> int:
@@ -101,11 +106,15 @@ class TrainingStep:
         proposals: Proposals = Proposals.SAMPLED,
         *,
         backbone_in_eval: bool = False,
-        grad: bool = True,
+        grad: bool = False,
         images: int | None = None,
     ) -> LossTable:
-        table = self._table(view, proposals, backbone_in_eval=backbone_in_eval, grad=grad, images=images)
-        return table.copied()  # a method that writes to what it is handed must not change what is trained on
+        trained = view is not ViewKind.REFERENCE and proposals is Proposals.SAMPLED and not backbone_in_eval
+        whole = images is None or images >= len(self.batch.samples)
+        with_graph = grad or (trained and whole)
+        table = self._table(view, proposals, backbone_in_eval=backbone_in_eval, grad=with_graph, images=images)
+        # A method that writes to what it is handed must not change what is trained on.
+        return table.copied() if grad else table.detached()
 
     def _table(
         self,
@@ -120,14 +129,14 @@ class TrainingStep:
             view = ViewKind.ORIGINAL
         views = self._views(view)[:images]
         key = (view, proposals, backbone_in_eval, len(views))
-        if key in self._tables:
-            return self._tables[key]
+        known = self._tables.get((*key, True)) or self._tables.get((*key, grad))
+        if known is not None:
+            return known
         # A pass that is not trained on draws for itself, as published.
         apart = "/apart" if backbone_in_eval and view is not ViewKind.REFERENCE else ""
         with torch.set_grad_enabled(grad):
             table = self._pass(view, views, proposals, backbone_in_eval, apart)
-        if grad:
-            self._tables[key] = table
+        self._tables[(*key, grad)] = table
         return table
 
     def _views(self, view: ViewKind) -> list[View]:
@@ -152,6 +161,8 @@ class TrainingStep:
     def gradient(
         self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
     ) -> Tensor:
+        if not loss.requires_grad:
+            raise ValueError("the loss has no graph to take a gradient of: ask `step.losses(..., grad=True)` for it")
         if out is None:
             out = torch.empty(self.num_parameters(scope), device=self.device, dtype=self.dtype)
         flat = FlatGradient(self.engine.parameters(scope), out)
@@ -177,7 +188,7 @@ class TrainingStep:
         draws: int = 0,
     ) -> LossTable:
         parameters = self.engine.parameters(Scope.all)
-        gradient = self.gradient(self.losses(view).total() if loss is None else loss)
+        gradient = self.gradient(self._table(view).total() if loss is None else loss)
         held = [parameter.detach().clone() for parameter in parameters]
         moved = FlatGradient(parameters, gradient).views
         # `.data` leaves autograd's version counters alone: the view's graph is still trained on.
@@ -191,6 +202,8 @@ class TrainingStep:
             _overwrite(parameters, held)
 
     def average(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():  # several ranks could not divide it, and one rank must say so too
+            raise ValueError(f"step.average takes a tensor of floats, not of {value.dtype}: give it `value.double()`")
         return self.ranks.average(value)
 
     def log(self, name: str, value: float | Tensor) -> None:
@@ -216,12 +229,12 @@ class TrainingStep:
         """The augmented view's losses of what a selection says of its pasted instances and kept images."""
         table = self._table(ViewKind.AUGMENTED)
         if selection.without_pasted:
-            table = table.without(self.instances.pasted, selection.without_pasted)
+            table = table.without(self._instances.pasted, selection.without_pasted)
         counted, weight = selection.instances, selection.weight
         if counted is not None:
-            counted = counted | ~self.instances.pasted
+            counted = counted | ~self._instances.pasted
         if weight is not None and weight.dim() == 2:
-            weight = torch.where(self.instances.pasted, weight, 1.0)
+            weight = torch.where(self._instances.pasted, weight, 1.0)
         elif weight is not None:
             weight = torch.where(keep, weight, 1.0)
         return table if counted is None and weight is None else table.selected(counted, weight)
@@ -244,6 +257,13 @@ class TrainingStep:
             mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
             counts = dict(zip(shared, mean.unbind(), strict=True))
         return {name: table.batch(name, counts.get(name)) for name in table.losses}
+
+    def known_gradient(self, selection: Selection) -> Tensor | None:
+        """The gradient that a selection brings, where every rank's does; every rank asks.
+
+        The normalisers that ranks share hold for all of them or for none.
+        """
+        return None if self.ranks.any(selection.gradient is None) else selection.gradient
 
     def share_statistics(self) -> None:
         """Batch norm's running statistics become their mean over ranks, so that all ranks hold one detector."""

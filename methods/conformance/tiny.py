@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Attribution, Loss, LossKind, LossTable, Need, Pool, Proposals, Scope
+from methods.contract import Attribution, LastLayer, Loss, LossKind, LossTable, Need, Pool, Proposals, Scope
 
 CLASSES = 6
 BACKGROUND = 4  # sampled proposals an image beside the ground truth
@@ -46,6 +47,10 @@ class TinyPool:
 
     def subset(self, rows: np.ndarray) -> TinyPool:
         return TinyPool(self._categories[rows], **{name: values[rows] for name, values in self._columns.items()})
+
+    def open(self, row: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.PCG64([int(self._categories[row]), row]))
+        return rng.integers(0, 256, (12, 10, 4)).astype(np.uint8)
 
 
 class TinyDataset:
@@ -143,20 +148,25 @@ class TinyEngine:
         self, detector: TinyDetector, view: Any, proposals: Proposals, rng: torch.Generator
     ) -> dict[str, Loss]:
         targets, boxes = view.targets, view.targets.boxes
-        labels = F.one_hot(targets.labels, CLASSES)
+        labels = targets.labels
         pasted = targets.pasted
         if proposals is Proposals.SAMPLED:
             height, width = view.image.shape[1:]
             corner = torch.rand(BACKGROUND, 2, generator=rng, device=boxes.device) * torch.tensor([width, height]) / 2
             boxes = torch.cat([boxes, torch.cat([corner, corner + 4], 1)])
-            labels = F.pad(labels, (0, 0, 0, BACKGROUND))
+            labels = F.pad(labels, (0, BACKGROUND), value=CLASSES)
             pasted = F.pad(pasted, (0, BACKGROUND))
         dtype = detector.box.weight.dtype
         features = detector(_described(view.image, boxes).to(dtype))
+        goal = F.one_hot(labels, CLASSES + 1)[:, :CLASSES].to(dtype)
         found = {}
         for number, stage in enumerate(detector.stages):
-            each = F.binary_cross_entropy_with_logits(stage(features), labels.to(dtype), reduction="none").sum(1)
-            found[f"cls_stage{number}"] = _loss(LossKind.CLASSIFICATION, each, len(targets), (each * pasted).sum())
+            logits = stage(features)
+            each = F.binary_cross_entropy_with_logits(logits, goal, reduction="none").sum(1)
+            loss = _loss(LossKind.CLASSIFICATION, each, len(targets), (each * pasted).sum())
+            every, image = torch.ones_like(goal, dtype=torch.bool), torch.zeros_like(labels)
+            seen = LastLayer(features.detach(), logits.detach(), labels, every, image)
+            found[f"cls_stage{number}"] = replace(loss, last_layer=seen)
         real = features[: len(targets)]
         found["box"] = _loss(LossKind.BOX, detector.box(real).abs().sum(1), len(targets))
         found["mask"] = _loss(LossKind.MASK, detector.box(real).square().sum(1), len(targets))
@@ -164,6 +174,10 @@ class TinyEngine:
             LossKind.PROPOSAL, F.softplus(-detector.proposal(real)).sum(1), len(targets), across_ranks=True
         )
         return found
+
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        """The pixels: there is no backbone below the tiny detector."""
+        return torch.stack([image.float() / 255 for image in images])
 
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
         return []
@@ -184,11 +198,14 @@ class TinyEngine:
 def _described(image: Tensor, boxes: Tensor) -> Tensor:
     """(n, 5): mean colour of each box and its width and height as shares of the image's."""
     height, width = image.shape[1:]
-    rows = []
-    for x0, y0, x1, y1 in boxes.round().int().tolist():
-        colour = image[:, max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)].float().mean((1, 2)) / 255
-        rows.append(torch.cat([colour, colour.new_tensor([(x1 - x0) / width, (y1 - y0) / height])]))
-    return torch.stack(rows) if rows else boxes.new_zeros(0, 5)
+    sums = F.pad(image.double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # of all that lies above and to the left
+    x0, y0, x1, y1 = boxes.round().long().unbind(1)
+    x0, y0 = x0.clamp(0, width - 1), y0.clamp(0, height - 1)
+    x1, y1 = torch.maximum(x1, x0 + 1).clamp(max=width), torch.maximum(y1, y0 + 1).clamp(max=height)
+    size = torch.stack([x1 - x0, y1 - y0])
+    inside = sums[:, y1, x1] - sums[:, y0, x1] - sums[:, y1, x0] + sums[:, y0, x0]
+    colour = (inside / size.prod(0)).T.float() / 255
+    return torch.cat([colour, size.T / boxes.new_tensor([width, height])], 1)
 
 
 def _loss(
@@ -205,6 +222,7 @@ def _stacked(parts: list[Loss]) -> Loss:
     pasted = [part.pasted for part in parts if part.pasted is not None]
     first = parts[0]
     belongs = [part.attribution for part in parts if part.attribution is not None]
+    seen = [part.last_layer for part in parts if part.last_layer is not None]
     most = max(1, *(each.shape[1] for each in belongs))
     places = [torch.where(each.instance < 0, -1, each.instance + i * most) for i, each in enumerate(belongs)]
     return Loss(
@@ -219,6 +237,18 @@ def _stacked(parts: list[Loss]) -> Loss:
             torch.cat(places),
             (len(parts), most),
         ),
+        _together(seen) if seen else None,
+    )
+
+
+def _together(parts: list[LastLayer]) -> LastLayer:
+    """What the last layer sees of single images' regions, as that of the batch's."""
+    return LastLayer(
+        inputs=torch.cat([part.inputs for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        counted=torch.cat([part.counted for part in parts]),
+        image=torch.cat([part.image + i for i, part in enumerate(parts)]),
     )
 
 

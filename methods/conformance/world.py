@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from harness.data.policies import Policies
 from harness.data.sample import Batch, Masks, Sample, Targets, View
 from harness.data.seeding import generator
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
-from methods.conformance.tiny import CLASSES, TinyDataset, TinyEngine
-from methods.contract import Draw, ImageFacts, Method, Scope, Selection, Start
+from methods.conformance.elsewhere import HostTensors
+from methods.conformance.faults import Fault
+from methods.conformance.handed import Ledger
+from methods.conformance.tiny import CLASSES, TinyDataset, TinyEngine, tiny_pool
+from methods.contract import Draw, ImageFacts, Method, Scope, Selection, Start, ViewKind
 
 IMAGES = 4
-STEPS = 6
+STEPS = 72  # of the schedule; the longest of the checks takes them all
+NEAR = 1e-3  # relative error of a gradient
 
 
 def fresh(method: Method) -> Method:
@@ -25,8 +33,21 @@ def fresh(method: Method) -> Method:
     return dataclasses.replace(method)
 
 
-def start(method: Method) -> None:
-    method.start(Start(STEPS, torch.device("cpu"), IMAGES, TinyDataset(), needed=needed()))
+def prepared(method: Method) -> tuple[Method, Any]:
+    """A fresh instance as loader workers get it, and its pool."""
+    method = fresh(method)
+    return method, method.prepare(tiny_pool(), TinyDataset(), rng_at(0))
+
+
+def started(method: Method) -> Method:
+    """A fresh instance that a run would train with."""
+    method, pool = prepared(method)
+    method.start(start_of(pool))
+    return method
+
+
+def start_of(pool: Any) -> Start:
+    return Start(STEPS, torch.device("cpu"), IMAGES, TinyDataset(), pool, needed=needed())
 
 
 def needed() -> tuple[dict[str, Any], ...]:
@@ -39,11 +60,14 @@ def rng_at(position: int) -> np.random.Generator:
 
 def facts(image: int, dataset: TinyDataset) -> ImageFacts:
     image %= dataset.num_images
-    return ImageFacts(image, 32, 32, dataset.categories_of(image))
+    categories = dataset.categories_of(image)
+    categories.setflags(write=False)
+    return ImageFacts(image, 32, 32, categories)
 
 
-def drawn(method: Method, image: int, pool: Any, dataset: TinyDataset) -> Draw:
-    return as_drawn(method.draw(facts(image, dataset), pool, rng_at(image)), image, pool, dataset)
+def drawn(method: Method, image: int, pool: Any, dataset: TinyDataset, policy: np.ndarray | None = None) -> Draw:
+    heeded = {"policy": policy} if Policies.of(method) else {}
+    return as_drawn(method.draw(facts(image, dataset), pool, rng_at(image), **heeded), image, pool, dataset)
 
 
 def as_drawn(draw: Draw, image: int, pool: Any, dataset: TinyDataset) -> Draw:
@@ -54,12 +78,9 @@ def as_drawn(draw: Draw, image: int, pool: Any, dataset: TinyDataset) -> Draw:
     )
 
 
-def tiny_steps(
-    engine: TinyEngine | None = None, first: int = 0, last: int = STEPS
-) -> Iterator[tuple[int, TrainingStep]]:
-    engine = engine or TinyEngine()
+def tiny_steps(engine: TinyEngine, first: int, last: int) -> Iterator[TrainingStep]:
     for iteration in range(first, last):
-        yield iteration, tiny_step(engine, iteration, pasted=(0, 2) if iteration % 2 else (0, 1, 2, 3))
+        yield tiny_step(engine, iteration, pasted=(0, 2) if iteration % 2 else (0, 1, 2, 3))
 
 
 def tiny_step(
@@ -70,8 +91,13 @@ def tiny_step(
     ranks: Ranks | None = None,
 ) -> TrainingStep:
     ranks = ranks or Ranks()
-    batch = tiny_batch(100 * iteration + 10000 * ranks.rank, pasted, references)
+    batch = copy.deepcopy(_batch(100 * iteration + 10000 * ranks.rank, pasted, references))
     return TrainingStep(engine, batch, StepPosition(0, iteration, STEPS), ranks)
+
+
+@lru_cache(256)
+def _batch(seed: int, pasted: tuple[int, ...], references: int) -> Batch:
+    return tiny_batch(seed, pasted, references)
 
 
 def tiny_batch(seed: int, pasted: tuple[int, ...] = (0, 2), references: int = IMAGES, images: int = IMAGES) -> Batch:
@@ -99,23 +125,67 @@ def tiny_view(rng: np.random.Generator, instances: int, of_which_pasted: int = 0
     return View(image, Targets(boxes, labels, Masks.from_full(full), pasted, rows))
 
 
+def selected(method: Method, step: TrainingStep, elsewhere: HostTensors | None = None) -> Selection:
+    """What a method decides about a step that is handed to it as the contract has it. Raises Fault."""
+    ledger = Ledger(step, method.required(), elsewhere)
+    try:
+        selection = method.select(ledger.handed())
+    finally:
+        ledger.conclude()
+    if type(selection) is not Selection:
+        raise Fault(f"`select` gives {type(selection).__name__}, not methods.contract.Selection")
+    return selection
+
+
 def train(method: Method, step: TrainingStep) -> Selection:
-    """One step as the training loop takes it, with plain SGD."""
-    selection = method.select(step)
-    losses = step.batch_losses(step.trained_table(selection))
-    parameters = step.engine.parameters(Scope.all)
-    if selection.gradient is not None and step.ranks.world == 1:
-        gradient = selection.gradient.clone()
-    else:
-        parts = torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters, materialize_grads=True)
-        gradient = torch.cat([part.flatten() for part in parts])
+    """One step as the training loop takes it, with plain SGD. Raises Fault."""
+    selection = selected(method, step)
+    table = step.trained_table(selection)
+    losses = step.batch_losses(table)
+    known = step.known_gradient(selection) if method.decides() else None
+    if selection.gradient is not None:
+        _check_gradient(step, selection, gradient_of(step, table.total()))
+    gradient = gradient_of(step, torch.stack(list(losses.values())).sum()) if known is None else known.clone()
     step.ranks.average_(gradient)
+    parameters = step.engine.parameters(Scope.all)
     with torch.no_grad():
         for parameter, part in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
             parameter.sub_(part.view_as(parameter), alpha=0.1)
     return selection
 
 
-def trained(method: Method) -> list[Selection]:
-    start(method)
-    return [train(method, step) for _, step in tiny_steps()]
+def gradient_of(step: TrainingStep, total: Tensor) -> Tensor:
+    """(P,) over all parameters."""
+    parameters = step.engine.parameters(Scope.all)
+    parts = torch.autograd.grad(total, parameters, materialize_grads=True, retain_graph=True)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _check_gradient(step: TrainingStep, selection: Selection, expected: Tensor) -> None:
+    """Raises Fault for a `Selection.gradient` that is not of what is trained on."""
+    given = selection.gradient
+    assert given is not None
+    if given.shape != expected.shape:
+        raise Fault(f"Selection.gradient has shape {tuple(given.shape)}, not {tuple(expected.shape)}: flat, of all")
+    if _near(given, expected):
+        return
+    rejected = bool((~selection.keep & step.has_pasted).any())
+    if rejected and _near(given, gradient_of(step, step._table(ViewKind.AUGMENTED).total())):
+        raise Fault(
+            "Selection.gradient is that of the pasted view, and Selection.keep rejects it: the run would train on what "
+            "its log calls rejected"
+        )
+    ratio = float(given.norm() / expected.norm().clamp(min=1e-12))
+    if ratio > NEAR and _near(given / ratio, expected):
+        raise Fault(
+            f"Selection.gradient is {ratio:.3g} times the gradient of what is trained on: give it as it is, and weigh "
+            "with Selection.weight"
+        )
+    raise Fault(
+        "Selection.gradient is not the gradient of what is trained on: it is that of the total of the view that all "
+        "images are trained on, over all parameters, and None where images of both views are mixed"
+    )
+
+
+def _near(first: Tensor, second: Tensor) -> bool:
+    return bool((first - second).norm() <= NEAR * second.norm() + 1e-7)

@@ -1,6 +1,7 @@
-"""What a BSGAL step costs over a plain pasting step: same detector, batch and process, medians of interleaved repeats.
+"""What a selecting step costs over a plain pasting step: same detector, batch and process, medians of interleaved
+repeats.
 
-    python -m tests.benchmarks.bsgal_step [--device cuda] [--images 4] [--size 192] [--repeats 5]
+    python -m tests.benchmarks.bsgal_step [--device cuda] [--images 4] [--size 192] [--repeats 5] [--only NAME ...]
 
 The detector is the paper's ResNet-50 CenterNet2 with the golden weights. The plain step pastes and keeps everything.
 The last line is a forward pass of the augmented view without gradients: what a finite difference along the cached
@@ -27,6 +28,8 @@ from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
 from harness.training.torch_settings import prepare_torch
 from methods.bsgal import BSGAL, Estimator, Mode
+from methods.bsgal_instance import BSGALInstance
+from methods.confidence import Confidence
 from methods.contract import Method, Scope, Start, ViewKind
 from methods.xpaste import XPaste
 from tests.golden import published_detector as made
@@ -34,8 +37,10 @@ from tests.golden import published_detector as made
 ACCEPT, REJECT = -2.0, 2.0  # thresholds below and above every cosine
 FORWARD = "forward pass of the augmented view alone"
 
+PLAIN = "plain step"
+
 METHODS: dict[str, Method] = {
-    "plain step": XPaste(),
+    PLAIN: XPaste(),
     "paste_only, accepted": BSGAL(tau=ACCEPT),
     "paste_only, rejected": BSGAL(tau=REJECT),
     "paste_only, scope=heads, accepted": BSGAL(tau=ACCEPT, scope=Scope.heads),
@@ -43,6 +48,8 @@ METHODS: dict[str, Method] = {
     "paste_only, scope=last, reference_every=8, accepted": BSGAL(tau=ACCEPT, scope=Scope.last, reference_every=8),
     "paste_or_ori, gradient": BSGAL(mode=Mode.paste_or_ori),
     "paste_or_ori, loss difference": BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
+    "confidence": Confidence(),
+    "bsgal_instance": BSGALInstance(),
 }
 
 
@@ -104,7 +111,7 @@ def batch_of(images: int, size: int, device: torch.device) -> Batch:
         return View(made.image(size, size, seed).to(torch.uint8), made.targets(size, size, seed, count, pasted))
 
     samples = [
-        Sample(i, i, view(10 * i + 1, 8), view(10 * i, 16, pasted=8), view(10 * i + 5, 8)) for i in range(images)
+        Sample(i, i, view(10 * i + 1, 8), view(10 * i, 16, pasted=8), (view(10 * i + 5, 8),)) for i in range(images)
     ]
     return Batch(samples).to(device)
 
@@ -115,23 +122,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[""], help="beside the plain step, rows whose names begin so")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="fp32")
     options = parser.parse_args()
     device = torch.device(options.device)
     prepare_torch(RunConfig(launcher=LauncherConfig(gpus=int(device.type == "cuda"))))
     engine = NativeEngine(made.detector("resnet50", 1).to(device), Precision[options.precision], channels_last=False)
     bench = Bench(engine, batch_of(options.images, options.size, device), device)
-    for method in METHODS.values():
-        method.start(Start(1000, device, options.images, dataset=None))  # type: ignore[arg-type]
+    rows = [name for name in [*METHODS, FORWARD] if name == PLAIN or name.startswith(tuple(options.only))]
+    methods = {name: METHODS[name] for name in rows if name in METHODS}
+    for method in methods.values():
+        method.start(Start(1000, device, options.images, dataset=None, pool=None))  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = defaultdict(list)
     peak: dict[str, float] = {}
     for repeat in range(options.repeats + 1):  # the first warms up
-        for name in [*METHODS, FORWARD]:
+        for name in rows:
             bench.forget_peak()
-            seconds[name].append(bench.step(METHODS[name], repeat) if name in METHODS else bench.forward())
+            seconds[name].append(bench.step(methods[name], repeat) if name in methods else bench.forward())
             peak[name] = bench.peak()
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    plain = medians["plain step"]
+    plain = medians[PLAIN]
     for name, median in medians.items():
         print(f"{name:<52} {median:8.3f} s  {median / plain:5.2f} x, peak {peak[name]:.2f} GiB")
 

@@ -17,20 +17,23 @@ from pathlib import Path
 import pandas as pd
 
 from harness.commands.hidden_truth import ANY_FAULT, rocs_by_kind
-from harness.commands.score import ScoreOptions, score_command, within_categories
+from harness.commands.score import stage_command, within_categories
+from harness.config import Stage, StageConfig
 from harness.data.mini.truth import CLEAN
-from methods.bsgal import Estimator, ReferencePolicy
 from tests.benchmarks.mini_runs import complete, spread
 
 BASELINE = ["method=baseline", "schedule=mini"]
-TWENTY_EACH = ScoreOptions(per_category=20)
+CONFIDENCE = StageConfig(Stage.score)
+GRADIENT = StageConfig(Stage.score, "gradient")
+TWENTY_EACH = dataclasses.replace(GRADIENT, per_category=20)
 # Stage of training and score: options of the baseline, and of the score.
 SCORES = {
     "early": (["schedule.iterations=100"], TWENTY_EACH),
-    "late": ([], ScoreOptions()),
+    "late-confidence": ([], CONFIDENCE),
+    "late": ([], GRADIENT),
     "late-4-hosts": ([], dataclasses.replace(TWENTY_EACH, hosts=4)),
-    "late-random-references": ([], dataclasses.replace(TWENTY_EACH, reference_policy=ReferencePolicy.random_image)),
-    "late-loss-difference": ([], dataclasses.replace(TWENTY_EACH, estimator=Estimator.loss_difference)),
+    "late-random-references": ([], dataclasses.replace(TWENTY_EACH, reference_policy="random_image")),
+    "late-loss-difference": ([], dataclasses.replace(TWENTY_EACH, by="loss_difference")),
 }
 
 
@@ -46,7 +49,7 @@ def main() -> None:
             ranking = options.runs / "rankings" / f"{name}-s{seed}.csv"
             if not ranking.is_file():
                 run_id = complete([*BASELINE, *training, f"seed={seed}", f"runs_dir={options.runs}"])
-                score_command(options.runs, run_id, ranking, "half_bad", scored)
+                stage_command(options.runs, run_id, scored, ranking, "half_bad")
             for kind, value in areas(pd.read_csv(ranking)).items():
                 found[kind].append(value)
         for kind, values in found.items():

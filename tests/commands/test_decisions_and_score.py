@@ -1,28 +1,32 @@
 """Looking back on a run: its decisions, and a pool scored by its frozen detector. One short real run serves all."""
 
 import csv
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from harness.commands.decisions import by_category, by_group, by_instance, decisions_command, over_time
 from harness.commands.hidden_truth import agreement_by_kind, rocs_by_kind
-from harness.commands.score import ScoreOptions, score_command, score_pool, scoring_data, within_categories
+from harness.commands.score import stage_command, within_categories
+from harness.config import Stage, StageConfig
 from harness.errors import UserError
 from harness.record.decisions import ceiling, read_decisions, read_pasted
 from harness.run.finished_run import FinishedRun, finished_run
 from harness.run.run import execute
-from methods.bsgal import Estimator, ReferencePolicy
+from harness.stages.chunks import Chunk
+from harness.stages.scoring import scorer
 from methods.clip_filter import ClipFilter
-from methods.contract import Scope
 from reports.decisions import agreement
 from tests.small_training import Trained
 
-FEW = ScoreOptions(per_category=1, hosts=1, references=2)
+FEW = StageConfig(Stage.score, "gradient", hosts=1, per_category=1, references=2)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +131,8 @@ def test_ranks_within_categories_by_hand() -> None:
 
 def test_scores_are_written_and_read_as_a_filter(runs: Path, finished: FinishedRun, tmp_path: Path) -> None:
     out = tmp_path / "ranking.csv"
-    printed = score_command(runs, "bsgal_per_image", out, options=FEW)
-    assert "24 instances scored" in printed
+    printed = stage_command(runs, "bsgal_per_image", FEW, out)
+    assert "24 instances, 0 of them without a result" in printed
     assert "AUROC of clean against rest" in printed
     assert (tmp_path / "ranking.png").stat().st_size > 5000
     with out.open() as file:
@@ -145,30 +149,27 @@ def test_scores_are_written_and_read_as_a_filter(runs: Path, finished: FinishedR
 
 
 def test_a_pool_without_faults_is_ranked_without_a_curve(runs: Path, tmp_path: Path) -> None:
-    printed = score_command(runs, "bsgal_per_image", tmp_path / "ranking.csv", pool="clean", options=FEW)
+    printed = stage_command(runs, "bsgal_per_image", FEW, tmp_path / "ranking.csv", pool="clean")
     assert "all clean or all faulty" in printed
     assert not (tmp_path / "ranking.png").exists()
 
 
 def test_scoring_is_repeatable_and_its_estimators_agree_in_sign(finished: FinishedRun) -> None:
     """Pasted alone, the same instance gets the same score; a small probing step lowers the loss where φ > 0."""
-    import torch
-
     engine = finished.engine(torch.device("cpu"))
-    pool = finished.dataset.pool
-    rows = pool.rows_of(3)[:6]
+    chunk = Chunk(0, 3, finished.dataset.pool.rows_of(3)[:6])
 
-    def scores(**options: object) -> np.ndarray:
-        chosen = ScoreOptions(hosts=1, references=2, **options)  # type: ignore[arg-type]
-        return score_pool(engine, scoring_data(finished.dataset, pool, chosen), pool, rows, chosen)
+    def scores(by: str = "gradient", **options: Any) -> np.ndarray:
+        stage = StageConfig(Stage.score, by, hosts=1, references=2, **options)
+        return scorer(dataclasses.replace(finished.config, stage=stage), finished.dataset, engine)(chunk)
 
     by_gradient = scores()
     np.testing.assert_array_equal(by_gradient, scores())
-    assert np.abs(scores(scope=Scope.heads) - by_gradient).max() > 0
-    by_random = scores(reference_policy=ReferencePolicy.random_image)
+    assert np.abs(scores(scope="heads") - by_gradient).max() > 0
+    by_random = scores(reference_policy="random_image")
     assert np.abs(by_random - by_gradient).max() > 0
-    np.testing.assert_array_equal(by_random, scores(reference_policy=ReferencePolicy.random_image))
-    measured = scores(estimator=Estimator.loss_difference, probe_lr=0.01)
+    np.testing.assert_array_equal(by_random, scores(reference_policy="random_image"))
+    measured = scores("loss_difference", probe_lr=0.01)
     clear = np.isfinite(by_gradient) & (np.abs(by_gradient) > 0.1)
     assert clear.any()
     assert (np.sign(measured[clear]) == np.sign(by_gradient[clear])).all()

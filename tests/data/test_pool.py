@@ -156,9 +156,29 @@ def test_joined_pools_fill_columns_up(small, write_pool: Writer, tmp_path: Path)
 
 
 def test_the_training_sets_own_instances(small) -> None:
-    pool = training_pool(small.annotations)
+    pool = training_pool(small.annotations, small.paths.folder / "coco")
     row = len(pool) // 2
     source = pool.source(row)
     assert source.image == pool.column("image")[row] == small.annotations.annotation_images[source.annotation]
     assert pool.categories[row] == small.annotations.annotation_categories[source.annotation]
     assert small.annotations.annotations_of(source.image).start <= source.annotation
+
+
+def test_instances_are_opened_with_their_mask(small, tmp_path: Path) -> None:
+    pool = open_pool(small.paths.folder / "pools" / "clean.json", 24, tmp_path / "cache")
+    rgba = pool.subset(np.array([5])).open(0)
+    assert rgba.dtype == np.uint8
+    assert rgba.shape[2] == 4
+    assert 0 < (rgba[..., 3] > 128).mean() < 1
+    own = small.facts.instance_pool()
+    both = pickle.loads(pickle.dumps(small.facts.join(pool, own)))
+    assert np.array_equal(both.open(5), rgba)
+    row = int(np.argmax(own.column("area_fraction")))
+    whole = own.source(row).image
+    size = small.annotations.heights[whole] * small.annotations.widths[whole]
+    cut = both.open(len(pool) + row)
+    assert (cut[..., 3] > 0).sum() == pytest.approx(own.column("area_fraction")[row] * size, rel=0.05)
+    Path(pool.source(0).path).rename(tmp_path / "away.png")
+    with pytest.raises(ValueError, match=r"missing file: .*\.png"):
+        pool.open(0)
+    (tmp_path / "away.png").rename(pool.source(0).path)

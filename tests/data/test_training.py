@@ -321,7 +321,7 @@ def test_evaluation_images(small) -> None:
 
 
 def test_facts_are_those_of_the_contract(small) -> None:
-    facts: DatasetFacts = TrainingFacts(small.annotations)
+    facts: DatasetFacts = TrainingFacts(small.annotations, small.paths.folder)
     assert facts.num_categories == len(facts.frequency) == len(facts.image_count) == 24
     assert facts.images_of(99).tolist() == []
     for image in range(5):

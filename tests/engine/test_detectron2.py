@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engines.md says how to get it")
 
@@ -18,7 +19,7 @@ from harness.data.sample import View
 from harness.engine.contract import Engine
 from harness.engine.detectron2.engine import build
 from harness.errors import UserError
-from methods.contract import LossKind, Proposals, Scope
+from methods.contract import LossKind, Need, Proposals, Scope
 from tests.detector.small import generator, view
 from tests.engine.detectron2_models import (
     CASCADE,
@@ -105,6 +106,53 @@ def test_what_was_pasted_is_told_apart(model: str, views: list[View]) -> None:
         torch.testing.assert_close(full.losses[name].pasted, full.losses[name].sum)
     for name in full.names(LossKind.CLASSIFICATION):  # of background too
         assert (full.losses[name].pasted < full.losses[name].sum).all()
+
+
+def pasted_of(views: list[View]) -> torch.Tensor:
+    return pad_sequence([each.targets.pasted for each in views], batch_first=True)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_losses_are_told_apart_by_instance(model: str, views: list[View]) -> None:
+    """Shares of what was pasted are the pasted part; boxes and masks have no other terms than those of instances."""
+    engine = engine_of(*SMALL, *MODELS[model])
+    assert Need.INSTANCE_ATTRIBUTION in engine.capabilities
+    table = engine.losses(views, Proposals.SAMPLED, generator(5)).copied()
+    for name, loss in table.losses.items():
+        assert loss.instances.shape == (3, 4)
+        if loss.pasted is not None:
+            shares = (loss.instances * pasted_of(views)).sum(1)
+            torch.testing.assert_close(shares, loss.pasted, rtol=1e-5, atol=1e-5)
+        if not name.startswith(("loss_cls", "loss_rpn_cls")):
+            torch.testing.assert_close(loss.instances.sum(1), loss.sum, rtol=1e-5, atol=1e-5)
+    assert table.per_instance(LossKind.PROPOSAL)[0].sum() > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_ignored_instance_counts_in_no_loss(model: str, views: list[View]) -> None:
+    """With ground truth as the only proposals, leaving it out gives what its absence from the targets gives."""
+    engine = engine_of(*SMALL, *MODELS[model])
+    pasted = pasted_of(views)
+    found = engine.losses(views, Proposals.GROUND_TRUTH, generator(5)).selected(~pasted)
+    bare = [View(each.image, each.targets[~each.targets.pasted]) for each in views]
+    for name, expected in engine.losses(bare, Proposals.GROUND_TRUTH, generator(5)).losses.items():
+        torch.testing.assert_close(found.losses[name].sum, expected.sum, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.losses[name].count, expected.count)
+    nothing = engine.losses(views, Proposals.SAMPLED, generator(5)).selected(torch.zeros(3, 4, dtype=torch.bool))
+    boxes = [loss.sum.abs().max() for loss in nothing.losses.values() if loss.kind in (LossKind.BOX, LossKind.MASK)]
+    assert max(boxes) < 1e-5
+    gradients = torch.autograd.grad(nothing.total(), engine.parameters(Scope.heads), allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize(("override", "known"), [("MODEL.KEYPOINT_ON=True", False), ("MODEL.MASK_ON=False", True)])
+def test_a_model_with_a_part_that_is_not_known_by_instance_says_so(override: str, known: bool) -> None:
+    assert (Need.INSTANCE_ATTRIBUTION in engine_of(*SMALL, override).capabilities) == known
+
+
+def test_the_backbone_s_features_are_of_its_last_level() -> None:
+    found = engine_of(*SMALL).backbone_features([view(1).image[:, :64, :64]] * 2)
+    assert found.shape == (2, 256, 2, 2)
 
 
 def test_every_image_is_judged_alone(views: list[View]) -> None:

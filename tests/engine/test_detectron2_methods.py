@@ -50,7 +50,7 @@ def run(method: str, folder: Path, iterations: int, *more: str, overrides: list[
     return outcome.run_id, record
 
 
-# Methods that decide about single instances need what this engine does not attribute.
+# The others need what this engine lacks: the detector's confidence, or its last layer.
 ABLE = [name for name in methods.names() if methods.find(name)().required() <= CAPABILITIES]
 
 

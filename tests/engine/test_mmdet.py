@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-bench[mmdet]'")
 
 import backbones
 from harness.config import Precision
 from harness.data.lvis.cache import load_annotations
+from harness.data.sample import View
 from harness.engine import create
 from harness.engine.mmdet.engine import MmdetEngine
 from harness.errors import UserError
@@ -115,6 +117,35 @@ def test_what_is_attributed_to_pasted_instances_is_what_comes_from_them(engine: 
     rest.targets.pasted = ~view.targets.pasted
     both = half + engine.losses([rest], Proposals.GROUND_TRUTH, draws()).pasted_total(*kinds)
     torch.testing.assert_close(both, engine.losses([everything], Proposals.GROUND_TRUTH, draws()).pasted_total(*kinds))
+
+
+@pytest.mark.parametrize("instances", [(3, 4), (5, 0, 1), (0, 0)])
+def test_losses_are_told_apart_by_instance(engine: MmdetEngine, instances: tuple[int, ...]) -> None:
+    """Shares of what was pasted are the pasted part; boxes and masks have no other terms than those of instances."""
+    views = [make_view(count, seed) for seed, count in enumerate(instances)]
+    pasted = pad_sequence([view.targets.pasted for view in views], batch_first=True)
+    for name, loss in engine.losses(views, Proposals.SAMPLED, draws()).losses.items():
+        assert loss.instances.shape == (len(views), max(1, *instances))
+        if loss.pasted is not None and pasted.numel():
+            torch.testing.assert_close((loss.instances * pasted).sum(1), loss.pasted, rtol=1e-5, atol=1e-5)
+        if name.endswith(("bbox", "mask")):
+            torch.testing.assert_close(loss.instances.sum(1), loss.sum, rtol=1e-5, atol=1e-5)
+
+
+def test_an_ignored_instance_counts_in_no_loss(engine: MmdetEngine) -> None:
+    """With ground truth as the only proposals, leaving it out gives what its absence from the targets gives."""
+    views = [make_view(3, 1), make_view(4, 2)]
+    pasted = pad_sequence([view.targets.pasted for view in views], batch_first=True)
+    found = engine.losses(views, Proposals.GROUND_TRUTH, draws()).selected(~pasted)
+    bare = [View(view.image, view.targets[~view.targets.pasted]) for view in views]
+    for name, expected in engine.losses(bare, Proposals.GROUND_TRUTH, draws()).losses.items():
+        assert torch.equal(found.losses[name].count, expected.count)
+        if not name.endswith("loss_cls_classes"):  # Seesaw's weights come from the samples of the whole batch
+            torch.testing.assert_close(found.losses[name].sum, expected.sum, rtol=1e-4, atol=1e-5)
+
+
+def test_the_backbone_s_features_are_of_its_last_level(engine: MmdetEngine) -> None:
+    assert engine.backbone_features([make_view(1, 1).image[:, :64, :64]] * 2).shape == (2, 512, 2, 2)
 
 
 def test_the_pass_s_generator_decides_what_is_drawn(engine: MmdetEngine) -> None:

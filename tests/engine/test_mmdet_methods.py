@@ -40,7 +40,7 @@ def logged(run: SmallRun) -> list[dict[str, Any]]:
     return rows
 
 
-# Methods that decide about single instances need what this engine does not attribute.
+# The others need what this engine lacks: the detector's confidence, or its last layer.
 ABLE = [name for name in methods.names() if methods.find(name)().required() <= CAPABILITIES]
 
 

@@ -73,7 +73,7 @@ def published_steps(file: Path, number: int) -> Iterator[TrainingStep]:
 
 def started(method: BSGAL) -> BSGAL:
     method.validate()
-    method.start(Start(3, torch.device("cpu"), IMAGES, dataset=None))  # type: ignore[arg-type]
+    method.start(Start(3, torch.device("cpu"), IMAGES, dataset=None, pool=None))  # type: ignore[arg-type]
     return method
 
 

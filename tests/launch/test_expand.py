@@ -265,3 +265,50 @@ def test_a_sweep_that_cannot_be_called_so_is_named(name: str, tmp_path: Path) ->
     path.write_text("grid: {method: [baseline]}")
     with pytest.raises(UserError, match=r"a sweep is called as its file.*rename it"):
         sweepfile.read(path)
+
+
+OFFLINE = """
+defaults: [data=mini, data.pool=half_bad]
+grid:
+  - {name: baseline, method: baseline, seed: [0, 1]}
+  - {name: scores, stage: score, seed: [0, 1]}
+  - {name: best, method: clip_filter, schedule: mini_continue, seed: [0, 1]}
+rules:
+  - {when: {stage: score}, set: {launcher.gpus: 2, launcher.nodes: 2}}
+after:
+  - {when: {name: [scores, best]}, init_from: {name: baseline}}
+  - {when: {name: best}, files: {method.scores: {name: scores}}}
+"""
+
+
+def test_a_stage_s_file_goes_to_the_runs_after_it(tmp_path: Path) -> None:
+    runs = expand(_sweep(tmp_path, OFFLINE), ["runs_dir=elsewhere"])
+    for seed in ("0", "1"):
+        baseline, scores, best = (_row(runs, name, seed) for name in ("baseline", "scores", "best"))
+        assert scores.run_id.startswith(f"score-resnet18-s{seed}-")
+        assert (scores.stage, best.stage, scores.iterations) == ("score", "", 0)
+        assert scores.parents == [baseline.run_id]
+        assert best.parents == [baseline.run_id, scores.run_id]
+        assert scores.resources["ranks"] == 4  # one a GPU, whatever the schedule says
+        config = compose(best.overrides).config
+        assert config.method.scores == f"elsewhere/{scores.run_id}/scores.csv"
+        assert config.needed_runs == [scores.run_id]
+        assert identify(config) == best.run_id
+    # Another score makes another run of the one that reads it, before either is there.
+    others = expand(_sweep(tmp_path, OFFLINE), ["stage.hosts=5"])
+    assert _row(others, "best", "0").run_id != _row(runs, "best", "0").run_id
+    assert _row(others, "baseline", "0").run_id == _row(runs, "baseline", "0").run_id
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("files: {scores: {name: scores}}", r"scores is no option of a method"),
+        ("files: {method.scores: {name: baseline}}", r"leaves no file; set stage=score or embed"),
+        ("files: {method.scores: {name: score}}", "did you mean 'scores'"),
+    ],
+)
+def test_a_file_that_nothing_leaves_is_refused(wrong: str, words: str, tmp_path: Path) -> None:
+    text = OFFLINE.replace("files: {method.scores: {name: scores}}", wrong)
+    with pytest.raises(UserError, match=words):
+        expand(_sweep(tmp_path, text))

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
         ("noise", 48),
         ("bsgal_ablation", 38),
         ("engines_mini", 24),
+        ("score_select", 18),
+        ("instances", 14),
     ],
 )
 def test_sweeps_on_the_embedded_dataset_expand(name: str, runs: int, mini_root: Path) -> None:

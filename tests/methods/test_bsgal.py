@@ -26,7 +26,7 @@ from methods.bsgal import (
 )
 from methods.bsgal_per_image import BSGALPerImage
 from methods.conformance import check_method
-from methods.conformance.tiny import TinyDataset, TinyEngine
+from methods.conformance.tiny import TinyDataset, TinyEngine, tiny_pool
 from methods.conformance.world import tiny_batch
 from methods.contract import Draw, ImageFacts, LossKind, Method, Need, Proposals, Scope, Selection, Start, ViewKind
 from methods.loss_band import LossBand
@@ -38,7 +38,7 @@ DATASET = TinyDataset()
 
 def started(method: Method, needed: tuple[dict[str, object], ...] = ()) -> Method:
     method.validate()
-    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, needed))
+    method.start(Start(STEPS, torch.device("cpu"), 4, DATASET, tiny_pool(), needed))
     return method
 
 
@@ -64,11 +64,11 @@ def gradient(engine: TinyEngine, loss: Tensor, scope: Scope = Scope.all) -> Tens
 
 
 def reference_loss(step: TrainingStep, proposals: Proposals = Proposals.GROUND_TRUTH) -> Tensor:
-    return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True).total(LossKind.CLASSIFICATION)
+    return step.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, grad=True).total(LossKind.CLASSIFICATION)
 
 
 def pasted_loss(step: TrainingStep) -> Tensor:
-    return step.losses(ViewKind.AUGMENTED).pasted_total(LossKind.CLASSIFICATION)
+    return step.losses(ViewKind.AUGMENTED, grad=True).pasted_total(LossKind.CLASSIFICATION)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -110,7 +110,7 @@ def test_reference_losses(loss: ReferenceLoss) -> None:
     engine = TinyEngine()
     selection = started(BSGAL(reference_loss=loss, momentum=0.0)).select(step_at(1, engine))
     check = step_at(1, engine)
-    table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+    table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
     expected = {
         "classification": lambda: table.batch("cls_stage0") + table.batch("cls_stage1"),
         "first_stage": lambda: table.batch("cls_stage0"),
@@ -159,9 +159,11 @@ def test_paste_or_ori_compares_the_views_and_hands_over_the_gradient(loss: Refer
         step = step_at(iteration, engine)
         selection = method.select(step)
         check = step_at(iteration, engine)
-        table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+        table = check.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
         cache = 0.1 * cache + 0.9 * gradient(engine, table.total(LossKind[loss.name.upper()]))
-        views = [gradient(engine, check.losses(view).total()) for view in (ViewKind.AUGMENTED, ViewKind.ORIGINAL)]
+        views = [
+            gradient(engine, check.losses(view, grad=True).total()) for view in (ViewKind.AUGMENTED, ViewKind.ORIGINAL)
+        ]
         assert float(selection.contribution) == pytest.approx(cosine(cache, views[0]), rel=1e-4)
         assert float(selection.threshold) == pytest.approx(cosine(cache, views[1]), rel=1e-4)
         assert bool(selection.keep.all()) == (loss is ReferenceLoss.box)  # pasting adds more box loss than others here
@@ -195,8 +197,8 @@ def test_the_loss_difference_is_that_of_a_probing_step(proposals: ReferencePropo
         both = started(BSGAL(mode=Mode.paste_or_ori, **options)).select(step)
         assert all(torch.equal(a, b) for a, b in zip(kept, step.engine.parameters(Scope.all), strict=True))
         check = step_at(iteration)
-        original = after_probe(check, check.losses(ViewKind.ORIGINAL).total(), 0.05, taken)
-        augmented = after_probe(check, check.losses(ViewKind.AUGMENTED).total(), 0.05, taken)
+        original = after_probe(check, check.losses(ViewKind.ORIGINAL, grad=True).total(), 0.05, taken)
+        augmented = after_probe(check, check.losses(ViewKind.AUGMENTED, grad=True).total(), 0.05, taken)
         assert float(both.contribution) == pytest.approx(original - augmented, rel=1e-3, abs=1e-6)
         assert float(step.logged["reference_loss/after_original"]) == pytest.approx(original, rel=1e-5)
         assert bool(both.keep.all()) == (augmented < original)
@@ -233,8 +235,8 @@ def test_a_pass_that_is_not_trained_on_draws_for_itself(monkeypatch: pytest.Monk
         return plain(views, proposals, rng, **options)
 
     monkeypatch.setattr(step.engine, "losses", seen)
-    step.losses(ViewKind.AUGMENTED, backbone_in_eval=True)
-    step.losses(ViewKind.AUGMENTED)
+    step.losses(ViewKind.AUGMENTED, backbone_in_eval=True, grad=True)
+    step.losses(ViewKind.AUGMENTED, grad=True)
     assert len(set(seeds)) == 2
 
 
@@ -295,7 +297,7 @@ def test_above_four_a_second_image_of_any_class_follows_all_first_ones() -> None
     pairs = [method.reference(drawn([2]), DATASET, np.random.Generator(np.random.PCG64(s))) for s in range(400)]
     assert [first for first, _ in pairs] == chosen(ReferencePolicy.drawn_class, drawn([2]), 400)
     assert 0.12 < np.mean([second == 0 for _, second in pairs]) < 0.35
-    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET)
+    start = Start(total_iterations=10, device=torch.device("cpu"), images_per_rank=3, dataset=DATASET, pool=tiny_pool())
     with pytest.raises(ValueError, match="3 images a rank bring 6"):
         method.start(start)
     method.start(dataclasses.replace(start, images_per_rank=4))
@@ -340,7 +342,7 @@ def test_an_emptied_reference_image_stays_and_switches_the_proposals_as_publishe
     assert method.keeps_emptied_references()
     selection = method.select(with_emptied_reference(step_at(1, engine), 2))
     check = with_emptied_reference(step_at(1, engine), 2)
-    table = check.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, images=images)
+    table = check.losses(ViewKind.REFERENCE, proposals, backbone_in_eval=True, images=images, grad=True)
     g = gradient(engine, table.total(LossKind.CLASSIFICATION))
     assert float(selection.contribution) == pytest.approx(cosine(g, gradient(engine, pasted_loss(check))), rel=1e-4)
 
@@ -454,7 +456,7 @@ def test_a_mixed_decision_trains_on_both_passes() -> None:
     assert 0 < int(selection.keep.sum()) < 4
     table = step.trained_table(selection)
     assert engine.passes == 3  # reference, augmented, original
-    augmented, original = step.losses(ViewKind.AUGMENTED), step.losses(ViewKind.ORIGINAL)
+    augmented, original = step.losses(ViewKind.AUGMENTED, grad=True), step.losses(ViewKind.ORIGINAL, grad=True)
     assert engine.passes == 3
     expected = torch.where(selection.keep, augmented.losses["box"].sum, original.losses["box"].sum)
     torch.testing.assert_close(table.losses["box"].sum, expected)

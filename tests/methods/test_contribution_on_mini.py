@@ -53,7 +53,7 @@ def test_the_estimate_is_the_loss_difference_to_first_order(tmp_path: Path) -> N
     for iteration, batch in enumerate(islice(usable, BATCHES)):
         for name, options in (("estimated", BY_GRADIENT), ("measured", BY_DIFFERENCE)):
             method = compose([*SMALL, *options]).config.method
-            method.start(Start(200, torch.device("cpu"), 2, dataset.facts))
+            method.start(Start(200, torch.device("cpu"), 2, dataset.facts, data.pool))
             selection: Selection = method.select(TrainingStep(engine, batch, StepPosition(0, iteration, 200), Ranks()))
             assert selection.contribution is not None
             figures[name].append(float(selection.contribution))

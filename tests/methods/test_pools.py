@@ -8,9 +8,11 @@ import pytest
 
 from methods import filters
 from methods.clip_filter import ClipFilter
+from methods.conformance import check_method
 from methods.conformance.tiny import TinyDataset, TinyPool, tiny_pool
 from methods.contract import ImageFacts, PasteRule
 from methods.copy_paste import CopyPaste, Source
+from methods.coreset import Coreset, k_center
 from methods.divergen import DiverGen, balanced_order
 from methods.xpaste import DrawBy, XPaste
 
@@ -217,3 +219,40 @@ def test_both_sources_are_told_apart() -> None:
         assert draw.rule_of(len(draw.rows) - 1) is PasteRule.AS_IT_LIES  # on top
     assert generated > 500
     assert len(CopyPaste(source=Source.pool).prepare(tiny_pool(), TinyDataset(), rng())) == len(tiny_pool())
+
+
+# ------------------------------------------------------------------------------------------------------------- coreset
+
+
+def test_k_center_begins_in_the_middle_and_takes_what_lies_farthest() -> None:
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [9.5, 0.0], [1.0, 0.0]], np.float32)  # the mean is 4.1
+    # From 1: 9.5 lies farthest, then 0 (distance 1 against 0.5), then 9; the copy of the first comes last.
+    assert k_center(points, 5).tolist() == [1, 3, 0, 2, 4]
+    spread, lot = np.random.default_rng(0).normal(size=(60, 8)), np.arange(12)
+
+    def radius(centers: np.ndarray) -> float:
+        return float(np.linalg.norm(spread[:, None] - spread[centers], axis=2).min(1).max())
+
+    assert radius(k_center(spread, 12)) < radius(lot)
+
+
+def test_a_coreset_takes_a_share_of_each_category(tmp_path: Path) -> None:
+    pool = tiny_pool()  # five instances a category
+    features = np.random.default_rng(0).normal(size=(len(pool), 4)).astype(np.float16)
+    features[pool.rows_of(0)[0]] = np.nan
+    np.save(tmp_path / "features.npy", features)
+    method = Coreset(share=0.25, embeddings=str(tmp_path / "features.npy"))
+    report = check_method(method, processes=False)
+    assert report.cost == {"forward": 1.0, "backward": 1.0}
+    kept = method.prepare(pool, TinyDataset(), rng())
+    assert np.bincount(kept.categories).tolist() == [1] + [2] * (len(pool.present_categories) - 1)
+    assert len(replace(method, share=1.0).prepare(pool, TinyDataset(), rng())) == len(pool) - 1
+    control = replace(method, embeddings=None)
+    lot = [control.prepare(pool, TinyDataset(), rng(seed)).column("path") for seed in (0, 0, 1)]
+    assert lot[0].tolist() == lot[1].tolist() != lot[2].tolist()
+
+
+def test_scores_of_another_pool_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("category,path,score\n0,of_another.png,1.0\n")
+    with pytest.raises(ValueError, match="lists none of the pool's instances"):
+        filters.listed_scores(tmp_path / "scores.csv", tiny_pool(8))

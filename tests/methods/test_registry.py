@@ -1,9 +1,12 @@
 """Methods by name, from files and from entry points."""
 
+import hashlib
+import importlib
 import pickle
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,82 @@ def test_two_files_of_one_name_are_told_apart(plugin: Path, tmp_path: Path) -> N
         methods.load_file(other)
     with pytest.raises(FileNotFoundError):
         methods.load_file(tmp_path / "absent.py")
+
+
+# --------------------------------------------------------------------------------------- what a plugin is made of
+
+
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on Python's path; what is imported from it is forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("of_a_test_")]:
+        del sys.modules[name]
+    for name, cls in list(registry._classes.items()):
+        if cls.__module__.startswith("of_a_test_"):
+            del registry._classes[name]
+
+
+def written(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+METHOD = """
+from dataclasses import dataclass
+from methods.contract import Method
+from methods.registry import register
+{imports}
+
+@register("{name}")
+@dataclass
+class Made({base}):
+    pass
+"""
+
+
+def fingerprint_of(module: str) -> str:
+    return methods.source_fingerprint(importlib.import_module(module).Made) or ""
+
+
+def test_a_plugin_s_whole_package_counts(importable: Path) -> None:
+    package = importable / "of_a_test_package"
+    written(package, method=METHOD.format(imports="", name="of_a_package", base="Method"), deep__helper="x = 1\n")
+    (package / "__init__.py").write_text("")
+    before = fingerprint_of("of_a_test_package.method")
+    assert before == fingerprint_of("of_a_test_package.method")
+    written(package, deep__helper="x = 2\n")
+    assert fingerprint_of("of_a_test_package.method") != before
+
+
+@pytest.mark.parametrize("link", ["class", "import"])
+def test_what_a_plugin_builds_on_counts(link: str, importable: Path) -> None:
+    """Another plugin that it derives from, or a helper beside it that it imports; no library."""
+    helper = METHOD.format(imports="", name=f"of_a_base_{link}", base="Method")
+    written(importable, **{f"of_a_test_base_{link}": helper})
+    imports = f"import numpy\nfrom of_a_test_base_{link} import Made as Base"
+    base = "Base" if link == "class" else "Method"
+    written(importable, **{f"of_a_test_{link}": METHOD.format(imports=imports, name=f"of_a_{link}", base=base)})
+    before = fingerprint_of(f"of_a_test_{link}")
+    written(importable, **{f"of_a_test_base_{link}": helper + "# changed\n"})
+    assert fingerprint_of(f"of_a_test_{link}") != before
+
+
+def test_an_installed_plugin_s_version_counts(importable: Path) -> None:
+    written(importable, of_a_test_module=METHOD.format(imports="", name="of_a_module", base="Method"))
+    alone = fingerprint_of("of_a_test_module")
+    assert alone == hashlib.sha256((importable / "of_a_test_module.py").read_bytes()).hexdigest()
+
+    def installed(version: str) -> str:
+        info = importable / "of_a_test_module.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: of-a-test-module\nVersion: {version}\n")
+        (info / "top_level.txt").write_text("of_a_test_module\n")
+        (info / "RECORD").write_text("of_a_test_module.py,,\n")
+        importlib.invalidate_caches()
+        return fingerprint_of("of_a_test_module")
+
+    assert len({alone, installed("1.0"), installed("1.1")}) == 3

@@ -16,18 +16,27 @@ TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
 SHORTER = [("schedule.iterations=8", "schedule.iterations=2"), ("evaluation.limit=20", "evaluation.limit=2")]
 
 
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)  # (language, body)
+FIRST, *FURTHER = re.split(r"^(?=## [6-9]\.)", TEXT, flags=re.MULTILINE)  # one method in five steps, then chapters
 
 
-def files() -> dict[str, str]:
-    """The tutorial's files, by the name that stands in their first line."""
-    return {body.split("\n")[0].removeprefix("# "): body for language, body in BLOCKS if language}
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, body) of what is fenced."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[str]:
-    lines = [line for language, body in BLOCKS if not language for line in body.splitlines()]
+def files(text: str = FIRST) -> dict[str, str]:
+    """A text's files, by the name that stands in their first line."""
+    return {body.split("\n")[0].removeprefix("# "): body for language, body in blocks(text) if language}
+
+
+def commands(text: str = FIRST) -> list[str]:
+    lines = [line for language, body in blocks(text) if not language for line in body.splitlines()]
     assert all(line.startswith("harness ") for line in lines)
     return lines
+
+
+def title(chapter: str) -> str:
+    return chapter.split("\n")[0].split(". ")[1]
 
 
 def shortened(text: str) -> str:
@@ -53,6 +62,28 @@ def run(arguments: list[str], python: str, folder: Path) -> str:
 def test_the_method_is_under_30_lines() -> None:
     assert set(files()) == {"keep_easy.py", "easy.yaml", "easy_report.yaml", "pyproject.toml"}
     assert len(files()["keep_easy.py"].splitlines()) < 30
+    assert files()["keep_easy.py"] in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("chapter", FURTHER, ids=title)
+def test_a_chapters_methods_are_short_and_import_nothing_private(chapter: str) -> None:
+    for name, body in files(chapter).items():
+        if name.endswith(".py"):
+            assert len(body.splitlines()) <= 60
+            assert not re.search(r"^(from|import) .*\b_", body, re.MULTILINE)
+            imported = re.findall(r"^(?:from|import) ([a-z]+)", body, re.MULTILINE)
+            assert set(imported) <= {"methods", "torch", "numpy", *sys.stdlib_module_names}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mini_root")
+@pytest.mark.parametrize("chapter", FURTHER, ids=title)
+def test_a_chapters_commands_run(chapter: str, tmp_path: Path) -> None:
+    for name, body in files(chapter).items():
+        (tmp_path / name).write_text(shortened(body))
+    assert commands(chapter)
+    for command in commands(chapter):
+        run(shlex.split(shortened(command))[1:], sys.executable, tmp_path)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,29 @@ def test_runs_on_other_validation_images_are_marked_and_not_paired(tmp_path: Pat
     assert line["marks"] == "1 other images"
     assert line["AP_box.n"] == 3
     assert line["AP_box.minus_a.n"] == 2
+
+
+def test_another_limit_of_the_evaluation_is_another_evaluation(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        report(tmp_path, "a", seed)
+        report(tmp_path, "b", seed)
+    (path,) = tmp_path.glob("runs/b*1*/record.json")
+    content = json.loads(path.read_text())
+    content["settings"]["evaluation.limit"] = 20
+    path.write_text(json.dumps(content))
+    line = table(tmp_path).loc["b"]
+    assert line["marks"] == "1 other images"
+    assert line["AP_box.minus_a.n"] == 1
+
+
+def test_offline_stages_are_no_rows(tmp_path: Path) -> None:
+    report(tmp_path, "a", 0)
+    report(tmp_path, "b", 0)
+    before = table(tmp_path)
+    made = record("b", 1, {})
+    made.settings["stage.name"] = "score"
+    write_record(tmp_path / "runs", made)
+    pd.testing.assert_frame_equal(table(tmp_path), before)
 
 
 def test_steps_are_timed_by_the_devices_clock(tmp_path: Path) -> None:

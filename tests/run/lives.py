@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,20 @@ SHORT = [
 TIMES = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_seconds")
 
 
-def live(runs: Path, event: int | None = None, sent: signal.Signals = signal.SIGKILL, seconds: float = 120) -> int:
-    """Lives until the run ends or, at its `event`-th event, is sent a signal; SIGTERM goes to its whole group.
+def live(
+    runs: Path,
+    event: int | tuple[str, int] | None = None,
+    sent: signal.Signals = signal.SIGKILL,
+    seconds: float = 120,
+    overrides: Sequence[str] = SHORT,
+) -> int:
+    """Lives until the run ends or, at its `event`-th event (of a name), is sent a signal; SIGTERM goes to its group.
 
     Events are steps, predictions, and each moment at which a file is made to last, renamed or deleted. Gives the exit
     status, negative for a signal's; the events' names stand in runs/events.json.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_life, args=(runs, event, sent))
+    process = context.Process(target=_life, args=(runs, event, sent, overrides))
     process.start()
     process.join(seconds)
     assert process.exitcode is not None, f"hangs after {event} events and {sent.name}"
@@ -62,7 +68,7 @@ def live(runs: Path, event: int | None = None, sent: signal.Signals = signal.SIG
 
 def left_behind(runs: Path) -> dict[str, Any]:
     """All that a complete run leaves and that does not tell the time."""
-    (folder,) = runs.glob("bsgal-*")
+    folder = next(runs.glob("*/record.json")).parent
     record = read_record(runs, folder.name)
     assert record is not None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -90,7 +96,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert all(torch.equal(found["weights"][part][name], value) for name, value in tensors.items())
 
 
-def _life(runs: Path, event: int | None, sent: signal.Signals) -> None:
+def _life(runs: Path, event: int | tuple[str, int] | None, sent: signal.Signals, overrides: Sequence[str]) -> None:
     os.setsid()
     sys.stderr = (runs / "stderr").open("a")
     events = _Events(event, sent)
@@ -105,13 +111,13 @@ def _life(runs: Path, event: int | None, sent: signal.Signals) -> None:
         (shutil, "rmtree"),
     ):
         setattr(owner, name, events.around(getattr(owner, name)))
-    outcome = execute([*SHORT, f"runs_dir={runs}"])
+    outcome = execute([*overrides, f"runs_dir={runs}"])
     (runs / "events.json").write_text(json.dumps(events.names))
     os._exit(EXIT_CODES.get(outcome.status, 0) if outcome.status else 9)
 
 
 class _Events:
-    def __init__(self, event: int | None, sent: signal.Signals) -> None:
+    def __init__(self, event: int | tuple[str, int] | None, sent: signal.Signals) -> None:
         self.event, self.sent, self.process = event, sent, os.getpid()
         self.names: list[str] = []
 
@@ -130,6 +136,6 @@ class _Events:
         if os.getpid() != self.process or threading.current_thread().name == "claim":
             return
         self.names.append(name)
-        if len(self.names) == self.event:
+        if self.event in (len(self.names), (name, self.names.count(name))):
             send = os.killpg if self.sent in (signal.SIGTERM, signal.SIGKILL) else os.kill
             send(self.process, self.sent)

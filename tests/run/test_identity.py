@@ -32,6 +32,47 @@ def test_weights_count_by_their_contents(option: str, tmp_path: Path) -> None:
         name_of(f"{option}={tmp_path / 'none'}")
 
 
+PLUGIN = """
+from dataclasses import dataclass, field
+from pathlib import Path
+from methods.contract import Method
+from methods.registry import register
+
+
+@register("reads_in_secret")
+@dataclass
+class ReadsInSecret(Method):
+    table: str = ""
+    lists: list[str] = field(default_factory=list)
+    declared: str = ""
+
+    def files(self):
+        return {"declared": Path(self.declared)} if self.declared else {}
+"""
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_a_file_that_would_not_count_is_refused(tmp_path: Path) -> None:
+    file, plugin = tmp_path / "table.csv", tmp_path / "reads_in_secret.py"
+    file.write_text("1")
+    plugin.write_text(PLUGIN)
+    of_plugin = ["method=reads_in_secret", f"method_paths=[{plugin}]"]
+    for override in (f"method.table={file}", f"method.lists=[a,{file}]"):
+        with pytest.raises(UserError, match=r"table\.csv is a file whose contents would not count .*InSecret\.files"):
+            name_of(*of_plugin, override)
+    assert name_of(*of_plugin, "method.table=no_file") != name_of(*of_plugin)
+    assert name_of(*of_plugin, f"method.declared={file}") != name_of(*of_plugin)
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_a_stage_is_named_by_the_pool_and_the_detector_not_by_what_trains() -> None:
+    own = name_of("stage=score", "init_from=parent")
+    assert own.startswith("score-resnet18-s0-")
+    assert name_of("stage=score", "init_from=parent", "method=bsgal", "schedule.lr=9", "evaluation.limit=3") == own
+    others = ["data.pool=clean", "stage.hosts=3", "seed=1", "detector.fc_width=8", "init_from=other", "stage=embed"]
+    assert len({own, *(name_of("stage=score", "init_from=parent", other) for other in others)}) == 1 + len(others)
+
+
 @pytest.mark.usefixtures("mini_root")
 def test_places_launching_and_bookkeeping_do_not_count() -> None:
     elsewhere = ["runs_dir=elsewhere", "launcher=slurm", "launcher.cpus=7", "data.workers=1", "name=row"]

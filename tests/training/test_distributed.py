@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,21 @@ from tests.small_training import TINY, setup
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
-# At this threshold the ranks disagree on some step: one accepts and makes a pass less than the other.
-OVERRIDES = [
+SHORT = [
     *TINY,
-    "method=bsgal",
     "data.pool=half_bad",
-    "method.tau=0.12",
     "schedule.global_batch=4",
     f"schedule.iterations={STEPS}",
     "schedule.ema=0.9",
-    "evaluation.limit=60",
+]
+# At this threshold the ranks disagree on some step: one accepts and makes a pass less than the other.
+OVERRIDES = [*SHORT, "method=bsgal", "method.tau=0.12", "evaluation.limit=60"]
+MIXED = [
+    *SHORT,
+    "method=mixed_selection",
+    f"method_paths=[{ROOT / 'tests' / 'run' / 'mixed_selection.py'}]",
+    "method.max_samples=6",
+    "evaluation.limit=2",
 ]
 RUN = [sys.executable, "-m", "harness.run", *OVERRIDES]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -57,9 +63,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(runs: Path, *overrides: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    runs: Path, *overrides: str, base: Sequence[str] = OVERRIDES, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*TORCHRUN, "-m", "harness.run", *OVERRIDES, f"runs_dir={runs}", *overrides],
+        [*TORCHRUN, "-m", "harness.run", *base, f"runs_dir={runs}", *overrides],
         env=environment(),
         capture_output=True,
         text=True,
@@ -78,11 +86,11 @@ def final(runs: Path) -> dict[str, Any]:
 
 
 def table(runs: Path, name: str) -> pd.DataFrame:
-    return pd.read_parquet(next(runs.glob(f"bsgal*/{name}.parquet")))
+    return pd.read_parquet(next(runs.glob(f"*/{name}.parquet")))
 
 
 def losses(runs: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in next(runs.glob("bsgal*/metrics.jsonl")).read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in next(runs.glob("*/metrics.jsonl")).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +103,9 @@ def two_ranks(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 class Measure:
     """The same training in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, overrides: Sequence[str] = OVERRIDES) -> None:
         torch.set_num_threads(1)
-        self.config = compose(OVERRIDES).config
+        self.config = compose(overrides).config
         made = [setup(self.config, rank, 2) for rank in range(2)]
         self.engine: Engine = made[0][0]
         self.methods = [method for _, method, _ in made]
@@ -180,6 +188,33 @@ def test_ranks_take_the_samples_of_one_process(measure: Measure) -> None:
 
 
 def test_two_ranks_train_as_one_process_that_averages(two_ranks: Path, measure: Measure) -> None:
+    assert_trained_alike(two_ranks, measure)
+
+
+@pytest.mark.slow
+def test_ranks_leave_out_and_weight_instances_of_their_own(mini_root: Path, tmp_path: Path) -> None:
+    measure = Measure(MIXED)
+    measure.run()
+    torchrun(tmp_path, base=MIXED)
+    assert_trained_alike(tmp_path, measure)
+    keys = ["iteration", "rank", "image"]
+    found, expected = (
+        frame.sort_values(keys).reset_index(drop=True)
+        for frame in (table(tmp_path, "decisions"), pd.DataFrame(measure.decisions))
+    )
+    told = [*keys, "accepted", "decided"]
+    pd.testing.assert_frame_equal(found[told], expected[told], check_dtype=False)
+    found, expected = found[found.decided], expected[expected.decided]
+    for name in ("pool_rows", "kept"):
+        assert found[name].map(list).tolist() == expected[name].tolist()
+    for name in ("contributions", "weights"):
+        np.testing.assert_allclose(*(frame[name].explode().astype(float) for frame in (found, expected)), rtol=1e-4)
+    kept = found.kept.explode().astype(bool)
+    assert 0 < kept.mean() < 1
+    assert set(found["rank"]) == {0, 1}
+
+
+def assert_trained_alike(two_ranks: Path, measure: Measure) -> None:
     np.testing.assert_allclose(losses(two_ranks), measure.losses, rtol=1e-6)
     content = final(two_ranks)
     for (name, parameter), average in zip(measure.engine.module.named_parameters(), measure.average, strict=True):

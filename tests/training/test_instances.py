@@ -191,3 +191,10 @@ def test_what_is_handed_out_cannot_change_training(engine: Engine, batch: Batch)
         rtol=0,
         atol=0,
     )
+
+
+def test_an_average_of_integers_is_refused_on_one_rank_as_on_several(engine: Engine, batch: Batch) -> None:
+    step = step_of(engine, batch)
+    assert step.average(torch.tensor([1.5])).item() == 1.5
+    with pytest.raises(ValueError, match=r"floats, not of torch.int64: give it `value.double\(\)`"):
+        step.average(step.instances.labels)

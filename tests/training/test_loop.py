@@ -100,7 +100,7 @@ def test_a_scaled_gradient_is_the_gradient(tmp_path: Path) -> None:
     found = []
     for scale in (None, scaler.scale):
         step = TrainingStep(run.engine, batch, StepPosition(0, 0, 1), run.trainer.ranks, scale)
-        found.append(step.gradient(step.losses(ViewKind.ORIGINAL).total(), keep_graph=False))
+        found.append(step.gradient(step.losses(ViewKind.ORIGINAL, grad=True).total(), keep_graph=False))
         assert not step.overflowed
     assert torch.equal(*found)
     own = FlatGradient(run.engine.parameters(Scope.all))

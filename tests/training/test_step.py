@@ -71,8 +71,8 @@ def keep(*values: bool) -> Selection:
 def test_a_view_is_computed_once(engine: Engine, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_passes(engine, monkeypatch)
     step = step_of(engine, batch)
-    first = step.losses(ViewKind.AUGMENTED).total()
-    assert torch.equal(step.losses(ViewKind.AUGMENTED).total(), first)
+    first = step.losses(ViewKind.AUGMENTED, grad=True).total()
+    assert torch.equal(step.losses(ViewKind.AUGMENTED, grad=True).total(), first)
     assert torch.equal(step.trained_table(keep(True, True, True, True)).total(), first)
     step.confidence()
     assert calls == [4]
@@ -86,8 +86,8 @@ def test_without_pasted_images_the_augmented_view_is_the_original(
         sample.augmented = None
     calls = count_passes(engine, monkeypatch)
     step = step_of(engine, plain)
-    original = step.losses(ViewKind.ORIGINAL).total()
-    assert torch.equal(step.losses(ViewKind.AUGMENTED).total(), original)
+    original = step.losses(ViewKind.ORIGINAL, grad=True).total()
+    assert torch.equal(step.losses(ViewKind.AUGMENTED, grad=True).total(), original)
     assert torch.equal(step.trained_table(keep(True, True, True, True)).total(), original)
     assert step.confidence().isnan().all()
     assert calls == [4]
@@ -101,8 +101,8 @@ def test_only_trained_views_move_batch_norm_statistics(config: RunConfig, batch:
         before = statistics(engine)
         step = step_of(engine, batch)
         if also_augmented:
-            step.losses(ViewKind.AUGMENTED)
-            step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True)
+            step.losses(ViewKind.AUGMENTED, grad=True)
+            step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
             assert all(torch.equal(v, before[k]) for k, v in statistics(engine).items())
         step.trained_table(keep(False, False, False, False))
         moved[name] = statistics(engine)
@@ -114,7 +114,7 @@ def test_only_trained_views_move_batch_norm_statistics(config: RunConfig, batch:
 def test_a_mixed_selection_takes_each_image_from_its_kept_view(engine: Engine, batch: Batch) -> None:
     step = step_of(engine, batch)
     mixed = step.trained_table(keep(True, False, True, False))
-    augmented, original = step.losses(ViewKind.AUGMENTED), step.losses(ViewKind.ORIGINAL)
+    augmented, original = step.losses(ViewKind.AUGMENTED, grad=True), step.losses(ViewKind.ORIGINAL, grad=True)
     for name, loss in mixed.losses.items():
         assert torch.equal(loss.sum[[0, 2]], augmented.losses[name].sum[[0, 2]])
         assert torch.equal(loss.sum[[1, 3]], original.losses[name].sum[[1, 3]])
@@ -126,7 +126,7 @@ def test_gradients_fill_the_buffer_in_place_and_leave_training_gradients_alone(e
     training = FlatGradient(parameters)
     training.attach()
     training.buffer.fill_(7.0)
-    loss = step.losses(ViewKind.AUGMENTED).total(LossKind.CLASSIFICATION)
+    loss = step.losses(ViewKind.AUGMENTED, grad=True).total(LossKind.CLASSIFICATION)
     out = torch.empty(step.num_parameters())
     assert step.gradient(loss, out=out) is out
     expected = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -142,22 +142,26 @@ def test_losses_after_a_step_are_those_of_moved_weights_and_the_weights_come_bac
     after = step.losses_after_step(ViewKind.AUGMENTED, 0.01, Proposals.GROUND_TRUTH).total()
     assert all(torch.equal(v, before[k]) for k, v in engine.module.state_dict().items())
 
-    gradient = step.gradient(step.losses(ViewKind.AUGMENTED).total())
+    gradient = step.gradient(step.losses(ViewKind.AUGMENTED, grad=True).total())
     with torch.no_grad():
         for parameter, part in zip(
             engine.parameters(Scope.all), FlatGradient(engine.parameters(Scope.all), gradient).views, strict=True
         ):
             parameter -= 0.01 * part
-    moved = step_of(engine, batch).losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True).total()
+    moved = (
+        step_of(engine, batch)
+        .losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True, grad=True)
+        .total()
+    )
     torch.testing.assert_close(after, moved, rtol=1e-6, atol=0)
 
 
 def test_training_goes_on_from_a_graph_that_other_passes_did_not_spoil(engine: Engine, batch: Batch) -> None:
     """The augmented graph is differentiated after a reference pass, an SGD step and back, and an original pass."""
     direct = step_of(engine, batch)
-    expected = direct.gradient(direct.losses(ViewKind.AUGMENTED).total()).clone()
+    expected = direct.gradient(direct.losses(ViewKind.AUGMENTED, grad=True).total()).clone()
     step = step_of(engine, batch)
-    table = step.losses(ViewKind.AUGMENTED)
+    table = step.losses(ViewKind.AUGMENTED, grad=True)
     step.losses_after_step(ViewKind.AUGMENTED, 0.5)
-    step.losses(ViewKind.ORIGINAL)
+    step.losses(ViewKind.ORIGINAL, grad=True)
     torch.testing.assert_close(step.gradient(table.total()), expected, rtol=0, atol=0)

@@ -33,7 +33,7 @@ class Fault(Enum):
     too_small = "less than 2 pixels wide or high"
 
 
-class FaultyInstance(Exception):
+class FaultyInstance(ValueError):
     """A pool image that cannot be used; `path` is the file at fault."""
 
     def __init__(self, fault: Fault, path: str) -> None:

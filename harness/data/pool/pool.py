@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from harness.data.images import TrainingImages
 from harness.data.lvis.annotations import Annotations
+from harness.data.paste.cutout import Fault, FaultyInstance, annotated_cutout, read_rgba
 from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH, check_pool
 from harness.data.pool.sources import AnnotationSource, FileSource
 from harness.errors import UserError, first_line
@@ -31,6 +33,9 @@ class Store(Protocol):
         """(N,) values. Raises KeyError."""
 
     def source(self, row: int) -> FileSource | AnnotationSource: ...
+
+    def open(self, row: int) -> np.ndarray:
+        """(H, W, 4) uint8 RGBA. Raises FaultyInstance."""
 
 
 class InstancePool:
@@ -83,7 +88,14 @@ class InstancePool:
 
     def source(self, row: int) -> FileSource | AnnotationSource:
         """What row `row` is read from."""
-        return self.store.source(row if self.rows is None else int(self.rows[row]))
+        return self.store.source(self._place(row))
+
+    def open(self, row: int) -> np.ndarray:
+        return self.store.open(self._place(row))
+
+    def _place(self, row: int) -> int:
+        """Where in the store a row lies."""
+        return row if self.rows is None else int(self.rows[row])
 
     @cached_property
     def _grouped(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -158,6 +170,9 @@ class IndexStore:
             self._isolated is not None and bool(self._isolated[row].as_py()),
         )
 
+    def open(self, row: int) -> np.ndarray:
+        return read_rgba(self.source(row))
+
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """The values of a column of numbers without nulls, in place; Arrow's own to_numpy imports pandas, for a second."""
@@ -171,11 +186,12 @@ class AnnotationStore:
 
     columns = ("image", "annotation", "area_fraction")
 
-    def __init__(self, annotations: Annotations) -> None:
+    def __init__(self, annotations: Annotations, image_root: Path) -> None:
         self.annotations = annotations
+        self.images = TrainingImages(annotations, image_root)
 
-    def __getstate__(self) -> dict[str, Annotations]:
-        return {"annotations": self.annotations}
+    def __reduce__(self) -> tuple[type[AnnotationStore], tuple[Annotations, Path]]:
+        return AnnotationStore, (self.annotations, self.images.root)
 
     @cached_property
     def categories(self) -> np.ndarray:
@@ -197,6 +213,13 @@ class AnnotationStore:
     def source(self, row: int) -> AnnotationSource:
         return AnnotationSource(int(self.annotations.annotation_images[row]), row)
 
+    def open(self, row: int) -> np.ndarray:
+        source = self.source(row)
+        cutout = annotated_cutout(self.images, source)
+        if cutout is None:
+            raise FaultyInstance(Fault.empty_mask, f"an annotation of {self.images.path(source.image)}")
+        return cutout.rgba
+
 
 class ListStore:
     """A few files with their categories, held in memory."""
@@ -214,6 +237,9 @@ class ListStore:
 
     def source(self, row: int) -> FileSource:
         return self.sources[row]
+
+    def open(self, row: int) -> np.ndarray:
+        return read_rgba(self.sources[row])
 
 
 class JoinedStore:
@@ -252,11 +278,15 @@ class JoinedStore:
         first = len(self.first)
         return self.first.source(row) if row < first else self.second.source(row - first)
 
+    def open(self, row: int) -> np.ndarray:
+        first = len(self.first)
+        return self.first.open(row) if row < first else self.second.open(row - first)
 
-def training_pool(annotations: Annotations) -> InstancePool:
+
+def training_pool(annotations: Annotations, image_root: Path) -> InstancePool:
     """The training set's own instances, without those marked `ignore`."""
-    ignored = annotations.ignore.any()
-    return InstancePool(AnnotationStore(annotations), np.flatnonzero(~annotations.ignore) if ignored else None)
+    rows = np.flatnonzero(~annotations.ignore) if annotations.ignore.any() else None
+    return InstancePool(AnnotationStore(annotations, image_root), rows)
 
 
 def empty_pool() -> InstancePool:

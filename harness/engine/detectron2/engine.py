@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness.config import Precision, RunConfig
 from harness.data.sample import Masks, Targets, View
 from harness.engine.contract import Prediction
+from harness.engine.detectron2.attribution import attributes_instances
 from harness.engine.detectron2.backbones import build_trunk
 from harness.engine.detectron2.catalogs import catalog_name
 from harness.engine.detectron2.loading import load_detector, load_trunk
@@ -30,7 +31,7 @@ from methods.contract import LossTable, Need, Proposals, Scope
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS, Need.INSTANCE_ATTRIBUTION})
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Detectron2Engine:
@@ -79,7 +80,7 @@ class Detectron2Engine:
     def __init__(self, module: nn.Module, channels: str, evaluated: int, config: RunConfig) -> None:
         self.module, self.channels, self.evaluated, self.train = module, channels, evaluated, config.train
         self.precision, self.channels_last = config.schedule.precision, config.schedule.channels_last
-        self.capabilities: frozenset[Need] = CAPABILITIES if attributes(module) else frozenset()
+        self.capabilities = _capabilities(module)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -103,6 +104,15 @@ class Detectron2Engine:
             if proposals is Proposals.GROUND_TRUTH:
                 return ground_truth_loss_table(self.module, inputs)
             return loss_table(self.module, inputs)
+
+    @torch.no_grad()
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        """Of the trunk below the pyramid, where there is one."""
+        self.module.eval()
+        batch = self.module.preprocess_image([{"image": self._channels(image)} for image in images])  # type: ignore[operator]
+        backbone: Any = self.module.backbone
+        levels: dict[str, Tensor] = getattr(backbone, "bottom_up", backbone)(batch.tensor)
+        return list(levels.values())[-1]
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
@@ -174,6 +184,13 @@ class Detectron2Engine:
         return limited
 
 
+def _capabilities(module: nn.Module) -> frozenset[Need]:
+    """Of this model: not every one's losses can be told apart."""
+    if not attributes(module):
+        return frozenset()
+    return CAPABILITIES if attributes_instances(module) else CAPABILITIES - {Need.INSTANCE_ATTRIBUTION}
+
+
 # ------------------------------------------------------------------------------------------------ their structures
 
 
@@ -224,7 +241,7 @@ class SharedMasks(BitMasks):  # type: ignore[misc]
 
 
 def instances_of(view: View) -> Instances:
-    """Ground truth in detectron2's form. It carries `gt_pasted` on to the regions that are matched to an instance."""
+    """Ground truth in detectron2's form. It carries each instance's index on to the regions that are matched to it."""
     targets: Targets = view.targets
     assert isinstance(targets.masks, Masks)  # polygons are the native engine's
     return Instances(
@@ -233,6 +250,7 @@ def instances_of(view: View) -> Instances:
         gt_classes=targets.labels,
         gt_masks=SharedMasks.of(targets.masks),
         gt_pasted=targets.pasted,
+        gt_instance=torch.arange(len(targets), device=targets.boxes.device),
     )
 
 

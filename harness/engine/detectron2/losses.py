@@ -1,8 +1,9 @@
 """detectron2's own losses, taken apart by image and by what was pasted while its model runs.
 
 The loss functions of its heads are called on one image's regions at a time instead of on the batch's, pasted ones
-and others apart. Each of them is a sum over regions divided by their number, so the parts add up to what it would have
-given for the batch. Losses of parts that are not known here are shared out evenly among the images.
+and others apart; instance by instance in `attribution.py`. Each of them is a sum over regions divided by their number,
+so the parts add up to what it would have given for the batch. Losses of parts that are not known here are shared out
+evenly among the images.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,7 +24,8 @@ from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from methods.contract import Loss, LossKind, LossTable
+from harness.engine.detectron2.attribution import Part, attributions, by_instance, owners, splits_masks
+from methods.contract import Attribution, Loss, LossKind, LossTable
 
 Rows = tuple[Tensor, Tensor]  # of one image's regions: the pasted ones, the others
 
@@ -40,8 +44,9 @@ def predictors(model: nn.Module) -> list[FastRCNNOutputLayers]:
 
 
 def loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> LossTable:
-    """Losses of a model in training mode, on inputs in detectron2's format whose instances carry `gt_pasted`."""
-    recorder = LossRecorder(len(inputs))
+    """Losses of a model in training mode, on inputs in detectron2's format whose instances carry `gt_pasted` and
+    `gt_instance`, their own index."""
+    recorder = LossRecorder(inputs)
     with EventStorage(0), ExitStack() as stack:
         _take_apart(stack, model, recorder)
         returned = model(inputs)
@@ -53,7 +58,7 @@ def ground_truth_loss_table(model: nn.Module, inputs: list[dict[str, Any]]) -> L
 
     The proposal network is not run and nothing is sampled.
     """
-    recorder = LossRecorder(len(inputs))
+    recorder = LossRecorder(inputs)
     with EventStorage(0), ExitStack() as stack:
         _take_apart(stack, model, recorder)
         _replace(stack, model.roi_heads, "label_and_sample_proposals", lambda proposals, targets: proposals)
@@ -78,15 +83,25 @@ def _as_proposals(truth: Instances) -> Instances:
 
 
 class LossRecorder:
-    """Per-image sums of the losses of one pass over `images` images."""
+    """Per-image sums of the losses of one pass over inputs in detectron2's format. shape: (n, G) of its instances."""
 
-    def __init__(self, images: int) -> None:
-        self.images = images
+    def __init__(self, inputs: Sequence[dict[str, Any]]) -> None:
+        self.images = len(inputs)
+        self.pasted: list[Tensor] = [each["instances"].gt_pasted for each in inputs]
+        self.shape = len(inputs), max(1, *(len(pasted) for pasted in self.pasted))
         self.losses: dict[str, Loss] = {}
 
-    def add(self, name: str, sums: Tensor, counts: Tensor, pasted: Tensor | None, shared: bool = False) -> Tensor:
+    def add(
+        self,
+        name: str,
+        sums: Tensor,
+        counts: Tensor,
+        pasted: Tensor | None,
+        shared: bool = False,
+        attribution: Attribution | None = None,
+    ) -> Tensor:
         """Gives what detectron2 would have: the sum over the count."""
-        self.losses[name] = Loss(_kind(name), sums, counts.to(sums), pasted, across_ranks=shared)
+        self.losses[name] = Loss(_kind(name), sums, counts.to(sums), pasted, shared, attribution)
         return sums.sum() / self.losses[name].count.sum().clamp(min=1)
 
     def table(self, returned: dict[str, Tensor]) -> LossTable:
@@ -107,7 +122,9 @@ def _take_apart(stack: ExitStack, model: nn.Module, recorder: LossRecorder) -> N
     """Puts the splitting functions in the places of the model's own until the stack is left."""
     generator, heads = getattr(model, "proposal_generator", None), getattr(model, "roi_heads", None)
     if isinstance(generator, RPN):
-        _replace(stack, generator, "losses", _rpn_losses(generator, recorder))
+        matched: list[Tensor] = []
+        _replace(stack, generator, "anchor_matcher", _noting(generator.anchor_matcher, matched))
+        _replace(stack, generator, "losses", _rpn_losses(generator, matched, recorder))
     elif hasattr(generator, "no_reduce") and hasattr(generator, "compute_grids"):
         _centernet_losses(stack, generator, recorder)
     if not attributes(model):
@@ -116,9 +133,9 @@ def _take_apart(stack: ExitStack, model: nn.Module, recorder: LossRecorder) -> N
     for i, predictor in enumerate(predictors(model)):
         _replace(stack, predictor, "losses", _box_losses(predictor, f"_stage{i}" if several else "", recorder))
     if isinstance(heads, CascadeROIHeads):
-        _replace(stack, heads, "_match_and_label_boxes", _with_pasted(heads))
+        _replace(stack, heads, "_match_and_label_boxes", _with_instances(heads))
     mask_head = getattr(heads, "mask_head", None)
-    if isinstance(mask_head, BaseMaskRCNNHead) and type(mask_head).forward is BaseMaskRCNNHead.forward:
+    if splits_masks(mask_head):
         _replace(stack, mask_head, "forward", _mask_losses(mask_head, recorder))
 
 
@@ -135,19 +152,40 @@ def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 # ------------------------------------------------------------------------------------------------ proposal networks
 
 
-def _rpn_losses(rpn: RPN, recorder: LossRecorder) -> Callable[..., dict[str, Tensor]]:
-    original = rpn.losses
+def _noting(matcher: Any, matched: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """An anchor matcher that notes which instance each anchor fits best, image by image."""
+
+    def match(quality: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = matcher(quality)
+        matched.append(found[0].to(quality.device))
+        return found
+
+    return match
+
+
+def _rpn_losses(rpn: RPN, matched: list[Tensor], recorder: LossRecorder) -> Callable[..., dict[str, Tensor]]:
+    original, regions = rpn.losses, rpn.batch_size_per_image
 
     def losses(
         anchors: Any, logits: list[Tensor], labels: list[Tensor], deltas: list[Tensor], boxes: list[Tensor]
     ) -> dict[str, Tensor]:
-        each = []
-        for i in range(len(labels)):
+        def of(i: int, label: Tensor) -> dict[str, Tensor]:
             one = slice(i, i + 1)
-            each.append(original(anchors, [x[one] for x in logits], labels[one], [x[one] for x in deltas], boxes[one]))
-        count = torch.full((len(labels),), float(rpn.batch_size_per_image))
+            found = original(anchors, [x[one] for x in logits], [label], [x[one] for x in deltas], boxes[one])
+            return {name: regions * value for name, value in found.items()}
+
+        def shares() -> Iterator[Part]:
+            for image, label in enumerate(labels):
+                owner = torch.where(label == 1, matched[image], -1)
+                for instance, _ in by_instance(owner):
+                    # Its anchors alone; the normaliser is a number of the configuration, in which none of them counts.
+                    yield image, instance, 0, of(image, torch.where(owner == instance, label, -1))
+
+        each = [of(i, label) for i, label in enumerate(labels)]
+        count = torch.full((len(labels),), float(regions))
+        attributed = attributions(tuple(each[0]), recorder.shape, logits[0], shares)
         return {
-            name: recorder.add(name, rpn.batch_size_per_image * torch.stack([e[name] for e in each]), count, None)
+            name: recorder.add(name, torch.stack([e[name] for e in each]), count, None, attribution=attributed[name])
             for name in each[0]
         }
 
@@ -197,13 +235,10 @@ def _centernet_losses(stack: ExitStack, centernet: Any, recorder: LossRecorder) 
 # ------------------------------------------------------------------------------------------------ box and mask heads
 
 
-def _rows(regions: Instances, background: int) -> Rows:
+def _rows(owner: Tensor, recorder: LossRecorder, image: int) -> Rows:
     """Indices of the foreground regions that were matched to a pasted instance, and of all others."""
-    classes = regions.gt_classes
-    if not regions.has("gt_pasted"):  # an image without ground truth
-        pasted = torch.zeros_like(classes, dtype=torch.bool)
-    else:
-        pasted = regions.gt_pasted & (classes >= 0) & (classes < background)
+    known = torch.cat([recorder.pasted[image].to(owner.device), owner.new_zeros(1, dtype=torch.bool)])
+    pasted = known[owner]  # the last one, of background
     return pasted.nonzero().flatten(), (~pasted).nonzero().flatten()
 
 
@@ -213,18 +248,26 @@ def _box_losses(
     original = predictor.losses
 
     def losses(predictions: tuple[Tensor, Tensor], proposals: Sequence[Instances]) -> dict[str, Tensor]:
-        parts: list[list[dict[str, Tensor]]] = []  # by image: of the pasted regions, of the others
-        start = 0
-        with _one_draw(predictor, torch.cat([p.gt_classes for p in proposals])):
-            for regions in proposals:
-                parts.append([])
-                for rows in _rows(regions, predictor.num_classes):
-                    chunk = tuple(x[start + rows] for x in predictions)
-                    found = original(chunk, [_fields(regions, rows, "proposal_boxes", "gt_boxes", "gt_classes")])
-                    parts[-1].append({name: value * len(rows) for name, value in found.items()})
-                start += len(regions)
+        owner = [owners(regions, predictor.num_classes) for regions in proposals]
+        federated = _FederatedDraw(predictor, torch.cat([p.gt_classes for p in proposals]))
+        starts = [0, *accumulate(len(regions) for regions in proposals)]
+
+        def of(image: int, rows: Tensor) -> dict[str, Tensor]:
+            chunk = tuple(x[starts[image] + rows] for x in predictions)
+            regions = _fields(proposals[image], rows, "proposal_boxes", "gt_boxes", "gt_classes")
+            with federated.once():
+                return {name: value * len(rows) for name, value in original(chunk, [regions]).items()}
+
+        parts = [
+            [of(image, rows) for rows in _rows(own, recorder, image)] for image, own in enumerate(owner)
+        ]  # by image: of the pasted regions, of the others
         counts = torch.tensor([len(regions) for regions in proposals])
-        return {name: recorder.add(name + suffix, *_summed(parts, name, counts)) for name in parts[0][0]}
+        names = tuple(parts[0][0])
+        attributed = attributions(names, recorder.shape, predictions[0], partial(_shares, owner, of))
+        return {
+            name: recorder.add(name + suffix, *_summed(parts, name, counts), attribution=attributed[name])
+            for name in names
+        }
 
     return losses
 
@@ -232,19 +275,30 @@ def _box_losses(
 def _mask_losses(head: BaseMaskRCNNHead, recorder: LossRecorder) -> Callable[..., dict[str, Tensor]]:
     def forward(features: Tensor, instances: Sequence[Instances]) -> dict[str, Tensor]:
         logits = head.layers(features)
-        parts: list[list[dict[str, Tensor]]] = []
-        start = 0
-        for regions in instances:
-            parts.append([])
-            for rows in _rows(regions, sys.maxsize):
-                chunk = [_fields(regions, rows, "proposal_boxes", "gt_classes", "gt_masks")] if len(rows) else []
-                value = mask_rcnn_loss(logits[start + rows], chunk) * head.loss_weight
-                parts[-1].append({"loss_mask": value * len(rows)})
-            start += len(regions)
+        owner = [owners(regions, sys.maxsize) for regions in instances]
+        starts = [0, *accumulate(len(regions) for regions in instances)]
+
+        def of(image: int, rows: Tensor) -> dict[str, Tensor]:
+            regions = _fields(instances[image], rows, "proposal_boxes", "gt_classes", "gt_masks")
+            value = mask_rcnn_loss(logits[starts[image] + rows], [regions] if len(rows) else []) * head.loss_weight
+            return {"loss_mask": value * len(rows)}
+
+        parts = [[of(image, rows) for rows in _rows(own, recorder, image)] for image, own in enumerate(owner)]
         counts = torch.tensor([len(regions) for regions in instances])
-        return {"loss_mask": recorder.add("loss_mask", *_summed(parts, "loss_mask", counts))}
+        attributed = attributions(("loss_mask",), recorder.shape, logits, partial(_shares, owner, of))
+        return {
+            "loss_mask": recorder.add(
+                "loss_mask", *_summed(parts, "loss_mask", counts), attribution=attributed["loss_mask"]
+            )
+        }
 
     return forward
+
+
+def _shares(owner: Sequence[Tensor], of: Callable[[int, Tensor], dict[str, Tensor]]) -> Iterator[Part]:
+    for image, own in enumerate(owner):
+        for instance, rows in by_instance(own):
+            yield image, instance, len(rows), of(image, rows)
 
 
 def _fields(regions: Instances, rows: Tensor, *names: str) -> Instances:
@@ -256,8 +310,8 @@ def _summed(parts: list[list[dict[str, Tensor]]], name: str, counts: Tensor) -> 
     return pasted + others, counts, pasted
 
 
-def _with_pasted(heads: CascadeROIHeads) -> Callable[..., list[Instances]]:
-    """A cascade's later stages copy classes and boxes of the matched instances alone; this adds `gt_pasted`."""
+def _with_instances(heads: CascadeROIHeads) -> Callable[..., list[Instances]]:
+    """A cascade's later stages copy classes and boxes of the matched instances alone; this adds `gt_instance`."""
     original = heads._match_and_label_boxes
 
     def match_and_label(proposals: list[Instances], stage: int, targets: list[Instances]) -> list[Instances]:
@@ -265,32 +319,40 @@ def _with_pasted(heads: CascadeROIHeads) -> Callable[..., list[Instances]]:
         for regions, truth in zip(labelled, targets, strict=True):
             if len(truth):
                 iou = pairwise_iou(truth.gt_boxes, regions.proposal_boxes)
-                regions.gt_pasted = truth.gt_pasted[heads.proposal_matchers[stage](iou)[0]]
+                regions.gt_instance = truth.gt_instance[heads.proposal_matchers[stage](iou)[0]]
         return labelled
 
     return match_and_label
 
 
-@contextmanager
-def _one_draw(predictor: FastRCNNOutputLayers, classes: Tensor) -> Iterator[None]:
+class _FederatedDraw:
     """Federated classes are drawn once, from what appears in the whole batch; every part of the loss counts these.
 
     The drawing function is a method of detectron2's predictor and a function of CenterNet2's module.
     """
-    if not predictor.use_fed_loss:
-        yield
-        return
-    module = sys.modules[inspect.getmodule(type(predictor)).__name__]  # type: ignore[union-attr]
-    owner: Any = module if hasattr(module, "get_fed_loss_inds") else predictor
-    name = "get_fed_loss_inds" if owner is module else "get_fed_loss_classes"
-    draw = getattr(owner, name)
-    drawn: list[Tensor] = []
 
-    def once(_: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        if not drawn:
-            drawn.append(draw(classes, *arguments, **named))
-        return drawn[0]
+    def __init__(self, predictor: FastRCNNOutputLayers, classes: Tensor) -> None:
+        self.predictor, self.classes, self.used = predictor, classes, predictor.use_fed_loss
+        self.drawn: list[Tensor] = []
 
-    with ExitStack() as stack:
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self.predictor.use_fed_loss != self.used:  # instances are asked for when the pass is over
+                _replace(stack, self.predictor, "use_fed_loss", self.used)
+            if self.used:
+                self._hold(stack)
+            yield
+
+    def _hold(self, stack: ExitStack) -> None:
+        module = sys.modules[inspect.getmodule(type(self.predictor)).__name__]  # type: ignore[union-attr]
+        owner: Any = module if hasattr(module, "get_fed_loss_inds") else self.predictor
+        name = "get_fed_loss_inds" if owner is module else "get_fed_loss_classes"
+        draw = getattr(owner, name)
+
+        def once(_: Tensor, *arguments: Any, **named: Any) -> Tensor:
+            if not self.drawn:
+                self.drawn.append(draw(self.classes, *arguments, **named))
+            return self.drawn[0]
+
         _replace(stack, owner, name, once)
-        yield

@@ -38,7 +38,7 @@ from harness.engine.mmdet.samples import Packed, prediction, test_data, training
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS})
+CAPABILITIES = frozenset({Need.PASTED_ATTRIBUTION, Need.GROUND_TRUTH_PROPOSALS, Need.INSTANCE_ATTRIBUTION})
 
 # Without `engine.config`: this one of mmdet's own, on the backbone of the configuration group.
 DEFAULT_CONFIG = "lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1"
@@ -123,6 +123,14 @@ class MmdetEngine:
             alone.ignored_instances = sample.ignored_instances
             classless.append(alone)
         return proposal_losses(module.rpn_head, features, classless, settings)
+
+    @torch.no_grad()
+    def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
+        self.module.eval()
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        data = self.module.data_preprocessor(test_data(images, sizes), False)
+        levels: Sequence[Tensor] = self.module.backbone(data["inputs"])
+        return levels[-1]
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

@@ -7,7 +7,7 @@ own losses: none of the heads that are taken has a normaliser that ranks share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from harness.data.sample import Targets
 from harness.errors import UserError
-from methods.contract import Loss, LossKind
+from methods.contract import Attribution, Loss, LossKind
 
 KINDS = {
     "loss_cls": LossKind.CLASSIFICATION,
@@ -103,17 +103,59 @@ def proposal_losses(
 ) -> tuple[dict[str, Loss], list[InstanceData]]:
     """The proposal network's losses by image, and its proposals."""
     n = len(samples)
-    noted = Noted(head.sampler)
-    with unreduced(head), _attribute(head, "sampler", noted):
+    anchors = _NotedAnchors(head)
+    with unreduced(head), _attribute(head, "_get_targets_single", anchors.get_targets_single):
         parts, proposals = head.loss_and_predict(features, samples, proposal_cfg=settings)
-    count = features[0].new_tensor([float(result.avg_factor) for result in noted.results])
+    count = features[0].new_tensor([float(result.avg_factor) for result in anchors.results])
+    lengths = [level.numel() // (n * head.cls_out_channels) for level in parts["loss_rpn_cls"]]
+    shape = n, most_instances(sample.gt_instances for sample in samples)
     table = {}
     for name, levels in parts.items():
         # A scalar, a zero, is what mmdet makes of a level without a matched anchor.
         known = [level.reshape(n, -1).sum(1) for level in levels if level.dim()]
         total = torch.stack(known).sum(0) if known else torch.zeros_like(count)
-        table[name if "rpn" in name else f"rpn_{name}"] = Loss(LossKind.PROPOSAL, sum=total, count=count)
+        loss = Loss(LossKind.PROPOSAL, total, count, attribution=anchors.attribution(levels, lengths, shape))
+        table[name if "rpn" in name else f"rpn_{name}"] = loss
     return table, proposals
+
+
+class _NotedAnchors:
+    """A proposal network's targets, noted image by image."""
+
+    def __init__(self, head: RPNHead) -> None:
+        self._original = head._get_targets_single
+        self._background = head.num_classes
+        self.results: list[Any] = []
+        self._matched: list[Tensor] = []  # (k,) anchors that are matched, ascending, among those of all levels
+        self._instances: list[Tensor] = []  # (k,) what each of them is matched to
+
+    def get_targets_single(self, *arguments: Any, **named: Any) -> Any:
+        targets = self._original(*arguments, **named)
+        labels, matched, result = targets[0], targets[4], targets[6]
+        self.results.append(result)
+        # `matched` counts the anchors inside the image alone, and in the order of the sampler.
+        self._matched.append((labels != self._background).nonzero().flatten())
+        self._instances.append(result.pos_assigned_gt_inds[matched.argsort()])
+        return targets
+
+    def attribution(self, levels: Sequence[Tensor], lengths: Sequence[int], shape: tuple[int, int]) -> Attribution:
+        """Of a loss with a term, or several, for each anchor of each level, which has `lengths` an image."""
+        n, most = shape
+        terms = torch.cat(
+            [
+                level.reshape(n, length, -1).sum(2) if level.dim() else level.new_zeros(n, length)
+                for level, length in zip(levels, lengths, strict=True)
+            ],
+            dim=1,
+        )
+        own = torch.cat([terms[i, anchors] for i, anchors in enumerate(self._matched)])
+        places = torch.cat([i * most + instances for i, instances in enumerate(self._instances)])
+        return Attribution(own, torch.ones_like(own), places, shape)
+
+
+def most_instances(images: Iterable[Any]) -> int:
+    """G: the largest number of instances of an image, at least 1."""
+    return max(1, *(len(image) for image in images))
 
 
 # ------------------------------------------------------------------------------------------------------------- heads
@@ -121,20 +163,30 @@ def proposal_losses(
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions that a stage drew of n images: how many, how many of them matched, and (P,) bool of those matched
-    ones (all images' together) to pasted instances."""
+    """The regions that a stage drew of n images: how many, how many of them matched, and of each matched one the
+    instance, by image, and whether that was pasted. shape: (n, G) of the instances."""
 
     drawn: list[int]
     matched: list[int]
+    instances: list[Tensor]
     pasted: list[Tensor]
+    shape: tuple[int, int]
 
     @classmethod
     def of(cls, results: Sequence[Any], targets: Sequence[Targets]) -> Regions:
         return cls(
             [len(result.priors) for result in results],
             [len(result.pos_priors) for result in results],
+            [result.pos_assigned_gt_inds for result in results],
             [target.pasted[result.pos_assigned_gt_inds] for result, target in zip(results, targets, strict=True)],
+            (len(targets), most_instances(targets)),
         )
+
+    def attribution(self, matched: Sequence[Tensor]) -> Attribution:
+        """Of the matched regions' terms, by image. Each region counts once in its normaliser."""
+        terms = torch.cat(list(matched))
+        places = torch.cat([image * self.shape[1] + own for image, own in enumerate(self.instances)])
+        return Attribution(terms, torch.ones_like(terms), places, self.shape)
 
 
 def region_losses(
@@ -180,7 +232,8 @@ def _table(
         stage, _, short = name.rpartition(".")
         index = int(stage[1:]) if stage else 0
         zeros = like.new_zeros(n)
-        none = Loss(KINDS[short], sum=zeros, count=zeros, pasted=zeros)
+        nothing = Attribution(zeros[:0], zeros[:0], zeros[:0].long(), stages[index].shape)
+        none = Loss(KINDS[short], sum=zeros, count=zeros, pasted=zeros, attribution=nothing)
         # mmdet leaves a loss out, or makes it a zero, where there is nothing that it could be of.
         known = name in parts and parts[name].dim() > 0
         table[name] = _loss(short, parts[name], stages[index]) if known and stages[index].drawn else none
@@ -194,12 +247,14 @@ def _loss(short: str, terms: Tensor, regions: Regions) -> Loss:
     if sum(lengths) != len(each):
         raise UserError(f"engine=mmdet: {short} has {len(each)} terms for {sum(lengths)} regions; see docs/engines.md")
     images = each.split(lengths)
-    pasted = [part[: len(own)] * own for part, own in zip(images, regions.pasted, strict=True)]
+    matched = [part[:k] for part, k in zip(images, regions.matched, strict=True)]  # these lie first
+    pasted = [part * own for part, own in zip(matched, regions.pasted, strict=True)]
     return Loss(
         KINDS[short],
         sum=_sums(images),
         count=each.new_tensor([float(k) for k in (regions.matched if short == "loss_mask" else regions.drawn)]),
         pasted=_sums(pasted),
+        attribution=regions.attribution(matched),
     )
 
 

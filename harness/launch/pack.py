@@ -1,0 +1,74 @@
+"""Several runs side by side in one job of SLURM, on the same GPUs, cores and memory: a process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+from harness.launch import job
+from harness.record.manifest import ExpectedRun
+from harness.run import scheduler
+from harness.run.signals import STOP_SIGNALS, StopFlag
+
+POLL_SECONDS = 0.5
+# A run that saved itself, for its job to go on with later; a job that is queued again then ends by its run's exit code.
+AGAIN, FAILED = 75, 1
+
+
+def start(runs: list[ExpectedRun], folder: str) -> None:
+    """Executes runs until all of them have ended; queues the job again where some were told to stop.
+
+    The job fails where a run has failed, once the others have ended. A run that failed in it before, and one that was
+    cancelled, is left alone.
+    """
+    with StopFlag() as stop:
+        own = scheduler.own_job()
+        if runs[0].resources.get("comment") is None:
+            scheduler.name_self(" ".join(run.run_id for run in runs))
+        failed = [run for run in runs if job.has_failed(folder, run.run_id, own)]
+        codes = _wait([_spawn(run, folder) for run in runs if run not in failed], stop)
+        if AGAIN in codes:
+            print(scheduler.requeue_self(), file=sys.stderr)
+        elif failed or any(codes):
+            sys.exit(FAILED)
+
+
+def _spawn(run: ExpectedRun, folder: str) -> BaseProcess:
+    """A run's process; stop signals are held back there until the run can hear them."""
+    child = multiprocessing.get_context("spawn").Process(target=_execute, args=(run, folder), name=run.run_id)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        child.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return child
+
+
+def _execute(run: ExpectedRun, folder: str) -> None:
+    os.setpgrp()  # a signal to the job's processes comes through the parent, once
+    code = 0
+
+    def queue_again() -> str:
+        nonlocal code
+        code = AGAIN
+        return "its job is queued again when the runs beside it have saved themselves"
+
+    job.start(run, folder, queue_again)
+    sys.exit(code)
+
+
+def _wait(children: Sequence[BaseProcess], stop: StopFlag) -> list[int]:
+    """The exit codes of all; a stop that is asked for is handed on."""
+    told = False
+    while alive := [child for child in children if child.is_alive()]:
+        if stop.is_set() and not told:
+            told = True
+            for child in alive:
+                os.kill(child.pid or 0, signal.SIGTERM)
+        wait([child.sentinel for child in alive], POLL_SECONDS)
+    return [child.exitcode or 0 for child in children]

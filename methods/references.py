@@ -1,0 +1,35 @@
+"""Which training image joins a reference batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from methods.contract import DatasetFacts, Draw
+
+
+def of_drawn_class(draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int:
+    """A uniform image of a uniform one of the drawn classes, of those that the view shows where nothing was drawn.
+
+    Drawn, even if the instance was discarded later. Source: BSGAL (2406.02435).
+    """
+    classes = np.unique(draw.categories) if len(draw.categories) else draw.visible_categories
+    images = dataset.images_of(int(rng.choice(classes))) if len(classes) else classes
+    if len(images):  # none for a category that has generated instances alone
+        return int(rng.choice(images))
+    return of_any_class(dataset, rng)
+
+
+def of_any_class(dataset: DatasetFacts, rng: np.random.Generator) -> int:
+    """A uniform image of a uniform class, among those that training images hold."""
+    while True:
+        images = dataset.images_of(int(rng.integers(dataset.num_categories)))
+        if len(images):
+            return int(rng.choice(images))
+
+
+def any_image(dataset: DatasetFacts, rng: np.random.Generator) -> int:
+    """A uniform training image that holds something."""
+    while True:
+        image = int(rng.integers(dataset.num_images))
+        if len(dataset.categories_of(image)):
+            return image

@@ -1,0 +1,20 @@
+# Selection.contribution is \(2,\) torch.float32, not of one of the shapes
+from dataclasses import dataclass
+
+import torch
+
+from methods.contract import Selection, ViewKind
+from methods.registry import register
+from methods.xpaste import PoolPasting
+
+
+@register("counts_images_wrongly")
+@dataclass
+class CountsImagesWrongly(PoolPasting):
+    """Wrong."""
+
+    def select(self, step):
+        if not step.any_pasted:
+            return super().select(step)
+        loss = step.losses(ViewKind.AUGMENTED).per_image()
+        return Selection(torch.ones_like(step.has_pasted), contribution=-loss[:2])
