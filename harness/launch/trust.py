@@ -16,7 +16,7 @@ from harness.run.named_code import is_code
 
 @dataclass(frozen=True)
 class Code:
-    """files: methods', and engines' configurations in Python. lines: of the shell, before the run."""
+    """files: methods', stages' rules, and engines' configurations in Python. lines: of the shell, before the run."""
 
     files: frozenset[Path]
     lines: frozenset[str]
@@ -57,6 +57,7 @@ def _files(overrides: Iterable[str]) -> set[Path]:
     plain = [text.lstrip("+") for text in overrides]
     if odd := next((text for text in plain if text.startswith(("hydra", "~"))), None):
         raise UserError(f"a run of the manifest has the override {odd!r}, which no sweep writes")
-    methods, engine = given(plain, "method_paths"), given(plain, "engine.config")
-    named = [*(methods if isinstance(methods, list) else []), *([engine] if is_code(engine) else [])]
+    methods = given(plain, "method_paths")
+    further = [given(plain, key) for key in ("engine.config", "stage.by")]
+    named = [*(methods if isinstance(methods, list) else []), *(text for text in further if is_code(text))]
     return {Path(str(path)).expanduser().resolve() for path in named}

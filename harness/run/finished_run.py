@@ -100,6 +100,6 @@ def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> Finished
         check(config)
     except (ValueError, LookupError, TypeError, OmegaConfBaseException, OSError) as error:
         raise UserError(f"{path} is not the configuration of a run ({first_line(error)})") from error
-    engine = config.engine.config
-    refuse_strange_code(record.run_id, [engine] if engine is not None and is_code(engine) else [], trusted)
+    further = [text for text in (config.engine.config, config.stage.by) if text is not None and is_code(text)]
+    refuse_strange_code(record.run_id, further, trusted)
     return FinishedRun(runs, record, config)

@@ -1,4 +1,4 @@
-"""Files of code that a record names: a method's, or an engine's configuration in Python."""
+"""Files of code that a record names: a method's, a stage's rule, or an engine's configuration in Python."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from harness.engine.config_files import own_file
 from harness.errors import UserError
 
 
-def is_code(engine_config: Any) -> bool:
-    """Whether an engine's configuration is a file that is executed to be read."""
-    path = own_file(engine_config) if isinstance(engine_config, str) else None
+def is_code(named: Any) -> bool:
+    """Whether an engine's configuration, or a stage's rule, is a file that is executed to be read."""
+    path = own_file(named) if isinstance(named, str) else None
     return path is not None and path.suffix == ".py"
 
 

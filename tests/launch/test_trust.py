@@ -37,7 +37,7 @@ def the_manifest(runs: Path, *overrides: str, **launcher: object) -> None:
     write_record(runs, Record(RUN, "evil", Status.failed, failure={"kind": "python error", "message": "x"}))
 
 
-@pytest.mark.parametrize("override", ["method_paths=[{}]", "+method_paths=['{}']", "engine.config={}"])
+@pytest.mark.parametrize("override", ["method_paths=[{}]", "+method_paths=['{}']", "engine.config={}", "stage.by={}"])
 def test_a_retry_executes_what_was_named_alone(
     override: str, evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
