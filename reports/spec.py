@@ -180,7 +180,7 @@ def read_spec(name: str) -> Spec:
     elif not path.is_file():
         raise ValueError(f"report spec {path} does not exist")
     elif not is_name(path.stem):
-        raise ValueError(f"{path}: a report is called as its file, by letters, digits, '_', '-', '.', '+'; rename it")
+        raise ValueError(f"{path}: a report is called as its file, by letters, digits, '_-.+'; rename it")
     return _spec(path, read_yaml(path))
 
 

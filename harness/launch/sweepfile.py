@@ -12,6 +12,7 @@ from harness.errors import UserError, nearest
 from harness.record.reading import Damaged, is_name, read_yaml
 
 KEYS = ("description", "defaults", "grid", "rules", "after", "report")
+LONGEST = 150  # characters of a sweep's name; its jobs' names are longer
 Selector = dict[str, tuple[str, ...]]  # key -> the values that match
 
 
@@ -68,8 +69,10 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Sweep:
     """A checked sweep file. Raises UserError."""
-    if not is_name(path.stem):
-        raise UserError(f"{path}: a sweep is called as its file, by letters, digits, '_', '-', '.' and '+'; rename it")
+    if not is_name(path.stem) or len(path.stem) > LONGEST:
+        raise UserError(
+            f"{path}: a sweep is called as its file, by {LONGEST} letters, digits, '_-.+' at most; rename it"
+        )
     try:
         content = read_yaml(path)
     except Damaged as error:
