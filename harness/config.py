@@ -148,6 +148,8 @@ class DetectorConfig:
     federated: bool = True
     federated_classes: int = 50
     federated_power: float = 0.5
+    # Training images that a category beyond the dataset's own counts as; as many as the commonest of these without.
+    federated_extra_images: int | None = None
     # Mask head
     mask_convs: int = 4
     mask_channels: int = 256

@@ -26,14 +26,19 @@ class MethodOption:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method. needs: what its default options ask of an engine. origin: built in, or the file or package."""
+    """One method. about: its docstring, whose first line is the summary. needs: what its default options ask of an
+    engine. origin: built in, or the file or package."""
 
     name: str
-    summary: str
+    about: str
     options: tuple[MethodOption, ...]
     needs: tuple[str, ...]
     paper: str
     origin: str
+
+    @property
+    def summary(self) -> str:
+        return self.about.split("\n")[0]
 
     @property
     def own_options(self) -> tuple[MethodOption, ...]:
@@ -45,20 +50,19 @@ class MethodRow:
 
 def methods_table() -> list[MethodRow]:
     """A row for every registered method, by name."""
-    rows = []
-    for name in registry.names():
-        cls = registry.find(name)
-        rows.append(
-            MethodRow(
-                name=name,
-                summary=inspect.cleandoc(cls.__doc__ or "").split("\n")[0],
-                options=_options(cls),
-                needs=tuple(sorted(need.value for need in cls().required())),
-                paper=cls.paper,
-                origin="built in" if registry.is_built_in(cls) else registry.source_file(cls),
-            )
-        )
-    return rows
+    return [method_row(name) for name in registry.names()]
+
+
+def method_row(name: str) -> MethodRow:
+    cls = registry.find(name)
+    return MethodRow(
+        name=name,
+        about=inspect.cleandoc(cls.__doc__ or ""),
+        options=_options(cls),
+        needs=tuple(sorted(need.value for need in cls().required())),
+        paper=cls.paper,
+        origin="built in" if registry.is_built_in(cls) else registry.source_file(cls),
+    )
 
 
 def _options(cls: type) -> tuple[MethodOption, ...]:

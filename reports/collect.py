@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP_CLOCKS = {"gpu": "step_gpu_seconds", "cpu": "step_cpu_seconds"}  # and where the record has them
+MOST_RUNS = 500  # of a report whose runs' larger files are read: matches, categories, metrics, pictures
 ABSENT = "—"  # the value of a setting that a run does not have
 
 
@@ -41,7 +42,7 @@ class TableRow:
 @dataclass(frozen=True)
 class Run:
     """A run of the report. record is None where none was left; superseded runs are listed and never counted; overrides
-    compose it, where a sweep's manifest has them."""
+    compose it, where a sweep's manifest or its record has them."""
 
     run_id: str
     settings: Mapping[str, Any]
@@ -206,7 +207,7 @@ def _found(record: Record, wanted: ExpectedRun | None) -> Run:
     known = record.settings if wanted is None or record.settings else _settings_of(wanted, {})  # none where damaged
     settings = {**known, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
-    overrides = tuple(wanted.overrides) if wanted else ()
+    overrides = tuple(wanted.overrides if wanted else record.provenance.get("overrides") or ())
     return Run(record.run_id, settings, _seed(settings), state, record, overrides=overrides)
 
 

@@ -83,11 +83,13 @@ def _no_garbage_collection() -> Iterator[None]:
 def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder: Path, formats: list[str]) -> None:
     """Figures, and the formats that show them."""
     from reports.figure import draw_figures
+    from reports.page_faults import fault_part
     from reports.text import markdown
 
     standings = find_standings(spec, collection)
     pictures, left_out = draw_figures(spec, collection, tables)
-    for picture in pictures:
+    faults = fault_part(spec, collection)
+    for picture in [*pictures, *([faults.picture] if faults else [])]:
         _write(folder / f"{picture.name}.svg", picture.svg)
         with write_atomically(folder / f"{picture.name}.png") as path:
             path.write_bytes(picture.png)
@@ -95,10 +97,18 @@ def _write_pages(spec: Spec, collection: Collection, tables: list[Table], folder
         shown = [(f"{picture.name}.svg", picture.title, picture.caption) for picture in pictures]
         _write(folder / "table.md", markdown(spec, tables, shown, standings))
     if "html" in formats:
+        from reports.cards import method_cards
         from reports.page import render
+        from reports.page_pairs import judged_rows, pairs_part
 
         agreement = agreement_of(collection)
-        page = render(spec, collection, tables, pictures, left_out, agreement, standings, folder)
+        parts = {
+            "faults": faults,
+            "pairs": pairs_part(spec, collection),
+            "judged": judged_rows(spec, collection),
+            "cards": method_cards(spec, collection),
+        }
+        page = render(spec, collection, tables, pictures, left_out, agreement, standings, parts, folder)
         _write(folder / "index.html", page)
 
 

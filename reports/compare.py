@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.record.files import as_cell, write_atomically
+from harness.record.matches import read_half_matches
 from harness.record.names import find_record
 from harness.record.record import Record, record_path
 from reports import style
 from reports.collect import canonical, evaluated_on
+from reports.faults import CALIBRATION, KINDS, Calibration, calibration, fault_gains
 from reports.figure import category_ap
 from reports.images import ImageParts
 from reports.page import Heading, Sheet, Shown, render_comparison, sortable
@@ -37,6 +39,12 @@ IMAGES_NOTE = (
     "In brackets the 95% interval over the validation images (from matches.parquet; none without): what other images "
     "would give for these two runs. It says nothing of other seeds."
 )
+FAULTS_NOTE = (
+    "What AP50 would gain, in percent, if one kind of fault were mended and the rest stayed (TIDE, Bolya et al. 2020). "
+    "calibration: the expected calibration error of scores at an IoU of 0.5, in percent."
+)
+OLD_NOTE = " A run without figures was evaluated before faults were kept."
+BOTH_KINDS = tuple(f"{kind}, {side}" for kind in IOU_TYPES for side in ("A", "B", "B − A"))
 OTHER_IMAGES = "The runs were evaluated on different validation images: their figures are not comparable."
 MOST_CATEGORIES = 20  # shown on the page, of those that differ most; all are in categories.csv
 
@@ -52,7 +60,7 @@ def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path
     folder = out or Path("report") / f"{a.run_id}-against-{b.run_id}"
     folder.mkdir(parents=True, exist_ok=True)
     categories = _categories(runs, a, b)
-    sheets = [_metrics(a, b, runs), _costs(a, b), _configuration(a, b)]
+    sheets = [_metrics(a, b, runs), *_faults(a, b, runs), _costs(a, b), _configuration(a, b)]
     pictures = []
     if categories is not None:
         with write_atomically(folder / "categories.csv") as path:
@@ -104,8 +112,7 @@ def _metrics(a: Record, b: Record, runs: Path) -> Sheet:
                 beside[-1] = replace(beside[-1], interval=interval)
             shown += beside if not shown else beside[1:]
         rows.append(shown)
-    headings = tuple(f"{kind}, {side}" for kind in IOU_TYPES for side in ("A", "B", "B − A"))
-    sheet = _sheet("metrics", "Metrics, in percent", rows, headings)
+    sheet = _sheet("metrics", "Metrics, in percent", rows, BOTH_KINDS)
     return replace(sheet, note=IMAGES_NOTE if images else OTHER_IMAGES)
 
 
@@ -113,6 +120,37 @@ def _as_series(record: Record) -> pd.Series:
     import pandas as pd
 
     return pd.Series({0: record.run_id})
+
+
+def _faults(a: Record, b: Record, runs: Path) -> list[Sheet]:
+    """What AP50 would gain without a kind of fault, and calibration, of boxes and masks; none where neither run has
+    left its matches."""
+    measured = {
+        (kind, record.run_id): (calibration(found), fault_gains(found) or {})
+        for kind, iou in IOU_TYPES.items()
+        for record in (a, b)
+        if (found := read_half_matches(runs / record.run_id, iou)) is not None
+    }
+    if not measured:
+        return []
+    rows = []
+    for name in (*KINDS, CALIBRATION):
+        shown: list[Shown] = []
+        for kind in IOU_TYPES:
+            mine, theirs = (_fault_figure(measured.get((kind, record.run_id)), name) for record in (a, b))
+            beside = _beside(name, mine, theirs, 2)
+            shown += beside if not shown else beside[1:]
+        rows.append(shown)
+    old = any(not gains for _, gains in measured.values())
+    sheet = _sheet("faults", "Faults and scores", rows, BOTH_KINDS)
+    return [replace(sheet, note=FAULTS_NOTE + (OLD_NOTE if old else ""))]
+
+
+def _fault_figure(measured: tuple[Calibration, dict[str, float]] | None, name: str) -> Figure:
+    if measured is None:
+        return None
+    curve, gains = measured
+    return 100 * curve.error if name == CALIBRATION else gains.get(name)
 
 
 def _costs(a: Record, b: Record) -> Sheet:

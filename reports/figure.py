@@ -15,6 +15,7 @@ from reports.collect import Collection, TableRow
 from reports.differences import baseline_row
 from reports.figure_curve import draw_curve
 from reports.figure_decisions import draw_roc, draw_training
+from reports.figure_learning import draw_learning
 from reports.spec import COLUMNS, FREQUENCIES, Column, Spec
 from reports.spec import Figure as FigureSpec
 from reports.statistics import Summary, summarise
@@ -29,7 +30,8 @@ MOST_DOTS = 60  # of a group of categories
 
 
 def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tuple[list[Picture], list[str]]:
-    """Every figure of the spec that there are records for, and a sentence for each that had to be left out."""
+    """Every figure of the spec that there are records for, a sentence for each that had to be left out, and learning
+    curves."""
     pictures, left_out = [], []
     with style.styled():
         for index, figure in enumerate(spec.figures):
@@ -38,6 +40,8 @@ def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tup
                 pictures.append(drawn)
             else:
                 left_out.append(f"{figure.title}: {drawn}")
+        learning = draw_learning(spec, collection)
+    pictures += [learning] if learning else []
     return pictures, left_out
 
 

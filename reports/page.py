@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record.reading import Damaged, is_name, read_bytes
-from reports.collect import Collection, Run, TableRow, states
+from reports.collect import MOST_RUNS, Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
 from reports.statistics import Summary
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
 GENERATOR = "harness report"  # what a page says it was written by
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_IN_FULL = 500  # runs of a report whose provenance is on the page; of more it is in their records alone
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,11 @@ def render(
     left_out: list[str],
     agreement: Mapping[TableRow, Mapping[str, Summary]],
     standings: Standings | None,
+    parts: Mapping[str, Any],
     folder: Path,
 ) -> str:
-    """The page's HTML; `folder` is where it will lie, since links to records are relative to it."""
+    """The page's HTML; `folder` is where it will lie, since links to records are relative to it. parts: what the
+    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty where there is nothing."""
     return _template("report.html").render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
@@ -113,6 +114,7 @@ def render(
         agreement_notes=[f"{column.base}: {column.about}." for column in AGREEMENT],
         runs=[_row_runs(spec, collection, row, folder) for row in collection.rows],
         facts=_facts(collection),
+        **parts,
         marks=MARKS,
         files=["table.csv", "table.md", "table.tex"],
         generator=GENERATOR,
@@ -266,7 +268,7 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
     entries = collection.entries[row.key]
     metrics = [column for column in spec.columns if column.metric]
     base = os.path.relpath(collection.folder, folder)
-    in_full = len(collection.frame) <= MOST_IN_FULL
+    in_full = len(collection.frame) <= MOST_RUNS
     shown = []
     for entry in entries:
         run: Run = entry["run"]

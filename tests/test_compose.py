@@ -72,7 +72,8 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str
 def test_every_group_s_option_is_known_whether_it_was_given_or_not() -> None:
     choices = compose(["method=bsgal", "schedule=mini_continue"]).choices
     given = {"method": "bsgal", "schedule": "mini_continue"}
-    defaults = {"data": "mini", "detector": "small", "engine": "native", "evaluation": "lvis", "launcher": "local"}
+    defaults = {"stage": "none", "data": "mini", "detector": "small", "engine": "native"}
+    defaults |= {"evaluation": "lvis", "launcher": "local"}
     assert choices == {**given, **defaults, "backbone": "resnet18", "recipe": None}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import cv2
@@ -20,7 +23,7 @@ from harness.data.paste.cutout import ALPHA_THRESHOLD, FaultyInstance, read_rgba
 from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.numbering import Numbering
 from harness.data.pool.sources import FileSource
-from harness.errors import UserError
+from harness.errors import UserError, nearest
 
 BATCH = 32
 PROMPT = "a photo of {}"
@@ -65,15 +68,42 @@ def score_pool(source: Path, out: Path, known: Annotations, encoder: Encoder) ->
 
 
 def open_clip_encoder(model: str, weights: Path, device: str) -> Encoder:
-    """CLIP by open_clip. Raises UserError when that is not installed or the weights are not there."""
+    """CLIP by open_clip, with weights from a local file of any format that it reads, OpenAI's TorchScript too.
+
+    Raises UserError when open_clip is not installed, knows no such model, or the weights are not there or not its own.
+    """
     try:
         import open_clip
     except ImportError as error:
         raise UserError("scoring takes open_clip: pip install 'bsgal-bench[clip]'") from error
+    if model not in (known := open_clip.list_models()):
+        raise UserError(f"--model {model}: open_clip has no such model; {nearest(model, known)}")
     if not weights.is_file():
         raise UserError(f"{weights} does not exist; nothing is downloaded, so fetch the weights of {model} first")
-    built, _, transform = open_clip.create_model_and_transforms(model, pretrained=str(weights), device=device)
+    with TemporaryDirectory() as folder:
+        try:
+            file = _without_program(weights, Path(folder))
+            built, _, transform = open_clip.create_model_and_transforms(model, pretrained=str(file), device=device)
+        except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
+            raise UserError(f"{weights} holds no weights of {model}; --model names what the file is of") from error
     return _OpenClip(built.eval(), transform, open_clip.get_tokenizer(model), device)
+
+
+def _without_program(weights: Path, folder: Path) -> Path:
+    """The file itself, or, of a TorchScript archive, which torch's safe reader refuses, its tensors in `folder`."""
+    if not (zipfile.is_zipfile(weights) and any(name.endswith("constants.pkl") for name in _names(weights))):
+        return weights
+    tensors = torch.jit.load(str(weights), map_location="cpu").state_dict()
+    for key in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's settings, among the tensors
+        tensors.pop(key, None)
+    file = folder / "weights.pt"
+    torch.save(dict(tensors), file)
+    return file
+
+
+def _names(archive: Path) -> list[str]:
+    with zipfile.ZipFile(archive) as opened:
+        return opened.namelist()
 
 
 @dataclass

@@ -20,6 +20,7 @@ from harness.data.paste.cutout import FaultyInstance, read_rgba
 from harness.data.pool.pool import InstancePool
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
+from harness.launch.tables import console
 from harness.record.decisions import ceiling, read_decisions, read_pasted
 from harness.run.finished_run import FinishedRun, finished_run
 
@@ -100,27 +101,25 @@ def decisions_command(
         )
     categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
     instances = by_instance(pasted)
-    console = Console(markup=False)
-    console.print(
-        f"{finished.record.run_id}: {len(decisions)} images decided, {decisions['accepted'].mean():.1%} accepted"
-    )
-    _print(console, "over training", over_time(decisions))
-    _print(console, "by frequency group", by_group(categories))
+    out = console()
+    out.print(f"{finished.record.run_id}: {len(decisions)} images decided, {decisions['accepted'].mean():.1%} accepted")
+    _print(out, "over training", over_time(decisions))
+    _print(out, "by frequency group", by_group(categories))
     ranked = categories.sort_values("accepted", ascending=False)
     if len(ranked) <= LISTED:
-        _print(console, "by category", ranked)
+        _print(out, "by category", ranked)
     else:
         ends = pd.concat([ranked.head(LISTED // 2), ranked.tail(LISTED // 2)])
-        _print(console, f"the most and the least accepted of {len(ranked)} categories", ends)
+        _print(out, f"the most and the least accepted of {len(ranked)} categories", ends)
     kinds = finished.dataset.kinds(finished.prepared_pool)
     if kinds is not None:
-        _print(console, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))
+        _print(out, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))
         if (best := ceiling(decisions)) is not None:
-            console.print(f"ceiling {best:.3f}: {CEILING}")
+            out.print(f"ceiling {best:.3f}: {CEILING}")
     often = instances[instances["seen"] >= LEAST_SEEN]
     if sheet is not None and len(often):
         _write_sheet(finished, often, kinds, sheet, count)
-        console.print(f"best and worst instances: {sheet}")
+        out.print(f"best and worst instances: {sheet}")
 
 
 def thumbnail(pool: InstancePool, row: int) -> np.ndarray | None:
@@ -157,13 +156,13 @@ def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray 
     Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(path, format="PNG")
 
 
-def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+def _print(out: Console, title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left")
     for name in frame.columns:
         table.add_column(str(name), justify="left" if frame[name].dtype.kind == "O" else "right")
     for row in frame.itertuples(index=False):
         table.add_row(*(_shown(value) for value in row))
-    console.print(table)
+    out.print(table)
 
 
 def _shown(value: object) -> str:

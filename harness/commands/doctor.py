@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.config import cache_folder
 from harness.errors import UserError, first_line
+from harness.launch.tables import console
 
 # What each engine runs on besides torch, by distribution name; of the last two, mmcv or mmcv-lite.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -48,13 +49,15 @@ def doctor() -> int:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in found:
-        table.add_row(finding.subject, finding.state, finding.detail)
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    console.print()
+        table.add_row(finding.subject, finding.state, Text(finding.detail))
+    out = console()
+    out.print(table)
+    out.print()
     for finding in found:
         if finding.remedy:
-            console.print(f"{finding.subject}: {finding.remedy}", soft_wrap=True)  # to be copied as it is
+            out.print(
+                f"{finding.subject}: {finding.remedy}", soft_wrap=True, highlight=False, markup=False
+            )  # to be copied as it is
     return int(any(f.subject == "engine=native" and f.state != "ok" for f in found))
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 import methods
 from harness.errors import UserError, nearest
+from harness.launch.tables import console
 from methods.listing import MethodRow, methods_table
 from methods.template import new_method
 
@@ -26,10 +27,10 @@ def list_command(name: str | None = None) -> None:
     Raises UserError.
     """
     rows = {row.name: row for row in methods_table()}
-    console = Console()
+    out = console()
     if name is not None:
         _check_known(name)
-        _print_one(console, rows[name])
+        _print_one(out, rows[name])
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -44,8 +45,8 @@ def list_command(name: str | None = None) -> None:
             f"file: {row.origin}" if row.origin != "built in" else "",
         ]
         table.add_row(row.name, "\n".join(line for line in lines if line))
-    console.print(table)
-    console.print("`harness methods show NAME` shows a method's options in full.")
+    out.print(table)
+    out.print("`harness methods show NAME` shows a method's options in full.")
 
 
 def new_command(name: str, folder: Path = Path()) -> str:
@@ -70,29 +71,32 @@ def check_command(which: str) -> int:
 
     names = _load(Path(which)) if which.endswith(".py") else [which]
     failed = 0
-    console = Console(highlight=False)
+    out = console()
     for name in names:
         _check_known(name)
         report = run_checks(name)
-        console.print(f"{name} ({report.method})")
+        out.print(f"{name} ({report.method})", highlight=False)
         for result in report.results:
             mark = "[red]failed[/]" if result.fault else "[green]ok[/]"
-            console.print(f"  {mark:<18} {result.name}", end="")
-            console.print(f": {result.fault or result.note}" if result.fault or result.note else "", markup=False)
+            out.print(f"  {mark:<18} {result.name}", end="", highlight=False)
+            out.print(
+                f": {result.fault or result.note}" if result.fault or result.note else "", markup=False, highlight=False
+            )
         if report.cost:
             forward, backward = report.cost["forward"], report.cost["backward"]
-            console.print(
-                f"  a step takes {forward:.1f} forward and {backward:.1f} backward passes; a plain one 1 and 1"
+            out.print(
+                f"  a step takes {forward:.1f} forward and {backward:.1f} backward passes; a plain one 1 and 1",
+                highlight=False,
             )
         failed += len(report.faults)
     return 1 if failed else 0
 
 
-def _print_one(console: Console, row: MethodRow) -> None:
-    console.print(f"[bold]{row.name}[/]: {row.summary}\nsource: {row.paper or '-'} ({row.origin})", highlight=False)
-    console.print(f"needs of the engine, by default: {', '.join(row.needs) or 'nothing'}", highlight=False)
+def _print_one(out: Console, row: MethodRow) -> None:
+    out.print(f"[bold]{row.name}[/]: {row.summary}\nsource: {row.paper or '-'} ({row.origin})", highlight=False)
+    out.print(f"needs of the engine, by default: {', '.join(row.needs) or 'nothing'}", highlight=False)
     for option in row.options:
-        console.print(f"  method.{option}", markup=False, highlight=False)
+        out.print(f"  method.{option}", markup=False, highlight=False)
 
 
 def _load(path: Path) -> list[str]:

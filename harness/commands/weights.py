@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.launch.tables import console
 from harness.weights.file import read_weights
 from harness.weights.loading import Layout, convert, layout_of
 
@@ -29,12 +29,11 @@ def inspect_weights(path: Path, *, every: bool = False) -> None:
             ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors})),
             "x".join(map(str, tensors[0].shape)) if every else "",
         )
-    console = Console(markup=False)
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     parts = f"entries {', '.join(weights.parts)}, of which {weights.part}" if weights.part else "tensors by name"
-    console.print(
-        f"layout {layout_of(weights.tensors).value}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers"
-    )
+    layout = layout_of(weights.tensors).value
+    terminal.print(f"layout {layout}; {parts}: {len(weights.tensors)} tensors, {total:,} numbers")
 
 
 def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) -> None:
@@ -45,10 +44,10 @@ def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) ->
     if out.suffix not in (".pth", ".pkl"):
         raise UserError(f"{out}: the name must end in .pth (PyTorch) or .pkl (arrays)")
     left = convert(path, out, Layout(to))
-    console = Console(markup=False)
-    console.print(f"{out}: {to} layout")
+    terminal = console()
+    terminal.print(f"{out}: {to} layout")
     if left:
-        console.print(f"left out, of another model: {', '.join(left)}")
+        terminal.print(f"left out, of another model: {', '.join(left)}")
 
 
 def _groups(tensors: dict[str, Tensor], every: bool) -> dict[str, list[Tensor]]:

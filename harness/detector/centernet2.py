@@ -66,7 +66,9 @@ class CenterNet2(nn.Module):
         self.cascade = Cascade(config, config.strides, num_classes)
         self.mask_head = MaskHead(config, config.strides)
         self.sampler: ProposalSampler = RandomProposals(config.proposals_per_image, config.positive_fraction)
-        weights = federated_weights(torch.tensor(image_counts), num_classes, config.federated_power)
+        weights = federated_weights(
+            torch.tensor(image_counts), num_classes, config.federated_power, config.federated_extra_images
+        )
         self.federated: FederatedDraw | None = (
             FederatedClasses(weights, config.federated_classes) if config.federated else None
         )

@@ -54,8 +54,8 @@ class FederatedClasses:
         return present.scatter(0, classes, present[classes] | (wanted & (values > 0)))
 
 
-def federated_weights(image_counts: Tensor, num_classes: int, power: float) -> Tensor:
-    """(num_classes,) odds: image_count^power; classes beyond the counted ones get the largest, as published."""
-    weights = image_counts.float() ** power
-    extra = num_classes - len(weights)
-    return torch.cat([weights, weights.max().expand(extra)]) if extra > 0 else weights[:num_classes]
+def federated_weights(image_counts: Tensor, num_classes: int, power: float, extra_images: int | None = None) -> Tensor:
+    """(num_classes,) odds: image_count^power; classes beyond the counted ones count `extra_images`, or the largest."""
+    extra = max(num_classes - len(image_counts), 0)
+    count = int(image_counts.max()) if extra_images is None else extra_images
+    return torch.cat([image_counts[:num_classes], image_counts.new_full((extra,), count)]).float() ** power

@@ -11,10 +11,11 @@ import numpy as np
 
 from harness.data.lvis.annotations import FREQUENCIES, Annotations
 from harness.evaluate.detections import Detections
+from harness.evaluate.faults import NO_TRUTH
 from harness.evaluate.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, IouType, Matches, match
-from harness.evaluate.precision import average_precision
 from harness.record.files import write_table
 from harness.record.matches import Columns, write_matches
+from harness.record.precision import average_precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,9 +120,10 @@ def evaluate(
     images: np.ndarray | None = None,
     mask_area: bool = False,
     ignore_unknown: bool = False,
+    with_faults: bool = False,
 ) -> Evaluation:
     """Evaluates detections on `images` (image indices; all without). Arguments and errors as for `match`."""
-    matches = {t: match(annotations, detections, t, images, mask_area, ignore_unknown) for t in iou_types}
+    matches = {t: match(annotations, detections, t, images, mask_area, ignore_unknown, with_faults) for t in iou_types}
     return accumulate(annotations, matches)
 
 
@@ -151,12 +153,21 @@ def _figures(matches: Matches, num_categories: int) -> CategoryFigures:
 def _ranked_detections(matches: Matches) -> Columns:
     """The columns of matches.parquet."""
     order = matches.ranked()
+    faults: Columns = {}
+    if matches.fault is not None and matches.truth is not None:
+        # Instances are numbered as ground_truth.parquet counts them: by image and category.
+        present = np.flatnonzero(~matches.truth_ignored[:, 0])
+        number = np.full(len(matches.truth_image) + 1, NO_TRUTH, np.int32)  # the last for NO_TRUTH
+        by_key = np.lexsort((matches.truth_category[present], matches.truth_image[present]))
+        number[present[by_key]] = np.arange(len(present))
+        faults = {"fault": matches.fault[order], "truth": number[matches.truth[order]]}
     return {
         "image": np.searchsorted(matches.images, matches.image[order]).astype(np.int32),
         "category": matches.category[order],
         "score": matches.score[order],
         "matched": matches.matched[order, 0],
         "ignored": matches.ignored[order, 0],
+        **faults,
     }
 
 

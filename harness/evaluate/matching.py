@@ -8,7 +8,7 @@ pairs in step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from harness.data.lvis.annotations import Annotations
 from harness.errors import UserError
-from harness.evaluate.detections import Detections
-from harness.evaluate.overlap import Overlaps, box_overlaps, mask_overlaps
+from harness.evaluate.detections import Detections, Masks
+from harness.evaluate.faults import BACKGROUND, NO_TRUTH, find_faults
+from harness.evaluate.overlap import Overlaps, Pairs
 
 IouType = Literal["bbox", "segm"]
 MAX_DETECTIONS = 300  # per image, over all categories
@@ -32,7 +33,7 @@ _AREA_WORDS = np.array([_ALL_THRESHOLDS << (_T * area) for area in range(len(ARE
 _FIRST_WORDS = np.array(
     [sum(((1 << k) - 1) << (_T * area) for area in range(len(AREAS))) for k in range(_T + 1)], np.uint64
 )
-_NOTHING = np.uint64(0)
+_NOTHING, _FIRST_BIT = np.uint64(0), np.uint64(1)  # the first bit: an IoU of 0.5, all areas
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class Matches:
     images (I,) int32 evaluated image indices. For D detections that count for their image: image, category (D,) int32
     indices, score (D,) float64, matched and ignored (D, 4) uint16 by area range, one bit an IoU threshold, lowest
     first. For G ground-truth instances: truth_image, truth_category (G,) int32, truth_ignored (G, 4) bool by area.
-    Detections of an image and category are ordered by falling score.
+    Detections of an image and category are ordered by falling score. fault (D,) uint8 and truth (D,) int32, where they
+    were asked for: as `find_faults` gives them.
     """
 
     images: np.ndarray
@@ -54,6 +56,8 @@ class Matches:
     truth_image: np.ndarray
     truth_category: np.ndarray
     truth_ignored: np.ndarray
+    fault: np.ndarray | None = None
+    truth: np.ndarray | None = None
 
     def ranked(self) -> np.ndarray:
         """The order of the detections by category, falling score, image index and rank in the image."""
@@ -62,10 +66,15 @@ class Matches:
 
 def merge(parts: Sequence[Matches]) -> Matches:
     """The matches of disjoint sets of images, such as the ranks', as one. Raises ValueError for an image in two."""
-    names = ("images", "image", "category", "score", "matched", "ignored", "truth_image", "truth_category")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in (*names, "truth_ignored")}
+    names = [f.name for f in fields(Matches) if all(getattr(part, f.name) is not None for part in parts)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    if "truth" in columns:
+        first = np.cumsum([0, *(len(part.truth_image) for part in parts)])[:-1]
+        shift = np.repeat(first, [len(part.image) for part in parts])
+        columns["truth"] = np.where(columns["truth"] < 0, NO_TRUTH, columns["truth"] + shift).astype(np.int32)
     if len(np.unique(columns["images"])) < len(columns["images"]):
         raise ValueError("an image was matched in more than one part")
+    columns["images"] = np.sort(columns["images"])
     return Matches(**columns)
 
 
@@ -76,13 +85,15 @@ def match(
     images: np.ndarray | None = None,
     mask_area: bool = False,
     ignore_unknown: bool = False,
+    with_faults: bool = False,
 ) -> Matches:
     """Matches the detections of `images` (image indices; all without) to their ground truth.
 
     A detection's size is that of its box, in mask evaluation too, as the `lvis` package takes it from results that
     hold both; where there are no boxes it is that of its mask. `mask_area` makes it that in mask evaluation always
     (detectron2's way: it removes the boxes first). `ignore_unknown`: detections of categories that the annotations lack
-    take their places among the best of an image and count for nothing, as the package has it. Raises UserError naming
+    take their places among the best of an image and count for nothing, as the package has it. `with_faults` says what
+    is wrong with false positives as well, which takes a third more time for masks. Raises UserError naming
     the entry of an unknown image or category, of a number that is not finite, of a mask of another size than its image;
     and when masks are wanted and absent.
     """
@@ -105,29 +116,40 @@ def match(
     order = np.lexsort((-detections.scores[rows], keys))
     rows, keys, area = rows[order], keys[order], area[order]
 
-    if iou_type == "bbox":
-        truth_boxes = annotations.boxes[truth_rows]
-        overlaps = box_overlaps(_boxes(detections, rows), keys, truth_boxes, truth_keys, IOU_THRESHOLDS[0])
-    else:
-        assert detections.masks is not None
-        overlaps = mask_overlaps(detections.masks, rows, keys, annotations, truth_rows, truth_keys, IOU_THRESHOLDS[0])
+    pairs = Pairs(annotations, truth_rows, rows, *_shapes(detections, rows, iou_type))
     truth_ignored = annotations.ignore[truth_rows, None] | _outside(annotations.areas[truth_rows])
     # The package marks a match by the annotation's id, so one whose id is 0 is found and yet does not count.
     counting = annotations.annotation_ids[truth_rows] != 0
-    matched, on_ignored = _greedy(overlaps, keys, _words(truth_ignored), counting)
+    own = pairs.overlaps(np.arange(len(rows)), keys, truth_keys, BACKGROUND if with_faults else IOU_THRESHOLDS[0])
+    able = own.where(own.iou >= IOU_THRESHOLDS[0])
+    matched, on_ignored, of_half = _greedy(able, keys, _words(truth_ignored), counting)
     not_exhaustive = _listed_keys(annotations.not_exhaustive_values, annotations.not_exhaustive_offsets, num_categories)
     excused = _words(_outside(area) | _contains(not_exhaustive, keys)[:, None])
-    return Matches(
+    ignored = on_ignored | (excused & ~matched)
+
+    found = Matches(
         images=images.astype(np.int32),
         image=image[rows].astype(np.int32),
         category=category[rows].astype(np.int32),
         score=detections.scores[rows],
         matched=_by_area(matched),
-        ignored=_by_area(on_ignored | (excused & ~matched)),
+        ignored=_by_area(ignored),
         truth_image=annotations.annotation_images[truth_rows],
         truth_category=annotations.annotation_categories[truth_rows],
         truth_ignored=truth_ignored,
     )
+    if not with_faults:
+        return found
+    present, wrong = ~truth_ignored[:, 0], ((matched | ignored) & _FIRST_BIT) == 0
+
+    def with_others(chosen: np.ndarray) -> Overlaps:
+        near = pairs.overlaps(chosen, found.image[chosen], found.truth_image, BACKGROUND)
+        return near.where(present[near.truth] & (keys[near.detection] != truth_keys[near.truth]))
+
+    among = pairs.among_truth(found.truth_image, 0.0)
+    among = among.where(truth_keys[among.detection] != truth_keys[among.truth])
+    fault, truth = find_faults(of_half, wrong, own.where(present[own.truth]), among, with_others)
+    return replace(found, fault=fault, truth=truth)
 
 
 def _checked_indices(
@@ -222,6 +244,11 @@ def _boxes(detections: Detections, rows: np.ndarray) -> np.ndarray:
     return np.asarray(mask_utils.toBbox(detections.masks.rles(rows)), float).reshape(-1, 4)
 
 
+def _shapes(detections: Detections, rows: np.ndarray, iou_type: IouType) -> tuple[np.ndarray | None, Masks | None]:
+    """What IoU is taken of: the boxes of the rows, or the masks."""
+    return (_boxes(detections, rows), None) if iou_type == "bbox" else (None, detections.masks)
+
+
 def _outside(area: np.ndarray) -> np.ndarray:
     """(n, 4) bool: areas outside each area range."""
     return (area[:, None] < AREA_RANGES[:, 0]) | (area[:, None] > AREA_RANGES[:, 1])
@@ -241,15 +268,16 @@ def _by_area(words: np.ndarray) -> np.ndarray:
 
 def _greedy(
     overlaps: Overlaps, keys: np.ndarray, truth_ignored: np.ndarray, counting: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each detection in turn takes the free ground truth of greatest IoU, ignored ones only when no other is left.
 
-    Among equal IoUs the last wins. Returns (D,) uint64 words: matched, and matched to ignored ground truth. Offers, a
-    detection's ground truths from best to worst, are gone through in rank order, all (image, category) pairs in step:
-    within one step no two offers concern the same detection or the same ground truth.
+    Among equal IoUs the last wins. Returns (D,) uint64 words: matched, and matched to ignored ground truth; and (D,)
+    the ground truth that counts as found at an IoU of 0.5, NO_TRUTH without. Offers, a detection's ground truths from
+    best to worst, are gone through in rank order, all (image, category) pairs in step: within one step no two offers
+    concern the same detection or the same ground truth.
     """
     matched = np.zeros(len(keys), np.uint64)
-    settled, on_ignored = matched.copy(), matched.copy()
+    settled, on_ignored, found = matched.copy(), matched.copy(), np.full(len(keys), NO_TRUTH)
     taken = np.zeros(len(truth_ignored), np.uint64)
     reached = _FIRST_WORDS[np.searchsorted(IOU_THRESHOLDS, overlaps.iou, side="right")]
     ignored = truth_ignored[overlaps.truth]
@@ -270,4 +298,6 @@ def _greedy(
         settled[d] |= take
         matched[d] |= np.where(counting[g], take, _NOTHING)
         on_ignored[d] |= np.where(is_ignored[start:end], take, _NOTHING)
-    return matched, on_ignored
+        first = ((take & _FIRST_BIT) != 0) & counting[g] & ~is_ignored[start:end]
+        found[d[first]] = g[first]
+    return matched, on_ignored, found

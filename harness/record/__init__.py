@@ -5,7 +5,8 @@
                   metrics.jsonl         one line a logged step
                   decisions.parquet     one row an image and decision; see `decisions`
                   per_category.parquet  AP of every category
-                  matches.parquet, ground_truth.parquet  what a bootstrap over images needs; see `matches`
+                  matches.parquet, ground_truth.parquet  what was found, for further questions; see `matches`
+                  gallery/              a few pictures for reports; see `gallery`
                   scores.csv, embeddings.npy  of an offline stage
                   log.txt, checkpoint/, claim/
     runs/sweeps/<name>/manifest.json    `manifest.Manifest`

@@ -1,13 +1,17 @@
-"""What an evaluation leaves behind for a bootstrap over images, in which no detection is matched again.
+"""What an evaluation leaves behind for those who ask more of it, so that no detection is matched again.
 
     matches.parquet       one row a detection and iou_type: image (int32, position among the evaluated images), category
                           (int32 index), score, matched and ignored (uint16, one bit an IoU threshold, 0.5 lowest, over
-                          all areas); per iou_type by category and falling score. The file's metadata name `iou_types`
-    ground_truth.parquet  one row an image and category: image, category, instances (int32), frequency (r, c, f); the
-                          file's metadata give the numbers of `images` and `categories`
+                          all areas); fault (uint8, of `FAULTS`) and truth (int32), null where they were not asked for;
+                          per iou_type by category and falling score. The file's metadata name `iou_types`
+    ground_truth.parquet  one row an image and category: image, category, instances (int32), frequency (r, c, f), by
+                          image and category; the file's metadata give the numbers of `images` and `categories`
 
-A true positive is matched and not ignored, a false positive neither. AP follows as in `harness.evaluate.precision`,
-with each detection and instance counted as often as its image was drawn.
+fault and truth are of an IoU of 0.5: truth is the instance that a detection found, or would have found but for its
+class or place, -1 without; instances are numbered through in the order of ground_truth.parquet.
+
+A true positive is matched and not ignored, a false positive neither. AP follows as in `harness.record.precision`, with
+each detection and instance counted as often as its image was drawn.
 """
 
 from __future__ import annotations
@@ -20,14 +24,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.record.files import write_table
-from harness.record.reading import Damaged, read_schema, read_typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MATCHES, GROUND_TRUTH = "matches.parquet", "ground_truth.parquet"
-DETECTION = {"image": "int32", "category": "int32", "score": "float64", "matched": "uint16", "ignored": "uint16"}
+DETECTION = {
+    "image": "int32",
+    "category": "int32",
+    "score": "float64",
+    "matched": "uint16",
+    "ignored": "uint16",
+    "fault": "uint8",
+    "truth": "int32",
+}
 TRUTH = {"image": "int32", "category": "int32", "instances": "int32", "frequency": "string"}
+FAULTS = ("", "class", "localisation", "both", "duplicate", "background")  # of false positives, "" for none
 THRESHOLDS = 10  # of IoU: 0.5, 0.55, ... 0.95
 
 Columns = Mapping[str, np.ndarray]
@@ -62,7 +74,9 @@ def write_matches(
 
     tables = []
     for iou_type, columns in detections.items():
-        table = pa.table(dict(columns), pa.schema(list(DETECTION.items())))
+        known = next(iter(columns.values()))
+        filled = {name: columns.get(name, pa.nulls(len(known), kind)) for name, kind in DETECTION.items()}
+        table = pa.table(filled, pa.schema(list(DETECTION.items())))
         types = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [iou_type])
         tables.append(table.add_column(0, "iou_type", types))
     found = pa.concat_tables(tables).replace_schema_metadata({"iou_types": ",".join(detections)})
@@ -71,38 +85,55 @@ def write_matches(
     write_table(pa.table(dict(truth), pa.schema(list(TRUTH.items()), counts)), folder / GROUND_TRUTH)
 
 
-def _truth(path: Path) -> tuple[pa.Table, tuple[int, int]]:
-    """The ground truth, and how many images and categories it is of. Raises Damaged."""
-    table = read_typed(path, TRUTH)
-    metadata = read_schema(path).metadata or {}
-    try:
-        images, categories = (int(metadata[key]) for key in (b"images", b"categories"))
-    except (KeyError, ValueError) as error:
-        raise Damaged(f"{path}: does not say of how many images and categories it is") from error
-    for name, count in (("image", images), ("category", categories)):
-        values = table[name].to_numpy()
-        if not 0 < count <= 10**8 or (len(values) and (values.min() < 0 or values.max() >= count)):
-            raise Damaged(f"{path}: column {name!r} does not fit its number of {count}")
-    return table, (images, categories)
+@dataclass(frozen=True, eq=False)
+class HalfMatches:
+    """What was found at an IoU of 0.5, by whom and how surely, one IoU type.
+
+    category (D,) int32, score (D,) float64 by category and falling score; hit, counted (D,) bool. fault (D,) uint8 of
+    `FAULTS`, and truth (D,) int32; None where the evaluation left none. instance_category (N,) int32: each instance's.
+    frequency (C,) r, c, f, empty for a category without ground truth.
+    """
+
+    category: np.ndarray
+    score: np.ndarray
+    hit: np.ndarray
+    counted: np.ndarray
+    fault: np.ndarray | None
+    truth: np.ndarray | None
+    instance_category: np.ndarray
+    frequency: np.ndarray
+
+
+def read_half_matches(folder: Path, iou_type: str) -> HalfMatches | None:
+    """From a run's folder; None where it has left no matches of this IoU type."""
+    tables = _read(folder, iou_type)
+    if tables is None:
+        return None
+    found, truth = tables
+    counted = (found["ignored"].to_numpy() & 1) == 0
+    known = all(name in found.column_names and not found[name].null_count for name in ("fault", "truth"))
+    return HalfMatches(
+        category=found["category"].to_numpy(),
+        score=found["score"].to_numpy(),
+        hit=((found["matched"].to_numpy() & 1) != 0) & counted,
+        counted=counted,
+        fault=found["fault"].to_numpy() if known else None,
+        truth=found["truth"].to_numpy() if known else None,
+        instance_category=np.repeat(truth["category"].to_numpy(), truth["instances"].to_numpy()),
+        frequency=_frequency(truth),
+    )
 
 
 def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
     """From a run's folder; None where it has left none of this IoU type."""
-    if not all((folder / name).is_file() for name in (MATCHES, GROUND_TRUTH)):
+    tables = _read(folder, iou_type)
+    if tables is None:
         return None
-    truth, (images, categories) = _truth(folder / GROUND_TRUTH)
-    found = read_typed(folder / MATCHES, DETECTION, [("iou_type", "=", iou_type)])
-    if not found.num_rows:
-        return None
-    places = {"image": (found["image"].to_numpy(), images), "category": (found["category"].to_numpy(), categories)}
-    for name, (values, count) in places.items():
-        if values.min() < 0 or values.max() >= count:
-            raise Damaged(f"{folder / MATCHES}: column {name!r} goes beyond the {count} of {GROUND_TRUTH}")
+    found, truth = tables
+    images, categories = (int(truth.schema.metadata[key]) for key in (b"images", b"categories"))
     category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
     bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
     counted = (ignored & bits) == 0
-    frequency = np.full(categories, "", "U1")
-    frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
     return RankedMatches(
         images=images,
         image=found["image"].to_numpy(),
@@ -112,5 +143,22 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
         truth_image=truth["image"].to_numpy(),
         truth_category=truth["category"].to_numpy(),
         instances=truth["instances"].to_numpy(),
-        frequency=frequency,
+        frequency=_frequency(truth),
     )
+
+
+def _read(folder: Path, iou_type: str) -> tuple[pa.Table, pa.Table] | None:
+    """The rows of both files; None where there are none."""
+    import pyarrow.parquet as pq
+
+    if not all((folder / name).is_file() for name in (MATCHES, GROUND_TRUTH)):
+        return None
+    found = pq.read_table(folder / MATCHES, filters=[("iou_type", "=", iou_type)])
+    return (found, pq.read_table(folder / GROUND_TRUTH)) if found.num_rows else None
+
+
+def _frequency(truth: pa.Table) -> np.ndarray:
+    """(C,) by category index."""
+    frequency = np.full(int(truth.schema.metadata[b"categories"]), "", "U1")
+    frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
+    return frequency

@@ -70,11 +70,13 @@ class Record:
     statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share); of an offline stage the
     file that it left, its rows, and how many of them it has nothing for.
     cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
-    training), evaluation_seconds, iterations, steps_per_second, peak_host_mb, peak_gpu_mb,
-    gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds what its jobs held before
-    the run began; starts counts them. (Records of before 2026-12 have the last start's wall_seconds and neither of the
+    training), evaluation_seconds, stage_seconds, iterations (of an offline stage its rows), steps_per_second,
+    peak_host_mb, peak_gpu_mb, gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds
+    what its jobs held before the run began; starts counts them. (Records of before 2026-12 have the last start's
+    wall_seconds and neither of the
     other two.) provenance: commit, dirty_diff, packages, hardware, job (the scheduler's id of it), restarts,
-    fingerprints, parents, code. failure: kind and message, for a run that failed or waits.
+    fingerprints, parents, code, overrides (what `harness run` was given), method (about, source, origin, and the
+    options' defaults). failure: kind and message, for a run that failed or waits.
     """
 
     run_id: Name

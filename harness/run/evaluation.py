@@ -52,7 +52,8 @@ class Evaluating:
         asked to stop.
         """
         detections = self._detections(engine, images, indices, Shards(shards, self.ranks))
-        matches = {kind: match(self.annotations, detections, kind, np.array(indices, np.int64)) for kind in IOU_TYPES}
+        places = np.array(indices, np.int64)
+        matches = {kind: match(self.annotations, detections, kind, places, with_faults=True) for kind in IOU_TYPES}
         gathered = self.ranks.gather((matches, detections if self.config.save_detections else None))
         if not self.ranks.is_main:
             return None

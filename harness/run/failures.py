@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.record import FailureKind
 from harness.run import claim
 
@@ -60,7 +60,7 @@ def of_another_rank(error: BaseException, run_folder: Path, generation: int, ran
         if words:
             return UserError("; ".join(f"rank {other}: {text}" for other, text in sorted(words.items())))
         if time.monotonic() > end:
-            return PeerLost(f"another rank was lost: {str(error).splitlines()[0]}")
+            return PeerLost(f"another rank was lost: {first_line(error)}")
         time.sleep(0.1)
 
 

@@ -55,8 +55,8 @@ def identify(config: RunConfig) -> str:
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the contents that a run reads: annotations, pool index, area statistics, weights, plugin, and the
-    engine's own configuration with its bases.
+    """SHA-256 of the contents that a run reads: annotations, pool with its columns, area statistics, weights, plugin,
+    and the engine's own configuration with its bases.
 
     A file that a needed run leaves has that run's name in place of them, since it need not be there yet.
     """

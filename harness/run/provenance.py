@@ -27,6 +27,7 @@ RESULT_SOURCES = (
     "harness/stages",
     "harness/training",
     "harness/weights",
+    "harness/record/precision.py",
     "harness/run/evaluation.py",
 )
 NO_RESULT = "harness/conf/launcher"  # where and with what a run is executed

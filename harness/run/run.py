@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness.compose import Composed, compose
 from harness.config import RunConfig, Stage
 from harness.console import TrainingProgress, counting, run_log
 from harness.data.dataset import Dataset
+from harness.data.pool.pool import InstancePool
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
@@ -35,7 +36,9 @@ from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
 from harness.run.failures import PeerLost, as_user_error, kind_of, message_of, of_another_rank
 from harness.run.finished_run import in_full_precision
+from harness.run.gallery import write_pictures
 from harness.run.identity import fingerprints, identify
+from harness.run.method_card import method_card
 from harness.run.needed_files import check_needed_files
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
@@ -184,6 +187,8 @@ class _Run:
         begun = time.time()
         metrics = self._evaluate(engine)
         cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
+        if self.ranks.is_main:
+            self._write_pictures(engine)
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
 
     def _carry_out(self, engine: Engine) -> Record:
@@ -210,6 +215,11 @@ class _Run:
             log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
             return None
         return trained
+
+    @cached_property
+    def pool(self) -> InstancePool:
+        """As the method prepared it."""
+        return self.dataset.prepared_pool(self.config.method, self.config.seed)
 
     def _parents(self) -> list[Record]:
         """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
@@ -267,14 +277,13 @@ class _Run:
     def _train(self, engine: Engine, parents: list[Record]) -> dict[str, Any]:
         """The final weights and what goes with them. Raises Interrupted."""
         config, method = self.config, self.config.method
-        pool = self.dataset.prepared_pool(method, config.seed)
-        data = TrainingData(self.dataset, config.seed, method, pool)
+        data = TrainingData(self.dataset, config.seed, method, self.pool)
         start = Start(
             total_iterations=config.schedule.iterations,
             device=self.device,
             images_per_rank=config.schedule.batch_per_rank,
             dataset=self.dataset.facts,
-            pool=pool,
+            pool=self.pool,
             needed=tuple(
                 asdict(parent) for parent in parents if parent.run_id in config.needed_runs and not parent.stage
             ),
@@ -300,7 +309,7 @@ class _Run:
         self.ranks.barrier()
         if self.ranks.is_main:
             check()
-            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(pool))
+            write_decisions(self.folder, self.ranks.world, self.dataset.clean_rows(self.pool))
             checkpoint.save_final(self.folder / "checkpoint", content)
         self.ranks.barrier()
         return content
@@ -322,6 +331,16 @@ class _Run:
             detections.write_parquet(self.folder / "detections.parquet")
         return in_percent(evaluation.metrics)
 
+    def _write_pictures(self, engine: Engine) -> None:
+        """They explain a result and are none of it: a run without them is complete."""
+        config = self.config
+        try:
+            pool = self.pool if config.train else None
+            images = len(evaluation_indices(self.dataset, config.evaluation.limit))
+            write_pictures(self.folder, engine, self.dataset, pool, config.seed, images)
+        except (OSError, UserError) as error:
+            log.warning("no pictures for reports: %s", error)
+
     # ------------------------------------------------------------------------------------------------ what is left
 
     def _write_config(self) -> None:
@@ -336,7 +355,7 @@ class _Run:
             name=self._name(),
             status=status,
             settings=self.composed.settings,
-            provenance=self.origin | {"fingerprints": fingerprints(self.config), "parents": self._parent_names()},
+            provenance=self.origin | self._made_of(),
             started=self.started,
             ended=now,
             **content,
@@ -344,6 +363,14 @@ class _Run:
         record.cost |= spent(self.folder, now - self.started)
         record.cost["gpus"] = float(self.config.launcher.gpus * self.config.launcher.nodes)
         return record
+
+    def _made_of(self) -> dict[str, Any]:
+        return {
+            "fingerprints": fingerprints(self.config),
+            "parents": self._parent_names(),
+            "overrides": list(self.composed.overrides),
+            "method": method_card(self.composed.settings["method"]),
+        }
 
     def _name(self) -> str:
         """Given weights are a row of their own: they are no run of the method's."""

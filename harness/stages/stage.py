@@ -31,8 +31,6 @@ def check_stage(config: RunConfig) -> None:
         return
     if stage.name is Stage.score:
         check_score(stage)
-    elif stage.per_category is not None:
-        raise UserError("stage.per_category is for stage=score: embeddings have a line for each row of the pool")
     if config.data.pool is None:
         raise UserError(f"stage={stage.name.name} works through a pool, and data.pool names none")
     frozen = config.init_from or config.weights or (stage.name is Stage.embed and config.backbone.weights)
@@ -47,9 +45,9 @@ def check_stage(config: RunConfig) -> None:
 def carry_out(config: RunConfig, dataset: Dataset, engine: Engine, work: ChunkedWork) -> dict[str, Any] | None:
     """Does what is left of a stage and writes its file; figures for the record, None where it was asked to stop."""
     pool = dataset.pool
-    rows = _chosen(pool, config)
-    chunks = chunks_of(pool.categories, rows)
     is_score = config.stage.name is Stage.score
+    rows = _chosen(pool, config) if is_score else np.arange(len(pool))
+    chunks = chunks_of(pool.categories, rows)
     if is_score and "path" not in pool.columns:
         raise UserError("the pool has no column `path`, so its scores could not be read again")
     do = scorer(config, dataset, engine) if is_score else Embedding(engine, pool, config.stage.size)

@@ -27,5 +27,6 @@ def traced(text: str | None, path: Path) -> Iterator[Callable[[], None]]:
             skip_first=max(first - 2, 0), wait=0, warmup=min(first - 1, 1), active=last - first + 1, repeat=1
         ),
         on_trace_ready=lambda done: done.export_chrome_trace(str(path)),
+        acc_events=True,  # there is one cycle; without it torch warns that a second would clear it
     ) as running:
         yield running.step

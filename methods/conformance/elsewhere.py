@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from methods.conformance.faults import Fault
 
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # which take indices from the host
+HOST = "cpu"  # by name: the step's own device is handed on as torch.device
 SENTENCE = "makes a tensor on the host and uses it with the step's: give it `device=step.has_pasted.device`"
 
 
@@ -27,6 +29,22 @@ class HostTensors(TorchFunctionMode):
         self.hook = hook
         self.paused = False
         self._host: dict[int, Tensor] = {}
+
+    def __enter__(self) -> HostTensors:
+        super().__enter__()
+        self._from_numpy = torch.from_numpy
+        torch.from_numpy = self._taken_from_numpy  # which asks no mode
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.from_numpy = self._from_numpy
+        super().__exit__(*error)
+
+    def _taken_from_numpy(self, array: np.ndarray) -> Tensor:
+        made = self._from_numpy(array)
+        if not self.paused:
+            self._host[id(made)] = made
+        return made
 
     def on_host(self, value: object) -> bool:
         return id(value) in self._host
@@ -47,15 +65,26 @@ class HostTensors(TorchFunctionMode):
         if func not in INDEXING and not all(held):
             self.refuse(tensor for tensor in given if tensor.dim())
         made = func(*args, **kwargs)
-        moved = _names_a_device(func, args, kwargs)
-        if not moved and all(held):
-            self._host |= {id(leaf): leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)}
+        place = _place_named(func, args, kwargs)
+        if place == HOST and any(made is tensor for tensor in given):
+            made = made.view_as(made)  # what is on the CPU already is not copied, and both would be taken for one
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and (place == HOST or (place is None and all(held))):
+                self._host[id(leaf)] = leaf
+            elif place is not None:
+                self._host.pop(id(leaf), None)
         return made
 
 
-def _names_a_device(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if kwargs.get("device") is not None:
-        return True
-    if func in (Tensor.to, Tensor.type_as):
-        return any(isinstance(each, str | torch.device | Tensor) for each in args[1:])
-    return func in (Tensor.cuda,)
+def _place_named(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The device that a call names, if it names one: the host, or another one."""
+    if func is Tensor.cpu:
+        return HOST
+    if func is Tensor.cuda:
+        return "cuda"
+    named = [kwargs["device"]] if kwargs.get("device") is not None else []
+    if func is Tensor.to:
+        named += [each for each in args[1:] if isinstance(each, str | torch.device | Tensor)]
+    if not named:
+        return None
+    return HOST if named[0] == HOST and isinstance(named[0], str) else "cuda"

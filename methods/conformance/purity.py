@@ -50,7 +50,7 @@ class Watch:
     @contextmanager
     def hook(self, name: str) -> Iterator[None]:
         found: list[str] = []
-        dtype = torch.get_default_dtype()
+        dtype, graded, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
         settings, state, options = _settings(), self._state(), dataclasses.asdict(self._method)
         _listeners.append(lambda event, args: found.extend(self._of_file(event, args)))
         sys.setprofile(lambda frame, event, arg: found.extend(_of_call(frame, event, arg)))
@@ -61,6 +61,8 @@ class Watch:
             _listeners.pop()
             after = _settings()
             torch.set_default_dtype(dtype)  # so that what comes after judges the method and not this
+            torch.set_grad_enabled(graded)
+            torch.set_num_threads(threads)
         found += [sentence for sentence, value in settings.items() if after[sentence] != value]
         changed = [where for where, value in self._state().items() if state.get(where, value) != value]
         found += [

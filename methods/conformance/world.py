@@ -130,6 +130,10 @@ def selected(method: Method, step: TrainingStep, elsewhere: HostTensors | None =
     ledger = Ledger(step, method.required(), elsewhere)
     try:
         selection = method.select(ledger.handed())
+    except ValueError as error:
+        if "the engine does not say" in str(error):
+            raise Fault(f"{error} unless asked to: declare what `select` needs in `needs` or `required()`") from error
+        raise
     finally:
         ledger.conclude()
     if type(selection) is not Selection:

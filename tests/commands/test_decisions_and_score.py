@@ -114,7 +114,8 @@ def test_the_command_prints_and_writes_a_sheet(runs: Path, tmp_path: Path, capsy
     printed = capsys.readouterr().out
     for part in ("images decided", "by frequency group", "wrong_label", "ceiling 0.", "best and worst"):
         assert part in printed
-    assert Image.open(tmp_path / "sheet.png").size[0] > 300
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        assert drawn.size[0] > 300
 
 
 def test_rocs_are_by_kind_of_fault_and_left_out_where_undefined() -> None:

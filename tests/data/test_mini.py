@@ -201,13 +201,14 @@ def test_pools_are_nested_and_the_oracle_is_the_clean_part(mini: MiniPaths) -> N
 
 
 def test_cut_outs_pass_the_paste_filters_when_clean(mini: MiniPaths) -> None:
-    for row in pa_parquet.read_table(mini.truth("extra")).to_pylist():
+    for row in pa_csv.read_csv(mini.columns("extra")).to_pylist():
         rgba = cv2.imread(str(mini.pool("extra").parent / row["path"]), cv2.IMREAD_UNCHANGED)
         assert rgba.shape == (96, 96, 4)
         inside = (rgba[..., 3] > 128).astype(np.uint8)
         assert 0.08 <= inside.mean() <= 0.6
         areas = cv2.connectedComponentsWithStats(inside)[2][1:, cv2.CC_STAT_AREA]
         assert areas.max() >= 0.97 * inside.sum()
+        assert row["area_fraction"] == pytest.approx(inside.mean(), rel=0.04)
         border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
         assert not border.any()
 

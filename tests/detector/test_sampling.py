@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from harness.detector.sampling import FederatedClasses, RandomProposals, federated_weights
@@ -76,6 +77,8 @@ def test_federated_odds_are_those_of_a_draw_without_replacement() -> None:
             assert abs(pairs[i, j] / trials - expected) < 0.025
 
 
-def test_extra_classes_get_the_largest_weight() -> None:
-    weights = federated_weights(torch.tensor([1, 100, 4]), 5, 0.5)
-    assert weights.tolist() == [1.0, 10.0, 2.0, 10.0, 10.0]
+@pytest.mark.parametrize(("images", "weight"), [(None, 10.0), (9, 3.0)])
+def test_extra_classes_count_as_the_commonest_or_as_they_are_told(images: int | None, weight: float) -> None:
+    counts = torch.tensor([1, 100, 4])
+    assert federated_weights(counts, 5, 0.5, images).tolist() == [1.0, 10.0, 2.0, weight, weight]
+    assert federated_weights(counts, 2, 0.5, images).tolist() == [1.0, 10.0]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from harness.compose import compose, plain
+from harness.compose import compose
 from harness.config import RunConfig
 from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.launch import sweepfile
 from harness.launch.expand import expand
 from harness.record.manifest import ExpectedRun
+from harness.record.record import Status
+from harness.run.run import execute
+from methods.divergen import DiverGen
+from reports.command import report_command
 
 ROOT = Path(__file__).parents[2]
 EXTRA = 566  # categories beyond the dataset's own
@@ -68,8 +74,7 @@ def test_sweeps_of_the_papers_expand_and_their_pools_are_prepared(name: str, cou
     found = runs_of(name, root)
     assert len(found) == count
     assert (ROOT / "reports" / f"{sweepfile.read(ROOT / 'sweeps' / f'{name}.yaml').report}.yaml").is_file()
-    for run in found:
-        assert run.resources["gpus"] == run.resources["ranks"]
+    assert all(run.resources["gpus"] == run.resources["ranks"] for run in found)
     for config in distinct(found):
         pool = Dataset(config.data).prepared_pool(config.method, 0)
         assert pool.categories.max() < Dataset(config.data).num_classes
@@ -93,14 +98,41 @@ def test_ablations_move_to_the_embedded_dataset_by_one_word(name: str, words: li
     assert {run.choices["data"] for run in found} == {"mini"}
 
 
+SMALL = [
+    "detector=small", "detector.channels=32", "detector.fc_width=64", "detector.mask_channels=16",
+    "backbone=resnet18", "backbone.weights=null", "launcher.gpus=0",
+    "schedule.iterations=2", "schedule.global_batch=4", "schedule.batch_per_rank=4", "schedule.precision=fp32",
+    "schedule.activation_checkpointing=false", "data.size=64", "data.test_short=64", "data.test_long=96",
+    "data.workers=0", "evaluation.limit=2", "evaluation.mixed=false", "seed=0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["divergen_diversity", "xpaste_ablation", pytest.param("bsgal_ablation_lvis", marks=pytest.mark.slow)],
+)
+def test_a_row_of_each_kind_trains_and_is_reported(name: str, root: Path, tmp_path: Path) -> None:
+    """With the recipes' methods, filters and pools, on the small detector."""
+    kinds: dict[str, ExpectedRun] = {}
+    for run in runs_of(name, root, *SMALL):
+        kinds.setdefault(run.name, run)
+    for run in kinds.values():
+        outcome = execute([*run.overrides, f"runs_dir={tmp_path}"])
+        assert outcome.status is Status.complete, outcome.message
+    folder = report_command(name, tmp_path, ["csv"], tmp_path / "report")
+    assert pd.read_csv(folder / "table.csv").complete.sum() == len(kinds)
+
+
 def distinct(runs: list[ExpectedRun]) -> list[RunConfig]:
     """A configuration for every way in which the runs use a pool, at a scale that the small pools have."""
-    found = {}
+    options = {"recipe", "method", *(f"method.{field.name}" for field in dataclasses.fields(DiverGen))}
+    ways = {}
     for run in runs:
-        config = compose(run.overrides).config
-        if run.axes["seed"] != "0" or not config.method.pastes:
-            continue
+        given = [text.partition("=") for text in run.overrides]
+        way = tuple("".join(text) for text in given if text[0] in options or text[0].startswith("data."))
+        ways.setdefault(way, run.overrides)
+    found = [compose(overrides).config for overrides in ways.values()]
+    for config in found:
         if getattr(config.method, "scale", None):
             config.method.scale = 20
-        found[str((plain(config.method), config.data.pool, config.data.num_classes))] = config
-    return list(found.values())
+    return [config for config in found if config.method.pastes]

@@ -26,7 +26,7 @@ RUN = "evil-s0"
 def evil(tmp_path: Path) -> Path:
     """A method's file that leaves a trace when it is executed."""
     path = tmp_path / "evil.py"
-    path.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    path.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
     return path
 
 

@@ -19,7 +19,7 @@ from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.contract import Selection, Start
 
-BATCHES = 50
+BATCHES = 30
 PROBE = 1e-5
 BY_GRADIENT = ["method.normalise=false", "method.momentum=0.0", "method.cache_precision=fp64"]
 BY_DIFFERENCE = [
@@ -30,6 +30,9 @@ BY_DIFFERENCE = [
 SMALL = [
     "method=bsgal",
     "data.size=64",
+    "detector.channels=32",
+    "detector.fc_width=64",
+    "detector.mask_channels=16",
     "data.workers=0",
     "schedule.precision=fp32",
     "schedule.global_batch=2",

@@ -13,7 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
-SHORTER = [("schedule.iterations=8", "schedule.iterations=2"), ("evaluation.limit=20", "evaluation.limit=2")]
+SHORTER = [
+    ("schedule.iterations=8", "schedule.iterations=2"),
+    ("evaluation.limit=20", "evaluation.limit=2"),
+    ("--per-category 4", "--per-category 1"),
+    ("stage.size: 64", "stage.size: 32"),
+]
 
 
 FIRST, *FURTHER = re.split(r"^(?=## [6-9]\.)", TEXT, flags=re.MULTILINE)  # one method in five steps, then chapters

@@ -117,6 +117,7 @@ def test_recipes_have_words_resources_and_weights(composed: dict[str, Composed])
         config = recipe.config
         assert config.launcher.gpus == config.schedule.ranks
         assert (config.weights or config.backbone.weights).startswith("datasets/weights/")
+    assert composed["divergen_swin_l"].config.detector.federated_extra_images == 2000
 
 
 def test_the_page_is_of_these_tables() -> None:
@@ -133,7 +134,10 @@ def test_mini_is_what_a_run_is_without_a_recipe() -> None:
 def test_recipes_are_listed_and_shown(tmp_path: Path) -> None:
     listed = harness("recipes", cwd=tmp_path)
     assert listed.code == 0
-    assert all(name in listed.out for name in ("bsgal_r50", "mini_paste"))
+    (line,) = [line for line in listed.out.splitlines() if line.startswith("bsgal_r50 ")]
+    assert "BSGAL/configs/BSGAL/BSGAL_R50.yaml" in line
+    assert "4 × RTX 4090" in line
+    assert "mini_paste: Pasting" in listed.out
     shown = harness("recipes", "show", "bsgal_swin_l", cwd=tmp_path)
     assert shown.code == 0
     assert "= false | ours method.estimator = loss_difference | divergen:BSGAL/bsgal/config.py:" in shown.out

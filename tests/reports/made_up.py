@@ -5,15 +5,18 @@ The figures come from a seeded generator; they look like results and are none.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.record.gallery import write_gallery
 from harness.record.manifest import ExpectedRun, Manifest, write_manifest
-from harness.record.matches import read_matches
+from harness.record.matches import FAULTS, read_matches
 from harness.record.matches import write_matches as write_match_files
 from harness.record.record import Record, Status, write_record
 from tests.reports.resampling import resampled_ap
@@ -65,6 +68,7 @@ def record(
     parts = [name, *(str(v) for k, v in (settings or {}).items() if k != "method"), f"s{seed}"]
     run_id = fields.pop("run_id", "-".join(parts).replace("/", "_"))
     provenance = {"code": "c0de" * 16, "commit": "1f2e3d4c5b6a", "dirty_diff": None, "packages": PACKAGES}
+    provenance["method"] = {"about": f"Made up: {name}.", "source": "nowhere", "options": {"tau": "0.0"}}
     provenance["hardware"] = {"cpu": "a processor", "gpu": None, "host": "node-1"}
     fields.setdefault("ended", 1_800_000_000.0 + seed)
     fields.setdefault("provenance", provenance)
@@ -127,12 +131,19 @@ def write_matches(folder: Path, rng: np.random.Generator, gain: float, images: i
         bits = (overlap[:, None] >= np.arange(0.5, 1, 0.05)) @ (1 << np.arange(10))
         score = np.where(best, 0.6, 0.3) + rng.normal(0, 0.2, len(found))
         order = np.lexsort((-score, category[found]))
+        kinds = [FAULTS.index(name) for name in ("class", "both", "duplicate", "background")]
+        others = np.random.default_rng(11).choice(kinds, len(found))
+        fault = np.where(overlap >= 0.5, 0, np.where(overlap >= 0.1, FAULTS.index("localisation"), others))
+        of = np.where(fault == FAULTS.index("class"), found ^ 1, found)  # the image's other instance
+        of[fault > FAULTS.index("localisation")] = -1
         detections[iou] = {
             "image": image[found][order].astype(np.int32),
             "category": category[found][order],
             "score": score[order],
             "matched": bits[order].astype(np.uint16),
             "ignored": np.zeros(len(found), np.uint16),
+            "fault": fault[order].astype(np.uint8),
+            "truth": of[order].astype(np.int32),
         }
     truth = {"image": image.astype(np.int32), "category": category, "instances": np.ones(2 * images, np.int32)}
     write_match_files(folder, detections, truth | {"frequency": group}, images, count)
@@ -172,6 +183,37 @@ def write_decisions(folder: Path, rng: np.random.Generator, contributes: bool, s
         }
     )
     pq.write_table(table, folder / "decisions.parquet")
+
+
+def write_pictures(folder: Path, rng: np.random.Generator, judges: bool) -> None:
+    """gallery/: two pictures with a truth and a detection each, and two instances of each verdict."""
+    content: dict[str, Any] = {"images": [], "instances": []}
+    pictures = {}
+    for image in (1, 2):
+        pixels = np.random.default_rng(image).integers(90, 160, (60, 80, 3), np.uint8)
+        pictures[f"{image}.jpg"] = cv2.imencode(".jpg", pixels)[1].tobytes()
+        x, y = rng.integers(5, 30, 2).tolist()
+        found = {"category": "category 1", "score": 0.9, "outline": [[x, y, x + 30, y, x + 30, y + 25, x, y + 25]]}
+        truth = {"category": "category 1", "outline": [[10, 10, 40, 10, 40, 35, 10, 35]]}
+        entry = {"file": f"{image}.jpg", "width": 80, "height": 60, "truth": [truth], "found": [found]}
+        content["images"].append(entry)
+    for row in range(4 if judges else 0):
+        pixels = rng.integers(0, 255, (40, 40, 4), np.uint8)
+        pictures[f"pool-{row}.png"] = cv2.imencode(".png", pixels)[1].tobytes()
+        verdict = {"accepted": row < 2, "contribution": 0.1 - 0.05 * row, "clean": row % 2 == 0}
+        content["instances"].append({"file": f"pool-{row}.png", "category": "category 1", **verdict})
+    write_gallery(folder, content, pictures)
+
+
+def write_metrics(folder: Path, rng: np.random.Generator, steps: int) -> None:
+    """metrics.jsonl: a loss that falls, every ten steps; learning_curve.json: AP at three of them."""
+    lines = [
+        {"iteration": i, "total": steps, "loss": 1 + 3 * np.exp(-2 * i / steps) + rng.normal(0, 0.1)}
+        for i in range(10, steps + 1, 10)
+    ]
+    points = [{"iteration": i, **{iou: {"AP": 10.0 + i / 10} for iou in ("bbox", "segm")}} for i in (50, 100, 150)]
+    (folder / "learning_curve.json").write_text(json.dumps(points))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_run(runs: Path, made: Record, rng: np.random.Generator, categories: int = 0, steps: int = 0) -> None:
@@ -218,6 +260,8 @@ def write_mini(runs: Path) -> None:
             metrics = matched_figures(folder)
             run = record(method, seed, metrics, statistics=statistics, cost=cost(method, rng, 200, 0.14))
             write_run(runs, run, rng, categories=24, steps=180)
+            write_pictures(folder, np.random.default_rng(seed), method in SELECTING)
+            write_metrics(folder, np.random.default_rng(seed), 200)
             made.append(run)
     write_sweep(runs, "mini", made)
 

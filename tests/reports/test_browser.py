@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,7 +149,7 @@ def test_text_in_figures_is_readable(browser, mini: Path, width: int) -> None:  
         "parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width))"
     )
     assert min(sizes) >= 11
-    described = "return [...document.querySelectorAll('figure svg')].map(s => s.getAttribute('aria-describedby'))"
+    described = "return [...document.querySelectorAll('.drawing svg')].map(s => s.getAttribute('aria-describedby'))"
     for caption in browser.execute_script(described):
         assert len(browser.find_element("id", caption).text) > 20
 
@@ -166,7 +168,7 @@ def test_a_runs_files_and_command_are_at_hand(browser, mini: Path) -> None:  # t
     view(browser, mini / "index.html", 1280)
     browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     run = browser.find_element("css selector", "#runs-bsgal .run")
-    assert [link.text for link in run.find_elements("css selector", ".run-files a")] == ["record.json"]
+    assert [link.text for link in run.find_elements("css selector", ".run-files a")] == ["metrics.jsonl", "record.json"]
     command = run.find_element("css selector", ".command code").text
     assert command.startswith("harness run ")
     assert "method=bsgal" in command
@@ -175,6 +177,80 @@ def test_a_runs_files_and_command_are_at_hand(browser, mini: Path) -> None:  # t
     contents = browser.find_elements("css selector", ".contents a")
     assert contents[0].text == "Results"
     assert contents[-1].text == "Runs"
+
+
+AXE = "axe-core@4.10.3"
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Deque's accessibility checks, to be run in a page."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing: apt-get install npm")
+    folder = tmp_path_factory.mktemp("axe")
+    packed = subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True, text=True)
+    with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
+        content = archive.extractfile("package/axe.min.js")
+        assert content is not None
+        return content.read().decode()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
+@pytest.mark.parametrize("page", ["mini", "compared"])
+def test_axe_finds_nothing_serious(browser, axe: str, mini: Path, page: str, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    runs = mini.parent / "runs"
+    folder = mini if page == "mini" else compare_command("xpaste-s0", "bsgal-s0", runs, mini.parent / "compared")
+    browser.set_script_timeout(300)
+    view(browser, folder / "index.html", width, scheme)
+    browser.execute_script("document.querySelectorAll('details:first-of-type').forEach(each => { each.open = true; })")
+    browser.execute_script(axe)
+    found = browser.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run().then(r => done([r.passes.length, r.violations.map(v => [v.impact, v.id, v.nodes[0].html])]))"
+    )
+    assert found[0] > 20  # rules that had something to check
+    assert [each for each in found[1] if each[0] in ("serious", "critical")] == []
+
+
+def test_categories_are_searched_and_two_rows_chosen(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", 1280)
+    names = "return [...document.querySelectorAll('#categories tbody th')].map(cell => cell.textContent)"
+    assert len(browser.execute_script(names)) == 24
+    browser.find_element("id", "category-search").send_keys("rare")
+    assert len(browser.execute_script(names)) == 8
+    assert browser.find_element("id", "category-count").text == "8 of 24"
+    circles = browser.find_elements("css selector", "#scatter circle")
+    assert len(circles) == 24
+    assert {each.get_attribute("class") for each in circles} == {"rare", "common", "frequent"}
+
+    chosen = browser.find_element("id", "row-b")
+    before = browser.find_element("css selector", "#categories tbody td:nth-child(4)").text
+    chosen.find_element("css selector", "option:nth-child(2)").click()
+    assert browser.find_element("css selector", "#categories tbody td:nth-child(4)").text != before
+    runs = [
+        pd.read_parquet(path) for path in sorted(mini.parent.glob("runs/baseline_continued-s*/per_category.parquet"))
+    ]
+    masks = [run[run["iou_type"] == "segm"].set_index("name")["AP"] for run in runs]
+    first = browser.find_element("css selector", "#categories tbody th").text
+    mean = sum(100 * each[first] for each in masks) / len(masks)
+    shown = browser.find_element("css selector", "#categories tbody tr td:nth-child(4)").text
+    assert float(shown) == pytest.approx(mean, abs=0.06)
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_of_both_rows_and_judged_instances(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
+    view(browser, mini / "index.html", 1280)
+    drawn = browser.find_elements("css selector", "#pictures figure")
+    assert [each.text.split(" category")[0] for each in drawn] == ["truth", "Copy-paste", "Oracle"] * 2
+    assert all(each.find_elements("css selector", "path.outline") for each in drawn)
+    loaded = "return [...document.querySelectorAll('.instances img')].map(image => image.naturalWidth)"
+    browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert browser.execute_script(loaded) == [40] * 8  # four of each of the two rows that judge
+    words = browser.find_element("css selector", ".instances li").text
+    assert "clean" in words
+    assert "+0.100" in words
+    card = browser.find_elements("css selector", "#methods ~ .cards .card")
+    assert "Made up: bsgal." in " ".join(each.text for each in card)
 
 
 def test_the_front_page_leads_to_every_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini: Path) -> None:

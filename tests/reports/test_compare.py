@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.record.matches import read_half_matches
 from reports.compare import compare_command
+from reports.faults import fault_gains
 from tests.reports import made_up
 
 
@@ -36,6 +38,20 @@ def test_metrics_configuration_cost_and_categories(runs: Path) -> None:
     page = (folder / "index.html").read_text()
     assert "../runs/" in page
     assert "<svg" in page
+
+
+def test_faults_of_both_runs_and_what_lies_between(runs: Path) -> None:
+    gains = {}
+    for place, name in enumerate(("xpaste", "bsgal")):
+        folder = next(runs.glob(f"{name}-*"))
+        made_up.write_matches(folder, np.random.default_rng(place), 8.0 * place)
+        found = read_half_matches(folder, "segm")
+        assert found is not None
+        gains[name] = fault_gains(found)
+    text = (compare_command("xpaste", "bsgal", runs, runs.parent / "compared") / "comparison.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| localisation |"))
+    mine, theirs = (gains[name]["localisation"] for name in ("xpaste", "bsgal"))  # type: ignore[index]
+    assert line.endswith(f"| {mine:.2f} | {theirs:.2f} | {theirs - mine:+.2f} |".replace("-", "−"))
 
 
 def test_runs_without_category_figures_compare_as_well(runs: Path) -> None:

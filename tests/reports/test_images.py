@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evaluate.precision import average_precision
 from harness.record.matches import RankedMatches, read_matches
+from harness.record.precision import average_precision
 from reports.images import FIGURES, ImageParts, image_influence
 from reports.spec import COLUMNS
 from tests.reports.made_up import write_matches

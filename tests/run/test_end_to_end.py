@@ -11,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.record.gallery import read_gallery
+from harness.record.matches import read_half_matches
 from harness.record.record import Status, read_records
+from reports.faults import fault_gains
 from tests import command_line
 from tests.command_line import Ended
 
@@ -59,6 +62,20 @@ def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: P
     decisions = pd.read_parquet(tmp_path / "runs" / bsgal.run_id / "decisions.parquet")
     assert decisions.clean_share.between(0, 1).all()
 
+    explained = {name: tmp_path / "runs" / record.run_id for name, record in records.items()}
+    galleries = {name: read_gallery(folder) or {} for name, folder in explained.items()}
+    shown = [[image["file"] for image in gallery["images"]] for gallery in galleries.values()]
+    assert shown[0] == shown[1]  # the same pictures of every run
+    assert len(shown[0]) == 6
+    assert galleries["baseline"]["instances"] == []
+    judged = galleries["bsgal"]["instances"]
+    assert {each["clean"] for each in judged} == {True, False}  # of the pool's hidden truth
+    assert all((explained["bsgal"] / "gallery" / each["file"]).is_file() for each in judged)
+    assert bsgal.provenance["method"]["options"]["tau"] == "null"
+    for folder in explained.values():
+        matches = read_half_matches(folder, "segm")
+        assert matches is None or fault_gains(matches)  # six steps may find nothing
+
     again = harness("sweep", "two.yaml", cwd=tmp_path)
     assert read_records(tmp_path / "runs") == list(dict(sorted((r.run_id, r) for r in records.values())).values())
     assert "2" in again.out
@@ -67,6 +84,8 @@ def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: P
     page = (tmp_path / printed).read_text()
     for record in records.values():
         assert record.run_id in page
+    assert "data:image/jpeg;base64," in page
+    assert "Accepts pasted batches by their contribution" in page  # a method's card
     table = pd.read_csv(tmp_path / "report" / "mini" / "table.csv")
     assert len(table) > 0
 

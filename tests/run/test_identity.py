@@ -32,6 +32,17 @@ def test_weights_count_by_their_contents(option: str, tmp_path: Path) -> None:
         name_of(f"{option}={tmp_path / 'none'}")
 
 
+def test_a_pool_counts_by_its_entries_and_columns(mini_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool.json").write_bytes((mini_root / "pools" / "half_bad.json").read_bytes())
+    columns = tmp_path / "pool.columns.csv"
+    names = [name_of("method=xpaste", f"data.pool={tmp_path / 'pool.json'}")]
+    for score in (20, 30):
+        columns.write_text(f"category,path,clip_score\n0,a.png,{score}\n")
+        names.append(name_of("method=xpaste", f"data.pool={tmp_path / 'pool.json'}"))
+    assert len(set(names)) == 3
+    assert names[0] == name_of("method=xpaste", "data.pool=half_bad")
+
+
 PLUGIN = """
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -171,7 +171,6 @@ def test_an_instance_lies_whole_in_the_middle_of_the_mean_colour() -> None:
     [
         (["stage=score"], r"asks a trained detector: give init_from=RUN_ID or weights=FILE$"),
         (["stage=embed"], "or backbone.weights=FILE"),
-        (["stage=embed", "stage.per_category=3", "init_from=x"], "per_category is for stage=score"),
         (["stage=score", "init_from=x", "data.pool=null"], "data.pool names none"),
     ],
 )

@@ -40,7 +40,9 @@ from harness.data.mini.stamp import NAME, Stamp, check_room, move_in, read_stamp
 from harness.data.seeding import generator
 from harness.errors import UserError
 
-VERSION = 1  # raise it when the same recipe would give other files
+# Raised when the same recipe would give other files. The first is written into the annotations, by whose contents runs
+# are named; the second is of the pools alone.
+VERSION, POOLS_VERSION = 1, 2
 
 IMAGE_SIDES = (112, 120, 128)
 OBJECT_EXTENT = (20.0, 58.0)  # pixels
@@ -128,7 +130,7 @@ class MiniPaths:
         return self.folder / "pools" / f"{name}.json"
 
     def columns(self, name: str) -> Path:
-        """CSV: category (0-based), path, generator, prompt_id, prompt, clip_score."""
+        """CSV: category (0-based), path, generator, prompt_id, prompt, clip_score, area_fraction (0..1)."""
         return self.folder / "pools" / f"{name}.columns.csv"
 
     def truth(self, name: str) -> Path:
@@ -159,6 +161,7 @@ def make_mini(
         raise UserError("data=mini needs train_images >= 24, val_images >= 12 and pool_instances >= 2")
     recipe = {
         "version": VERSION,
+        "pools_version": POOLS_VERSION,
         "seed": seed,
         "train_images": train_images,
         "val_images": val_images,

@@ -32,6 +32,7 @@ from harness.data.mini.render import (
     stylise,
     write_png,
 )
+from harness.data.paste.cutout import isolate
 from harness.data.seeding import generator as make_generator
 
 SHARES = {"clean": 0.0, "bad20": 0.2, "bad40": 0.4, "half_bad": 0.5, "bad60": 0.6, "bad80": 0.8}
@@ -90,6 +91,7 @@ class Instance:
     prompt_id: int
     prompt: str
     clip_score: float
+    area_fraction: float
 
 
 def write_pools(
@@ -137,9 +139,8 @@ def _write_pool(paths: Layout, name: str, rows: list[Instance]) -> None:
     def table(*columns: str) -> pa.Table:
         return pa.table({column: [getattr(row, column) for row in rows] for column in columns})
 
-    pa_csv.write_csv(
-        table("category", "path", "generator", "prompt_id", "prompt", "clip_score"), str(paths.columns(name))
-    )
+    columns = table("category", "path", "generator", "prompt_id", "prompt", "clip_score", "area_fraction")
+    pa_csv.write_csv(columns, str(paths.columns(name)))
     paths.truth(name).parent.mkdir(exist_ok=True)
     pa_parquet.write_table(table("category", "path", "kind", "true_category"), str(paths.truth(name)))
 
@@ -168,7 +169,9 @@ def _make_instance(
     rgba = _render_instance(look, style, prompt_id, kind == "broken_mask", rng)
     write_png(folder / path, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     score = round(float(rng.normal(CLIP_MEAN[kind], CLIP_DEVIATION)), 3)
-    return Instance(category, path, kind, true_category, style, prompt_id, PROMPTS[prompt_id].format(name=name), score)
+    area = round(isolate(rgba, path)[1], 4)
+    prompt = PROMPTS[prompt_id].format(name=name)
+    return Instance(category, path, kind, true_category, style, prompt_id, prompt, score, area)
 
 
 def _mistake(category: int, known: int, alike: int | None, rng: np.random.Generator) -> int:

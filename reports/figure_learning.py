@@ -1,0 +1,85 @@
+"""Learning curves: every row's training loss, from metrics.jsonl, and AP where it was evaluated on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from reports import style
+from reports.collect import MOST_RUNS, Collection, TableRow
+from reports.spec import IOU_TYPES, Spec
+from reports.style import Picture, colour
+
+BINS = 50  # of iterations
+
+
+def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
+    """None where no run has left its losses, or runs are too many."""
+    if len(collection.frame) > MOST_RUNS:
+        return None
+    rows = {row: curves for row in collection.with_runs(collection.rows) if (curves := _losses(collection, row))}
+    if not rows:
+        return None
+    kind = spec.primary.superscript if spec.primary else "box"
+    evaluated = {row: points for row in rows if len(points := _points(collection, row, IOU_TYPES[kind]))}
+    canvas, axes = style.canvas(2.9, 2 if evaluated else 1)
+    for place, (row, curves) in enumerate(rows.items()):
+        iteration, loss = _binned(curves)
+        label = spec.label_in_group(row.label, row.group)
+        axes[0].plot(iteration, loss, color=colour(place), lw=1.3, label=label)
+        if row in evaluated:
+            axes[1].plot(*_by_iteration(evaluated[row]), "o-", ms=3, color=colour(place), lw=1.3, label=label)
+    axes[0].set_title("loss")
+    for axis in axes:
+        axis.set_xlabel("iteration")
+    caption = (
+        f"The training loss of {collection.seeds_of(list(rows))}, in {BINS} bins, mean over seeds; from metrics.jsonl. "
+        "Losses of pasted and of plain images are not of the same difficulty: AP tells methods apart, not this."
+    )
+    if evaluated:
+        axes[1].set_title(f"AP, {kind}")
+        caption += " AP where it was taken on the way and at the end, mean over seeds; from learning_curve.json."
+    style.legend_above(canvas, axes)
+    return style.picture(canvas, "figure-learning", "Learning curves", caption)
+
+
+def _points(collection: Collection, row: TableRow, iou: str) -> np.ndarray:
+    """(n, 2) iteration and AP in percent of the runs that were evaluated on the way, their ends with them."""
+    found = []
+    for run in collection.complete(row.key)["run"]:
+        path = collection.folder / run.run_id / "learning_curve.json"
+        if path.is_file():
+            end = {"iteration": run.record.cost.get("iterations"), **run.record.metrics}
+            points = [*json.loads(path.read_bytes()), end]
+            found += [(point["iteration"], point.get(iou, {}).get("AP")) for point in points]
+    return np.array(found, float).reshape(-1, 2)
+
+
+def _by_iteration(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each iteration once, and the mean AP of the seeds that were evaluated there."""
+    iterations, which = np.unique(points[:, 0], return_inverse=True)
+    return iterations, np.bincount(which, points[:, 1]) / np.bincount(which)
+
+
+def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:
+    """(n, 2) iteration and loss of each run that has any."""
+    found = (_read(collection.folder / run / "metrics.jsonl") for run in collection.complete(row.key)["run_id"])
+    return [each for each in found if len(each)]
+
+
+def _read(path: Path) -> np.ndarray:
+    lines = path.read_text().splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    return np.array([(e["iteration"], e["loss"]) for e in entries if "loss" in e], float).reshape(-1, 2)
+
+
+def _binned(curves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean iteration and loss of each bin that any curve has points in; each point of each seed counts as much."""
+    iteration, loss = np.concatenate(curves).T
+    which = np.minimum((iteration / iteration.max() * BINS).astype(int), BINS - 1)
+    count = np.bincount(which, minlength=BINS)
+    known = count > 0
+    means = [np.bincount(which, values, BINS)[known] / count[known] for values in (iteration, loss)]
+    return means[0], means[1]
