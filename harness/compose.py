@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
+from harness.bounds import first_fault, text_fault
 from harness.config import MaskTargets, RunConfig, profile_steps
-from harness.errors import UserError, first_line, nearest
+from harness.errors import UserError, first_line, nearest, quoting
 from harness.record.learning_curve import FIGURES
 
 
@@ -75,7 +76,7 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Se
     """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
-    _validate(config)
+    check(config)
     return Composed(config, _without_hydra_s(choices), tuple(overrides))
 
 
@@ -156,10 +157,23 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _validate(config: RunConfig) -> None:
-    schedule = config.schedule
+def check(config: RunConfig) -> None:
+    """Raises UserError for numbers that nobody means, and for options that contradict one another."""
+    schedule, detector, launcher = config.schedule, config.detector, config.launcher
+    ours = {key: value for key, value in _flat(plain(config)).items() if not key.startswith(("method.", "backbone."))}
+    if fault := first_fault(ours):
+        raise UserError(fault)
+    for key, value in (("name", config.name), *((f"launcher.{key}", text) for key, text in plain(launcher).items())):
+        if fault := text_fault(value):
+            raise UserError(f"{key}={value!r}: {fault}")
+    if detector.channels % detector.head_groups and detector.head_convs:
+        raise UserError(
+            f"detector.channels={detector.channels} is not a multiple of detector.head_groups={detector.head_groups}"
+        )
+    if config.data.scale_min > config.data.scale_max:
+        raise UserError(f"data.scale_min={config.data.scale_min} is above data.scale_max={config.data.scale_max}")
     parts = schedule.batch_per_rank * schedule.accumulate
-    if schedule.batch_per_rank < 1 or schedule.accumulate < 1 or schedule.global_batch % parts:
+    if schedule.global_batch % parts:
         times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
@@ -206,7 +220,7 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     read = {text: _override(text) for text in overrides}
     for text, override in read.items():
         if override is None:
-            return f"cannot read the override '{text}': write key=value (quote values that hold spaces or commas)"
+            return f"cannot read the override '{text}': {quoting(text)}"
         key, value = override.key_or_group, override.value()
         if key in groups and isinstance(value, str) and value not in groups[key]:
             return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"

@@ -30,13 +30,15 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
-    level, propagates = log.level, log.propagate
+    level, propagates, raises = log.level, log.propagate, logging.raiseExceptions
+    logging.raiseExceptions = False  # on a full disk, each line of the log would come with a traceback of its own
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
         with logging_redirect_tqdm([log]):
             yield
     finally:
+        logging.raiseExceptions = raises
         log.setLevel(level)
         log.propagate = propagates
         for handler in handlers:

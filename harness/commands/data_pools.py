@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, sorted_by_category, write_index
 from harness.data.pool.numbering import BY, INSTANCES, Numbering
 from harness.data.pool.packed import SUFFIX, pack
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.errors import UserError
 from harness.record.files import write_atomically, write_table
 from harness.record.names import nearest

@@ -12,8 +12,9 @@ from harness.data.facts import TrainingFacts
 from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.cache import load_annotations, load_tenth
 from harness.data.mini.make import make_mini
+from harness.data.mini.stamp import is_as_made
 from harness.data.mini.truth import CLEAN, kinds_of
-from harness.data.pool.index import check_categories, columns_file, open_pool
+from harness.data.pool.index import check_categories, check_up_to_date, columns_file, open_pool
 from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import InstancePool, empty_pool
 from harness.data.seeding import generator
@@ -82,6 +83,7 @@ class Dataset:
         folder = self.root / "pools"
         for path in (given, *(folder / f"{self.config.pool}{suffix}" for suffix in _POOLS)):
             if path.is_file():
+                check_up_to_date(path)
                 return path
         valid = {path.stem for path in folder.glob("*") if path.suffix in _POOLS}
         raise UserError(
@@ -90,12 +92,12 @@ class Dataset:
 
     @property
     def pool_columns_file(self) -> Path | None:
-        """The file beside a pool's JSON that filters read; None without, and for pools of `mini`, made with theirs."""
-        file = self.pool_file
-        if file is None or file.suffix != ".json":
+        """What a pool's JSON has beside it, and a run depends on: any but what the recipe of `mini` wrote itself."""
+        pool = self.pool_file
+        columns = columns_file(pool) if pool is not None and pool.suffix == ".json" else None
+        if columns is None or (self.config.name == "mini" and is_as_made(self.root.absolute(), columns.absolute())):
             return None
-        made = self.config.name == "mini" and file.parent == self.root / "pools"
-        return None if made else columns_file(file)
+        return columns
 
     # ----------------------------------------------------------------------------------------------- its contents
 

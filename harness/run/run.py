@@ -32,7 +32,7 @@ from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
 from harness.record.files import drop_unfinished, share_with_group, write_atomically
 from harness.record.learning_curve import read_curve
-from harness.record.record import Record, Status, read_record, write_record
+from harness.record.record import Record, Status, read_record, record_as_found, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
@@ -70,6 +70,8 @@ class Outcome:
     peer_lost: bool = False
 
 
+# Beside the weights, what a run that has been trained keeps for its record.
+OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped_share"}
 # Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
 EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
@@ -174,7 +176,7 @@ class _Run:
         engine = self._engine()
         if self.config.stage.name is not Stage.none:
             return self._carry_out(engine)
-        trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        trained = self._trained()
         cost: dict[str, float] = {}
         statistics: dict[str, Any] = {}
         if self.config.train:
@@ -213,6 +215,18 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------------------- its parts
 
+    def _trained(self) -> dict[str, Any] | None:
+        """What training has left; None where it has not ended, or what it left is damaged."""
+        try:
+            trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        except UserError as error:
+            log.warning("%s; this run goes on from the checkpoint before", error)
+            return None
+        if trained is not None and not trained.keys() >= OF_TRAINING:
+            log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
+            return None
+        return trained
+
     @cached_property
     def pool(self) -> InstancePool:
         """As the method prepared it."""
@@ -223,7 +237,7 @@ class _Run:
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
         found = []
         for name in wanted:
-            record = read_record(self.runs, name)
+            record = record_as_found(self.runs, name)
             if record is None or record.status is not Status.complete:
                 state = record.status.value if record else "not started"
                 raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import first_line
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.training.distributed import Ranks
 
@@ -98,20 +98,40 @@ def _write_all(folder: Path, files: dict[str, Any]) -> None:
         _write(folder / name, content)
 
 
-def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(shared, own) of the newest checkpoint that every rank can read; None without one.
+def restore_newest(
+    folder: Path, ranks: Ranks, device: torch.device, restore: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> bool:
+    """Hands (shared, own) of the newest checkpoint to `restore`, of the one before where any rank cannot read it or
+    go on from it, which the log says; False where none can be read.
 
-    One that is truncated or damaged is passed over with a warning.
+    Raises UserError where some can be read, and none can be gone on from.
     """
+    last: Exception | None = None
     for candidate in ranks.broadcast(_folders(folder)):
-        state: tuple[dict[str, Any], dict[str, Any]] | None = None
+        failure: Exception | None = None
+        state = None
         try:
             state = (_read(candidate / "shared.pt", device), _read(candidate / f"rank{ranks.rank}.pt", device))
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, first_line(error))
-        if not ranks.any(state is None):
-            return state
-    return None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch raises of any kind for damaged bytes
+            failure = error
+        if not ranks.any(failure is not None):
+            assert state is not None
+            try:
+                restore(*state)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+                failure = last = error
+            if not ranks.any(failure is not None):
+                return True
+        reason = first_line(failure) if failure is not None else "on another rank"
+        log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, reason)
+    if ranks.any(last is not None):
+        why = first_line(last) if last is not None else "another rank says why"
+        raise UserError(f"{folder}: no checkpoint can be gone on from ({why}); delete the folder to train anew")
+    return False
 
 
 def save_weights(folder: Path, name: str, content: dict[str, Any]) -> None:
@@ -129,15 +149,28 @@ def has_final(folder: Path) -> bool:
 
 
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `save_final` wrote; None where training has not ended."""
+    """What `save_final` wrote; None where training has not ended. Raises UserError for a damaged file."""
     path = folder / "final.pt"
-    return _read(path, device) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        content = _read(path, device)
+        if not all(isinstance(content.get(key, {}), dict) for key in ("model", "model_ema")) or "model" not in content:
+            raise ValueError("it holds no model")
+    except Exception as error:  # torch raises of any kind for damaged bytes
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete it and its run's record.json, and run it again"
+        ) from error
+    return content
 
 
 def drop_intermediate(folder: Path) -> None:
     """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
-    for old in [*_folders(folder), *(part for part in folder.glob(".*.part") if part.is_dir())]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in [*_folders(folder), *folder.glob(".*.part")]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -150,5 +183,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    content = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__} in place of a dictionary")
     return content

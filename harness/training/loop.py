@@ -303,27 +303,26 @@ class Trainer:
         self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
-        """Restores the newest checkpoint; False without one."""
-        state = checkpoint.load_newest(self.folder / "checkpoint", self.ranks, self.device)
-        if state is None:
+        """Restores the newest checkpoint that can be; False without one. Raises UserError where none of some can be."""
+        found = checkpoint.restore_newest(self.folder / "checkpoint", self.ranks, self.device, self._restore)
+        if not found:
             self.decisions.restore(None)
-            _keep_metrics_before(self.folder / "metrics.jsonl", 0, self.ranks)
-            return False
-        shared, own = state
+        _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration if found else 0, self.ranks)
+        return found
+
+    def _restore(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         self.engine.module.load_state_dict(shared["model"])
         if self.ema is not None:
             self.ema.load_state_dict(shared["model_ema"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
-        self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
-        self.clock.spent = shared["step_seconds"]
+        self.iteration, self.train_seconds = int(shared["iteration"]), float(shared["train_seconds"])
+        self.clock.spent = float(shared["step_seconds"])
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
         if self.policies is not None:
             self.policies.load_state_dict(own["policies"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
-        _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
-        return True
 
     def seconds(self) -> dict[str, float]:
         """Of training by the wall, and of its steps by the device."""
@@ -408,8 +407,8 @@ def _keep_metrics_before(path: Path, iteration: int, ranks: Ranks) -> None:
     if not ranks.is_main or not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["iteration"] <= iteration:
                 kept.append(line + "\n")
     with write_atomically(path) as temporary:

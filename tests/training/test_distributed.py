@@ -365,3 +365,13 @@ def test_parts_are_for_methods_that_decide_nothing() -> None:
     assert compose([*PLAIN, "schedule.accumulate=2"]).config.schedule.ranks == 1
     with pytest.raises(UserError, match=r"not a multiple of schedule\.batch_per_rank=2 times schedule\.accumulate=3"):
         compose([*PLAIN, "schedule.accumulate=3"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("a", "2"), ("-1", "2"), ("", "2"), ("0", "two"), ("2", "2"), ("0", "9" * 5000)]
+)
+def test_ranks_that_are_no_numbers_are_named(rank: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=r"RANK|WORLD_SIZE"):
+        join(2, use_gpu=False)
