@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from harness.commands import data
-from harness.errors import UserError
+from harness.errors import UserError, sentence_of
+from harness.record.reading import Damaged
 
 app = typer.Typer(
     name="harness",
@@ -38,7 +39,10 @@ Which = Annotated[
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
-_USERS_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option("--trust", help="A file of code that runs name and that may be executed: a method's, an engine's."),
+]
 
 
 # ---------------------------------------------------------------------- runs and sweeps
@@ -79,13 +83,14 @@ def sweep(
 
 def _say_power(sweep_name: str, overrides: list[str]) -> None:
     """What the seeds of a sweep can show, where its report has records."""
+    from harness.launch.expand import given
     from harness.launch.sweepfile import find, read
     from reports.power import report_noise, sentence
     from reports.spec import read_spec, spec_names
 
     sweep = read(find(sweep_name))
     report_name = sweep.report or sweep.name
-    runs = Path(next((text.partition("=")[2] for text in overrides if text.startswith("runs_dir=")), RUNS))
+    runs = Path(given(overrides, "runs_dir") or RUNS)
     if report_name in spec_names() and runs.is_dir():
         noise = report_noise(read_spec(report_name), runs)
         if noise is not None:
@@ -130,11 +135,11 @@ def cancel(which: Which = None, runs: Runs = RUNS) -> None:
 
 
 @app.command()
-def retry(which: Which = None, runs: Runs = RUNS) -> None:
+def retry(which: Which = None, runs: Runs = RUNS, trust: Trust = None) -> None:
     """Submit failed, cancelled and stopped runs again; `launcher.*=` words change their resources."""
     from harness.launch.control import retry as retry_runs
 
-    raise typer.Exit(retry_runs(runs, which or []))
+    raise typer.Exit(retry_runs(runs, which or [], trust or []))
 
 
 @app.command()
@@ -176,11 +181,12 @@ def predict(
     runs: Runs = RUNS,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("predictions"),
     threshold: Annotated[float, typer.Option("--threshold", help="The lowest score that is drawn.")] = 0.3,
+    trust: Trust = None,
 ) -> None:
     """Draw a run's detections on pictures: boxes, masks, category names."""
     from harness.commands.predict import predict as predict_pictures
 
-    for path in predict_pictures(images, runs, run, out, threshold):
+    for path in predict_pictures(images, runs, run, out, threshold, trust or []):
         typer.echo(path)
 
 
@@ -312,13 +318,14 @@ def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or
 def decisions(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")],
     runs: Runs = RUNS,
+    trust: Trust = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="A PNG of the best and worst instances.")] = None,
     count: Annotated[int, typer.Option("--n", help="How many of each.")] = 12,
 ) -> None:
     """What a run's method decided: over training, by category and frequency group, against the pool's truth."""
     from harness.commands.decisions import decisions_command
 
-    decisions_command(runs, run_name, sheet, count)
+    decisions_command(runs, run_name, sheet, count, trust or [])
 
 
 OfRun = Annotated[str, typer.Option("--run", help="The run whose final weights judge.")]
@@ -343,6 +350,7 @@ def score(
     per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
     gpu: OnGpu = False,
     runs: Runs = RUNS,
+    trust: Trust = None,
 ) -> None:
     """Rank a pool's instances, each alone, by a run's frozen detector; a list for `clip_filter`.
 
@@ -352,7 +360,7 @@ def score(
     from harness.config import Stage, StageConfig
 
     stage = StageConfig(Stage.score, by, hosts, per_category, scope=scope, reference_policy=references)
-    typer.echo(stage_command(runs, run_name, stage, out, pool, gpu))
+    typer.echo(stage_command(runs, run_name, stage, out, pool, gpu, trust or []))
 
 
 @app.command()
@@ -365,12 +373,13 @@ def embed(
     size: Annotated[int, typer.Option("--size", min=32, help="Pixels of a side that an instance is brought to.")] = 224,
     gpu: OnGpu = False,
     runs: Runs = RUNS,
+    trust: Trust = None,
 ) -> None:
     """Features of a pool's instances by a run's backbone, for `coreset`; a run of its own, as `score` is."""
     from harness.commands.score import stage_command
     from harness.config import Stage, StageConfig
 
-    typer.echo(stage_command(runs, run_name, StageConfig(Stage.embed, size=size), out, pool, gpu))
+    typer.echo(stage_command(runs, run_name, StageConfig(Stage.embed, size=size), out, pool, gpu, trust or []))
 
 
 # ---------------------------------------------------------------------- weights
@@ -401,14 +410,17 @@ def weights_convert(
 
 def main() -> None:
     """Entry point: user errors end in one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows a question mark for what it lacks
     try:
         app()
-    except UserError as error:
+    except (UserError, Damaged) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in _USERS_TO_MEND or error.filename is None:
+        if (sentence := sentence_of(error)) is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}; mend that, or use another folder (--runs, runs_dir=)")
+        sys.exit(f"error: {sentence}")
 
 
 if __name__ == "__main__":

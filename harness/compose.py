@@ -23,8 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
+from harness.bounds import first_fault, text_fault
 from harness.config import MaskTargets, RunConfig, profile_steps
-from harness.errors import UserError, first_line, nearest
+from harness.errors import UserError, first_line, nearest, quoting
+from harness.record.learning_curve import FIGURES
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def validated(tree: DictConfig, choices: Mapping[str, str | None], overrides: Se
     """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
-    _validate(config)
+    check(config)
     return Composed(config, _without_hydra_s(choices), tuple(overrides))
 
 
@@ -155,12 +157,36 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _validate(config: RunConfig) -> None:
-    schedule = config.schedule
-    if schedule.batch_per_rank < 1 or schedule.global_batch % schedule.batch_per_rank:
+def check(config: RunConfig) -> None:
+    """Raises UserError for numbers that nobody means, and for options that contradict one another."""
+    schedule, detector, launcher = config.schedule, config.detector, config.launcher
+    ours = {key: value for key, value in _flat(plain(config)).items() if not key.startswith(("method.", "backbone."))}
+    if fault := first_fault(ours):
+        raise UserError(fault)
+    for key, value in (("name", config.name), *((f"launcher.{key}", text) for key, text in plain(launcher).items())):
+        if fault := text_fault(value):
+            raise UserError(f"{key}={value!r}: {fault}")
+    if detector.channels % detector.head_groups and detector.head_convs:
+        raise UserError(
+            f"detector.channels={detector.channels} is not a multiple of detector.head_groups={detector.head_groups}"
+        )
+    if config.data.scale_min > config.data.scale_max:
+        raise UserError(f"data.scale_min={config.data.scale_min} is above data.scale_max={config.data.scale_max}")
+    parts = schedule.batch_per_rank * schedule.accumulate
+    if schedule.global_batch % parts:
+        times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
-            f"schedule.batch_per_rank={schedule.batch_per_rank}: the number of ranks is one divided by the other"
+            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: the number of ranks is one divided by the other"
+        )
+    for option, wanted in (("accumulate", schedule.accumulate > 1), ("compile", schedule.compile)):
+        if wanted and config.engine.name != "native":
+            raise UserError(f"schedule.{option} is for engine=native, not for {config.engine.name}")
+    if schedule.accumulate > 1 and config.method.decides():
+        raise UserError(
+            f"schedule.accumulate={schedule.accumulate} is for methods that decide nothing: what "
+            f"{methods.name_of(type(config.method))} compares is of a whole step, of which a part would say another "
+            "thing; take more ranks, or a smaller schedule.global_batch"
         )
     if schedule.profile is not None:
         try:
@@ -173,6 +199,8 @@ def _validate(config: RunConfig) -> None:
         raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
         raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+    if config.evaluation.best is not None and config.evaluation.best not in FIGURES:
+        raise UserError(f"evaluation.best={config.evaluation.best} is no figure; take {', '.join(FIGURES)}, or null")
     if config.evaluation.mixed and config.engine.name != "native":
         raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
     try:
@@ -192,7 +220,7 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     read = {text: _override(text) for text in overrides}
     for text, override in read.items():
         if override is None:
-            return f"cannot read the override '{text}': write key=value (quote values that hold spaces or commas)"
+            return f"cannot read the override '{text}': {quoting(text)}"
         key, value = override.key_or_group, override.value()
         if key in groups and isinstance(value, str) and value not in groups[key]:
             return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"

@@ -67,6 +67,11 @@ class MaskTargets(Enum):
     polygon = "polygon"
 
 
+class Tracker(Enum):
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 class Stage(Enum):
     """What a run does: none trains and evaluates. The others work through the pool with a frozen detector and leave a
     file that other runs read: a score of every instance, or the backbone's features of it."""
@@ -178,11 +183,13 @@ def profile_steps(text: str) -> tuple[int, int]:
 
 @dataclass
 class ScheduleConfig:
-    """Training. Iterations count optimiser steps; the number of ranks is global_batch / batch_per_rank."""
+    """Training. Iterations count optimiser steps. A step's global batch comes in parts of batch_per_rank: one a rank,
+    or `accumulate` of them in turn on each. So there are global_batch / (batch_per_rank * accumulate) ranks."""
 
     iterations: int = MISSING
     global_batch: int = MISSING
     batch_per_rank: int = MISSING
+    accumulate: int = 1
     lr: float = MISSING
     weight_decay: float = 1.0e-4
     warmup_iterations: int = 10000
@@ -192,19 +199,21 @@ class ScheduleConfig:
     precision: Precision = Precision.fp32
     activation_checkpointing: bool = False
     channels_last: bool = False
+    compile: bool = False  # backbone and pyramid by torch.compile in training; engine=native alone
     tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
     cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
     # The rest is no part of a run's identity.
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
+    archive: list[int] = field(default_factory=list)  # iterations whose weights are kept for good
     log_every: int = 20
     profile: str | None = None  # steps, 10:15, whose trace goes to runs/<run_id>/profile
     tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
     @property
     def ranks(self) -> int:
-        return self.global_batch // self.batch_per_rank
+        return self.global_batch // (self.batch_per_rank * self.accumulate)
 
 
 @dataclass
@@ -213,7 +222,10 @@ class EvaluationConfig:
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
     mixed: bool = False  # backbone and pyramid in schedule.precision, as in training; engine=native alone
-    save_minutes: float = 5.0  # between saves of what is done; no part of a run's identity
+    # The rest is no part of a run's identity.
+    every: int = 0  # iterations of training between evaluations on the way; 0 for none but the last
+    best: str | None = "segm.AP"  # the figure by which the best weights on the way are kept
+    save_minutes: float = 5.0  # between saves of what is done
 
 
 @dataclass
@@ -274,6 +286,7 @@ class RunConfig:
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods
     runs_dir: str = "runs"
+    trackers: list[Tracker] = field(default_factory=list)  # where figures go too; no part of the identity
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

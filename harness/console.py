@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,13 +30,15 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
-    level, propagates = log.level, log.propagate
+    level, propagates, raises = log.level, log.propagate, logging.raiseExceptions
+    logging.raiseExceptions = False  # on a full disk, each line of the log would come with a traceback of its own
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
         with logging_redirect_tqdm([log]):
             yield
     finally:
+        logging.raiseExceptions = raises
         log.setLevel(level)
         log.propagate = propagates
         for handler in handlers:
@@ -45,9 +47,18 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any."""
+    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any;
+    `track` hears of the figures at each iteration too."""
 
-    def __init__(self, total: int, start: int, shown: bool, events: Path | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        shown: bool,
+        events: Path | None = None,
+        track: Callable[[int, Mapping[str, float]], None] = lambda iteration, figures: None,
+    ) -> None:
+        self.track = track
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", disable=not (shown and _on_terminal()))
         self.shown = shown
         self.reported_at = 0.0
@@ -63,16 +74,27 @@ class TrainingProgress:
         if line["acceptance"] is not None:
             figures["accepted"] = f"{line['acceptance']:.0%}"
         self.bar.set_postfix(figures)
-        for name, value in line.items():
-            if self.events and isinstance(value, float) and name != "time":
-                self.events.add_scalar(name, value, line["iteration"])
+        self._tell(
+            line["iteration"], {k: value for k, value in line.items() if isinstance(value, float) and k != "time"}
+        )
         last = line["iteration"] == line["total"]
         if self.shown and self.bar.disable and (last or time.monotonic() - self.reported_at > 10):
             self.reported_at = time.monotonic()
             text = ", ".join(f"{name} {value}" for name, value in figures.items())
-            speed = f"{line['recent_steps_per_second']:.2f} steps/s, {line['waiting']:.0%} waiting for data"
+            speed = f"{line['images_per_second']:.1f} images/s, {line['waiting']:.0%} waiting for data"
+            memory = f"{line['memory_mb'] / 1024:.1f} GiB on rank {line['memory_rank']:.0f}"
             left = timedelta(seconds=round(line["eta_seconds"]))
-            log.info("step %d of %d, %s, %s, %s left", line["iteration"], line["total"], text, speed, left)
+            log.info("step %d of %d, %s, %s, %s, %s left", line["iteration"], line["total"], text, speed, memory, left)
+
+    def evaluated(self, point: dict[str, Any]) -> None:
+        """Hears of a point of the learning curve."""
+        self._tell(point["iteration"], flat_metrics(point))
+
+    def _tell(self, iteration: int, figures: Mapping[str, float]) -> None:
+        self.track(iteration, figures)
+        for name, value in figures.items():
+            if self.events:
+                self.events.add_scalar(name, value, iteration)
 
     def __enter__(self) -> TrainingProgress:
         return self
@@ -81,6 +103,16 @@ class TrainingProgress:
         self.bar.close()
         if self.events:
             self.events.close()
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Box and mask figures in one: bbox/AP, segm/APr, ...; undefined ones left out."""
+    return {
+        f"{kind}/{name}": value
+        for kind in ("bbox", "segm")
+        for name, value in metrics[kind].items()
+        if value is not None
+    }
 
 
 @contextmanager

@@ -1,15 +1,43 @@
 """Errors that are the user's to mend, and the words of their messages."""
 
+import errno
+import shlex
+
 from harness.record.names import nearest
 
-__all__ = ["UserError", "first_line", "nearest"]
+__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of"]
+
+_USERS_TO_MEND = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO,
+}  # fmt: skip
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the file or field and the remedy; no traceback is shown."""
 
 
+def quoting(text: str) -> str:
+    """How to write an override that Hydra's grammar does not take as it is."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return "write key=value"
+    escaped = value.strip("'").replace("'", "\\'")
+    word = f"{key}='{escaped}'"
+    shown = shlex.quote(word) if any(sign in word for sign in '$`"\\') else f'"{word}"'
+    return f"quote its value, for the shell and for Hydra: {shown}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty, at most 200 characters; its type's name without one."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line[:200] for line in lines if line), type(error).__name__)
+
+
+def sentence_of(error: OSError) -> str | None:
+    """What a folder, a disk or a limit did not allow, in a sentence; None for what no user can mend."""
+    if error.errno not in _USERS_TO_MEND:
+        return None
+    remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror}; {remedy}, or use another folder (--runs, runs_dir=, --out)"

@@ -72,6 +72,11 @@ def new_method(name: str, folder: Path) -> tuple[Path, Path]:
         if path.exists():
             raise FileExistsError(f"{path} exists already, and is left as it is")
     folder.mkdir(parents=True, exist_ok=True)
-    method.write_text(METHOD.substitute(values))
-    test.write_text(TEST.substitute(values))
+    try:
+        method.write_text(METHOD.substitute(values))
+        test.write_text(TEST.substitute(values))
+    except OSError:
+        for path in (method, test):
+            path.unlink(missing_ok=True)
+        raise
     return method, test

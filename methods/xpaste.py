@@ -141,6 +141,9 @@ class XPaste(PoolPasting):
     def required(self) -> frozenset[Need]:
         return frozenset({Need.INSTANCE_ATTRIBUTION} if self._without_pasted() else ())
 
+    def decides(self) -> bool:
+        return False  # every image keeps what was pasted
+
     def select(self, step: Step) -> Selection:
         return replace(super().select(step), without_pasted=self._without_pasted())
 

@@ -8,6 +8,7 @@ it was made by other code than the newest record of the report.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record.manifest import ExpectedRun, read_manifest, sweep_names
+from harness.record.manifest import ExpectedRun, read_manifests
 from harness.record.record import Record, Status, read_records
 from reports.spec import IOU_TYPES, METRICS, Row, Spec
 
@@ -130,7 +131,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
         entries += [_entry(spec, row, run) for run in chosen]
     if not sweeps:
         entries += _inferred_missing(spec, rows, entries)
-    frame = pd.DataFrame(entries, columns=None if entries else _columns(spec)).astype({"superseded": bool})
+    frame = pd.DataFrame(entries, columns=_columns(spec)).astype({"superseded": bool})
     return Collection(rows, _mark_old_code(frame), folder, sweeps)
 
 
@@ -178,13 +179,15 @@ def _circumstances(record: Record | None) -> dict[str, str]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
+    try:
+        return float(value) if isinstance(value, (int, float)) else float("nan")
+    except OverflowError:  # an integer of hundreds of digits
+        return float("nan")
 
 
 def _expected_runs(spec: Spec, folder: Path) -> tuple[list[str], dict[str, ExpectedRun]]:
     """The sweeps of this report that were started, and their runs by run_id."""
-    manifests = [read_manifest(folder, name) for name in sweep_names(folder)]
-    ours = [m for m in manifests if m is not None and spec.name in (m.sweep, m.report)]
+    ours = [m for m in read_manifests(folder) if spec.name in (m.sweep, m.report)]
     return [m.sweep for m in ours], {run.run_id: run for m in ours for run in m.runs if not run.stage}
 
 
@@ -201,7 +204,8 @@ def _join(records: list[Record], expected: Mapping[str, ExpectedRun]) -> list[Ru
 
 def _found(record: Record, wanted: ExpectedRun | None) -> Run:
     # The same run may bear another name in another sweep, in which it was made.
-    settings = {**record.settings, "name": wanted.name if wanted else record.name}
+    known = record.settings if wanted is None or record.settings else _settings_of(wanted, {})  # none where damaged
+    settings = {**known, "name": wanted.name if wanted else record.name}
     state = "complete" if record.status is Status.complete else record.status.value
     overrides = tuple(wanted.overrides if wanted else record.provenance.get("overrides") or ())
     return Run(record.run_id, settings, _seed(settings), state, record, overrides=overrides)
@@ -262,11 +266,11 @@ def _label(row: Row, values: Mapping[str, str]) -> str:
     """The row's label with the values of its `each` settings filled in: {method_scale} for method.scale."""
     if not row.each:
         return row.label
-    try:
-        return row.label.format(**{key.replace(".", "_"): readable(value) for key, value in values.items()})
-    except (KeyError, IndexError, ValueError) as error:
-        fields = ", ".join("{" + key.replace(".", "_") + "}" for key in row.each)
-        raise ValueError(f"the label '{row.label}' of the row '{row.key}' may name {fields}") from error
+    known = {"{" + key.replace(".", "_") + "}": readable(value) for key, value in values.items()}
+    parts = re.split(r"({[^{}]*})", row.label)  # no str.format, whose widths and attributes a label has no use for
+    if any("{" in part or "}" in part for part in parts if part not in known):
+        raise ValueError(f"the label '{row.label}' of the row '{row.key}' may name {', '.join(known)}")
+    return "".join(known.get(part, part) for part in parts)
 
 
 def _sort_key(value: str) -> tuple[int, float, str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.record.files import write_atomically
+from harness.record.files import as_cell, write_atomically
 from harness.record.names import nearest
 from reports.collect import Collection, collect
 from reports.decisions import agreement_of
@@ -74,7 +74,7 @@ def _report(
 
     if "csv" in formats:
         with write_atomically(folder / "table.csv") as path:
-            to_frame(spec, tables).to_csv(path, index=False)
+            to_frame(spec, tables).map(as_cell).to_csv(path, index=False)
     if "tex" in formats:
         from reports.latex import latex
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.record.files import write_atomically
+from harness.record.files import as_cell, write_atomically
 from harness.record.matches import read_half_matches
 from harness.record.names import find_record
 from harness.record.record import Record, record_path
@@ -64,7 +64,7 @@ def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path
     pictures = []
     if categories is not None:
         with write_atomically(folder / "categories.csv") as path:
-            categories.to_csv(path)
+            categories.map(as_cell).to_csv(path)
         sheets.insert(1, _most_changed(categories))
         with style.styled():
             pictures.append(_picture(categories, a, b))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.record.reading import read_typed
 from reports import style
 from reports.collect import Collection, TableRow
 from reports.differences import baseline_row
@@ -148,12 +149,15 @@ def _row_axis(axis: Axes, rows: int) -> None:
 
 def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
     """A run's AP in percent by category_id, with name and frequency; None without per_category.parquet."""
-    import pandas as pd
 
     path = folder / "per_category.parquet"
     if not path.is_file():
         return None
-    table = pd.read_parquet(path, columns=["iou_type", "category_id", "name", "frequency", "instances", "images", "AP"])
+    columns = {
+        "iou_type": "string", "category_id": "int64", "name": "string", "frequency": "string", "instances": "int64",
+        "images": "int64", "AP": "float64",
+    }  # fmt: skip
+    table: pd.DataFrame = read_typed(path, columns, gaps=["AP"]).to_pandas()
     table = table[table["iou_type"].astype(str) == iou].set_index("category_id")
     return table.assign(AP=100 * table["AP"].astype(float))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from reports.spec import Column, Spec
@@ -49,7 +50,7 @@ def escape(text: str) -> str:
 def _letter(character: str) -> str:
     """A Greek letter by its command; others as the ASCII that they are made of, or by their number."""
     if character.isascii():
-        return character
+        return character if character.isprintable() else " "
     words = unicodedata.name(character, "").split()
     if words[:1] == ["GREEK"] and words[2:3] == ["LETTER"] and len(words) == 4:
         name = words[3].replace("LAMDA", "LAMBDA").lower()
@@ -71,7 +72,8 @@ def latex(spec: Spec, tables: list[Table]) -> str:
         for heading, rows in grid.groups:
             if heading:
                 body.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(heading)}}}}} \\")
-            body += [" & ".join(_latex_cell(cell, marker) for cell in row) + r" \\" for row in rows]
+            cells = [[escape(label), *(_latex_cell(cell, marker) for cell in rest)] for label, *rest in rows]
+            body += [" & ".join(row) + r" \\" for row in cells]
             body.append(r"\midrule")
         caption = escape(grid.caption) + "." + ("" if index else " " + escape(" ".join(notes(spec, tables))))
         lines = [
@@ -86,7 +88,7 @@ def latex(spec: Spec, tables: list[Table]) -> str:
             r"\bottomrule",
             r"\end{tabular}}",
             rf"\caption{{{caption}}}",
-            rf"\label{{tab:{spec.name.replace('_', '-')}-{index}}}",
+            rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', spec.name)}-{index}}}",
             r"\end{table*}",
         ]
         parts.append("\n".join(lines))

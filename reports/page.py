@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.record.reading import Damaged, is_name, read_bytes
 from reports.collect import MOST_RUNS, Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
 from reports.spec import Column, Spec
@@ -389,7 +390,12 @@ def render_front_page(folder: Path) -> str:
     pages = sorted(folder.glob("*/index.html"), key=lambda page: -page.stat().st_mtime)
     found = []
     for page in pages:
-        head = page.read_text(encoding="utf-8")[:2000]
+        if not is_name(page.parent.name):
+            continue
+        try:
+            head = (read_bytes(page) or b"")[:8000].decode(errors="replace")
+        except (Damaged, OSError):
+            continue  # somebody else's, as any page is that we did not write
         title = re.search(r"<title>(.*?)</title>", head, re.DOTALL)
         if title and f'content="{GENERATOR}"' in head:
             found.append(ShownReport(page.parent.name, html.unescape(title[1]).strip(), _date(page.stat().st_mtime)))

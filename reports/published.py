@@ -28,7 +28,10 @@ def read_published(extra: Path | None = None) -> pd.DataFrame:
     for path in [SHIPPED, *([extra] if extra else [])]:
         if not path.is_file():
             raise ValueError(f"published results {path} do not exist")
-        table = pd.read_csv(path)
+        try:
+            table = pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is no table of published results ({str(error)[:200]})") from error
         absent = [column for column in REQUIRED if column not in table]
         if absent:
             raise ValueError(

@@ -24,9 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.record.names import nearest
+from harness.record.reading import MOST_LABEL, is_name, read_yaml
 
 FOLDER = Path(__file__).parent
 IOU_TYPES = {"box": "bbox", "mask": "segm"}
@@ -187,16 +186,13 @@ def read_spec(name: str) -> Spec:
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
-            raise ValueError(
-                f"no report '{name}' comes with the package, and your own end in .yaml; {nearest(name, spec_names())}"
-            )
+            known = nearest(name, spec_names())
+            raise ValueError(f"no report '{name[:100]}' comes with the package, and your own end in .yaml; {known}")
     elif not path.is_file():
         raise ValueError(f"report spec {path} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return _spec(path, content)
+    elif not is_name(path.stem):
+        raise ValueError(f"{path}: a report is called as its file, by letters, digits, '_-.+'; rename it")
+    return _spec(path, read_yaml(path))
 
 
 def _spec(path: Path, content: Any) -> Spec:
@@ -233,9 +229,9 @@ def _spec(path: Path, content: Any) -> Spec:
         raise ValueError(f"{path}: level is {level!r}; a share such as 0.95 is wanted")
     return Spec(
         name=path.stem,
-        title=content.get("title", path.stem),
+        title=_text(path, "title", content.get("title", path.stem)),
         description=" ".join(str(content.get("description", "")).split()),
-        heading=str(content.get("heading", "method")),
+        heading=_text(path, "heading", content.get("heading", "method")),
         filters=_mapping(path, "filters", content.get("filters", {})),
         group=group,
         group_values=values,
@@ -286,8 +282,8 @@ def _row(path: Path, key: str, content: Any) -> Row:
     each = content.get("each", [])
     published = content.get("published")
     return Row(
-        key=str(key),
-        label=str(content.get("label", key)),
+        key=_text(path, "a row's key", key),
+        label=_text(path, f"rows.{key}.label", content.get("label", key)),
         about=" ".join(str(content.get("about", "")).split()),
         where=_mapping(path, f"rows.{key}.where", content.get("where", {"name": key})),
         each=tuple([each] if isinstance(each, str) else each),
@@ -304,7 +300,10 @@ def _group(path: Path, content: Any) -> tuple[str | None, dict[str, str]]:
             f"{path}: group names one setting and its values, such as {{backbone: {{resnet50: ResNet-50}}}}"
         )
     ((setting, values),) = content.items()
-    return setting, {str(value): str(label) for value, label in _mapping(path, f"group.{setting}", values).items()}
+    return setting, {
+        _text(path, "a group's value", value): _text(path, f"group.{setting}", label)
+        for value, label in _mapping(path, f"group.{setting}", values).items()
+    }
 
 
 def _figure(path: Path, content: Any, rows: tuple[Row, ...]) -> Figure:
@@ -320,7 +319,15 @@ def _figure(path: Path, content: Any, rows: tuple[Row, ...]) -> Figure:
         if option == "rows":
             for key in value:
                 _known(path, "row", key, [row.key for row in rows])
-    return Figure(kind, str(title), content)
+    return Figure(kind, _text(path, "a figure's title", title), content)
+
+
+def _text(path: Path, what: str, value: Any) -> str:
+    """A word or a line of a table."""
+    text = str(value)
+    if len(text) > MOST_LABEL or not text.isprintable():
+        raise ValueError(f"{path}: {what} is {text[:40]!r}...; a line of at most {MOST_LABEL} characters is wanted")
+    return text
 
 
 def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) -> dict[str, Any]:

@@ -56,6 +56,7 @@ SETTINGS: Any = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.7,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a label is a $
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }

@@ -284,7 +284,7 @@ def markdown(
     spec: Spec, tables: list[Table], figures: Iterable[tuple[str, str, str]], standings: Standings | None
 ) -> str:
     """figures: file name, title and caption of each."""
-    parts = [f"# {spec.title}", spec.description] if spec.description else [f"# {spec.title}"]
+    parts = [f"# {escape_markdown(spec.title)}", *([escape_markdown(spec.description)] if spec.description else [])]
 
     def mark(text: str) -> str:
         return f" <sup>{text}</sup>"
@@ -299,8 +299,8 @@ def markdown(
             labelled = [[escape_markdown(label), *cells] for label, *cells in rows]
             parts.append("\n".join(_markdown_row(row) for row in [grid.heading, rule, *labelled]))
     overall_notes = standing_notes(standings, spec.label_of(spec.baselines[0])) if standings else []
-    parts.append("\n".join(f"- {note}" for note in [*notes(spec, tables), *overall_notes]))
-    parts += [f"![{title}]({file})\n\n{caption}" for file, title, caption in figures]
+    parts.append("\n".join(f"- {escape_markdown(note)}" for note in [*notes(spec, tables), *overall_notes]))
+    parts += [f"![{escape_markdown(title)}]({file})\n\n{escape_markdown(caption)}" for file, title, caption in figures]
     return "\n\n".join(parts) + "\n"
 
 

@@ -40,6 +40,17 @@ TINY = [
     "schedule.warmup_iterations=2",
     "evaluation.limit=6",
 ]
+# What a line of metrics says that differs from run to run.
+TIMES = (
+    "time",
+    "steps_per_second",
+    "recent_steps_per_second",
+    "images_per_second",
+    "waiting",
+    "eta_seconds",
+    "memory_mb",
+    "memory_rank",
+)
 
 
 def setup(

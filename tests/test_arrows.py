@@ -14,9 +14,10 @@ HOUSE = ("harness", "methods", "backbones", "reports")
 # Rooms, and the files that are rooms of their own, from the bottom up: each imports from those below it alone. The
 # conformance kit is the part of `methods` that trains and so stands above the training it uses.
 ORDER = (
-    "harness.record", "harness.errors", "backbones", "methods", "harness.config", "harness.compose", "harness.recipes",
-    "harness.console", "harness.data", "harness.weights", "harness.detector", "harness.evaluate", "harness.engine",
-    "harness.training", "harness.stages", "methods.conformance", "harness.run", "harness.launch", "harness.commands",
+    "harness.record", "harness.errors", "backbones", "methods", "harness.config", "harness.bounds", "harness.compose",
+    "harness.recipes", "harness.console", "harness.data", "harness.weights", "harness.detector", "harness.evaluate",
+    "harness.engine", "harness.training", "harness.stages", "methods.conformance", "harness.run", "harness.launch",
+    "harness.commands",
     "reports", "harness.cli",
 )  # fmt: skip
 # They answer at once: a second of loading torch would be most of their time.

@@ -37,6 +37,25 @@ def test_overrides_reach_the_typed_configuration() -> None:
         (["recipe=bsgal_r50", "method=xpaste"], ["recipe=bsgal_r50 method=xpaste", "method.empty_reference"]),
         (["schedule.batch_per_rank=3"], ["schedule.global_batch=8", "schedule.batch_per_rank=3"]),
         (["train=false"], ["weights=FILE"]),
+        (["threads=0"], ["threads=0", "at least 1"]),
+        ([f"seed={10**23}"], ["seed=1", "at most"]),
+        (["seed=-1"], ["seed=-1", "at least 0"]),
+        (["schedule.lr=inf"], ["schedule.lr=inf", "finite"]),
+        (["schedule.lr=nan"], ["schedule.lr=nan", "finite"]),
+        (["schedule.checkpoint_every=0"], ["schedule.checkpoint_every=0", "at least 1"]),
+        (["schedule.clip_value=-1"], ["schedule.clip_value=-1", "more than 0"]),
+        (["detector.channels=0"], ["detector.channels=0", "at least 1"]),
+        (["detector.channels=33"], ["detector.channels=33", "detector.head_groups"]),
+        (["detector.strides=[8,.inf]"], ["detector.strides"]),
+        (["evaluation.limit=-1"], ["evaluation.limit=-1", "at least 1"]),
+        (["launcher.nodes=0"], ["launcher.nodes=0", "at least 1"]),
+        (["launcher.memory_gb=nan"], ["launcher.memory_gb=nan", "finite"]),
+        (["launcher.cpus=0"], ["launcher.cpus=0"]),
+        (["launcher.minutes=-1"], ["launcher.minutes=-1"]),
+        (["launcher.parallel=0"], ["launcher.parallel=0"]),
+        ([f"launcher.signal_seconds={10**12}"], ["launcher.signal_seconds"]),
+        (["launcher.comment='a\nb'"], ["launcher.comment", "line breaks"]),
+        (["data.scale_min=2", "data.scale_max=1"], ["data.scale_min=2", "data.scale_max=1"]),
         (["method_paths=[nowhere.py]"], ["nowhere.py", "does not exist"]),
         (["method_paths=['no,where.py']"], ["no,where.py does not exist"]),
     ],
@@ -53,7 +72,8 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: list[str
 def test_every_group_s_option_is_known_whether_it_was_given_or_not() -> None:
     choices = compose(["method=bsgal", "schedule=mini_continue"]).choices
     given = {"method": "bsgal", "schedule": "mini_continue"}
-    defaults = {"data": "mini", "detector": "small", "engine": "native", "evaluation": "lvis", "launcher": "local"}
+    defaults = {"stage": "none", "data": "mini", "detector": "small", "engine": "native"}
+    defaults |= {"evaluation": "lvis", "launcher": "local"}
     assert choices == {**given, **defaults, "backbone": "resnet18", "recipe": None}
 
 

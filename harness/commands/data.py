@@ -125,6 +125,18 @@ def data_subset_pool(
     typer.echo(subset_pool(pool, out, _numbering(dataset), where or [], per_category, seed))
 
 
+@app.command("pack-pool")
+def data_pack_pool(
+    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.zip.")],
+    dataset: OfDataset = None,
+) -> None:
+    """Write a pool and its images into one file, for file systems that hate small files: data.pool=FILE.zip."""
+    from harness.commands.data_pools import pack_pool
+
+    typer.echo(pack_pool(pool, out, _numbering(dataset)))
+
+
 @app.command("score-pool")
 def data_score_pool(
     pool: Annotated[Path, typer.Argument(help="A pool of any format.")],

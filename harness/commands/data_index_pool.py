@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.cutout import ALPHA_THRESHOLD, Fault, FaultyInstance, isolate, read_rgba
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, write_index
 from harness.data.pool.numbering import Numbering
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError
-from harness.record.files import write_atomically
+from harness.record.files import as_cell, write_atomically
 
 CHUNK = 1024  # images between two savings
 FAULT = "fault"
@@ -94,7 +94,9 @@ def index_pool(
     duplicate = _duplicates(table.column("sha1").to_pylist())
     if "duplicate" in table.column_names:
         table = table.drop_columns("duplicate")
-    write_index(table.append_column("duplicate", pa.array(duplicate)), out)
+    write_index(
+        table.append_column("duplicate", pa.array(duplicate)), out, source if source.suffix == ".json" else None
+    )
     shutil.rmtree(partial, ignore_errors=True)
     return IndexSummary(out, fault_list, len(faults), len(table), int(duplicate.sum()), dict(found))
 
@@ -186,4 +188,4 @@ def _write_faults(table: pa.Table, faults: list[str | None], path: Path) -> None
         writer.writerow(["category", "path", "mask_path", "fault"])
         for row in zip(categories, paths, masks, faults, strict=True):
             if row[-1] is not None:
-                writer.writerow(["" if value is None else value for value in row])
+                writer.writerow(["" if value is None else as_cell(value) for value in row])

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, sorted_by_category, write_index
 from harness.data.pool.numbering import BY, INSTANCES, Numbering
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
+from harness.data.pool.packed import SUFFIX, pack
 from harness.errors import UserError
 from harness.record.files import write_atomically, write_table
 from harness.record.names import nearest
@@ -158,6 +159,19 @@ def subset_pool(
     if len(table) == 0:
         raise UserError(f"{source}: nothing of it is left")
     return written(table, out)
+
+
+def pack_pool(source: Path, out: Path, numbering: Numbering | None) -> str:
+    """Writes a pool and its images into one file, `data.pool=FILE.zip`. Raises UserError."""
+    if out.suffix != SUFFIX:
+        raise UserError(f"{out}: the name must end in {SUFFIX}")
+    table = sorted_by_category(located(source, numbering))
+    files = {"": table.column(PATH).to_pylist()}
+    if MASK_PATH in table.column_names:
+        files["mask_"] = table.column(MASK_PATH).to_pylist()
+    missing = pack(table, files, out)
+    left = f"; {missing} files do not exist" if missing else ""
+    return f"{out}: {len(table)} instances in {out.stat().st_size / 2**20:.0f} MiB{left}"
 
 
 def _meets(table: pa.Table, condition: str) -> pa.ChunkedArray:

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from harness.commands.data_pools import located, written
 from harness.data.lvis.annotations import Annotations
 from harness.data.paste.cutout import ALPHA_THRESHOLD, FaultyInstance, read_rgba
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.numbering import Numbering
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.sources import FileSource
 from harness.errors import UserError, nearest
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,11 @@ def by_instance(pasted: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values([figure, "pool_row"], ascending=[False, True], ignore_index=True)
 
 
-def decisions_command(runs: Path, run: str, sheet: Path | None = None, count: int = 12) -> None:
+def decisions_command(
+    runs: Path, run: str, sheet: Path | None = None, count: int = 12, trusted: Sequence[Path] = ()
+) -> None:
     """Prints a run's decisions; with `sheet`, writes a PNG of the `count` best and worst instances there."""
-    finished = finished_run(runs, run)
+    finished = finished_run(runs, run, trusted)
     decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
     if decisions is None or pasted is None:
         raise UserError(

@@ -37,7 +37,7 @@ def evaluate_command(
     truth = load_annotations(annotations)
     found = Detections.read(detections, truth)
     wanted = IOU_TYPES[iou]
-    console = Console()
+    console = Console(markup=False)
     if iou == "both" and found.masks is None:
         console.print(f"{detections} holds no masks: boxes only")
         wanted = ("bbox",)

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from harness.commands.drawing import draw_targets
 from harness.data.augment import evaluation_size, resize
+from harness.data.picture_files import NoPicture, check_picture
 from harness.engine.contract import Engine, Prediction
 from harness.errors import UserError
 from harness.record.files import write_atomically
@@ -21,13 +22,15 @@ from harness.run.finished_run import FinishedRun, finished_run
 SIDE = 480  # small pictures are enlarged to about this, so that names can be read
 
 
-def predict(images: Sequence[Path], runs: Path, run: str, out: Path, threshold: float = 0.3) -> list[Path]:
+def predict(
+    images: Sequence[Path], runs: Path, run: str, out: Path, threshold: float = 0.3, trusted: Sequence[Path] = ()
+) -> list[Path]:
     """Writes OUT/<name>.png for every image: boxes, masks and category names of detections scored `threshold` or more.
 
     `run` is a run_id or an unambiguous beginning of one. Raises UserError for an image or a run that cannot be read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    finished = finished_run(runs, run)
+    finished = finished_run(runs, run, trusted)
     engine = finished.engine(device, evaluated=True)
     written = []
     for path, target in zip(images, _targets(images, out), strict=True):
@@ -73,6 +76,10 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _read(path: Path) -> np.ndarray:
+    try:
+        check_picture(str(path))
+    except NoPicture as fault:
+        raise UserError(f"{path} is no picture: {fault}") from fault
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise UserError(f"{path} {'is no image that OpenCV reads' if path.is_file() else 'does not exist'}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,20 @@ from methods.filters import listed_scores
 
 
 def stage_command(
-    runs: Path, run: str, stage: StageConfig, out: Path | None = None, pool: str | None = None, gpu: bool = False
+    runs: Path,
+    run: str,
+    stage: StageConfig,
+    out: Path | None = None,
+    pool: str | None = None,
+    gpu: bool = False,
+    trusted: Sequence[Path] = (),
 ) -> str:
     """Carries a stage out by a run's final weights, on the run's own pool without `pool`; a few lines to print.
 
     `out` gets a copy of what it leaves. Scores of a pool whose truth is known get it as a column `kind` there, and a
     curve beside it as PNG. Raises UserError.
     """
-    finished = finished_run(runs, run)
+    finished = finished_run(runs, run, trusted)
     config = _config(finished, stage, pool, gpu)
     outcome = execute_composed(Composed(config, {}))
     record = read_record(runs, outcome.run_id)

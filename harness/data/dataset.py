@@ -12,8 +12,9 @@ from harness.data.facts import TrainingFacts
 from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.cache import load_annotations, load_tenth
 from harness.data.mini.make import make_mini
+from harness.data.mini.stamp import is_as_made
 from harness.data.mini.truth import CLEAN, kinds_of
-from harness.data.pool.index import check_categories, columns_file, open_pool
+from harness.data.pool.index import check_categories, check_up_to_date, columns_file, open_pool
 from harness.data.pool.numbering import Numbering
 from harness.data.pool.pool import InstancePool, empty_pool
 from harness.data.seeding import generator
@@ -21,6 +22,7 @@ from harness.errors import UserError, nearest
 from methods.contract import Method, Pool
 
 TENTH = "lvis_tenth"  # of the data group: the training split is a fixed tenth of its file
+_POOLS = (".zip", ".arrow", ".json")  # of one name, the first that is there
 
 
 class Dataset:
@@ -72,28 +74,30 @@ class Dataset:
     def pool_file(self) -> Path | None:
         """A path, or the name of a pool below root/pools; None where none is configured.
 
-        By name, the index that `harness data index-pool` made is taken before the JSON that it was made from.
+        By name, a packed pool is taken before an index, and the index that `harness data index-pool` made before the
+        JSON that it was made from.
         """
         if self.config.pool is None:
             return None
         given = Path(self.config.pool).expanduser()
         folder = self.root / "pools"
-        for path in (given, folder / f"{self.config.pool}.arrow", folder / f"{self.config.pool}.json"):
+        for path in (given, *(folder / f"{self.config.pool}{suffix}" for suffix in _POOLS)):
             if path.is_file():
+                check_up_to_date(path)
                 return path
-        valid = {path.stem for path in folder.glob("*") if path.suffix in (".arrow", ".json")}
+        valid = {path.stem for path in folder.glob("*") if path.suffix in _POOLS}
         raise UserError(
             f"data.pool={self.config.pool}: neither a file nor a pool in {folder}; {nearest(self.config.pool, valid)}"
         )
 
     @property
     def pool_columns_file(self) -> Path | None:
-        """The file beside a pool's JSON that filters read; None without, and for pools of `mini`, made with theirs."""
-        file = self.pool_file
-        if file is None or file.suffix != ".json":
+        """What a pool's JSON has beside it, and a run depends on: any but what the recipe of `mini` wrote itself."""
+        pool = self.pool_file
+        columns = columns_file(pool) if pool is not None and pool.suffix == ".json" else None
+        if columns is None or (self.config.name == "mini" and is_as_made(self.root.absolute(), columns.absolute())):
             return None
-        made = self.config.name == "mini" and file.parent == self.root / "pools"
-        return None if made else columns_file(file)
+        return columns
 
     # ----------------------------------------------------------------------------------------------- its contents
 

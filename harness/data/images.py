@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from harness.data.lvis.annotations import Annotations
+from harness.data.picture_files import NoPicture, check_picture
 from harness.errors import UserError
 
 
@@ -28,6 +29,10 @@ class TrainingImages:
         if latest is not None and latest[0] == index:
             return latest[1]
         path = self.path(index)
+        try:
+            check_picture(str(path))
+        except NoPicture as fault:
+            raise UserError(f"{path} is no picture: {fault}") from fault
         image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise UserError(_what_is_wrong(path, self.root))

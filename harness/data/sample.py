@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise, zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Move = Callable[[Tensor], Tensor]  # gives a tensor's copy elsewhere
+
+
+def _one_by_one(device: torch.device | str) -> Move:
+    return lambda tensor: tensor.to(device, non_blocking=True)
+
+
+def views_in(block: Tensor, copied: Tensor) -> Move:
+    """What gives, of a contiguous tensor in `block` (bytes,) uint8, the same one in a copy of it."""
+
+    def move(tensor: Tensor) -> Tensor:
+        begin = tensor.data_ptr() - block.data_ptr()
+        part = copied[begin : begin + tensor.nbytes] if tensor.numel() else copied[:0]
+        return part.view(tensor.dtype).view(tensor.shape)
+
+    return move
 
 
 @dataclass
@@ -61,8 +78,8 @@ class Masks:
     def __getitem__(self, keep: Tensor) -> Masks:
         return Masks(self.crops[keep], self.origin[keep], self.size)
 
-    def to(self, device: torch.device | str) -> Masks:
-        return Masks(self.crops.to(device, non_blocking=True), self.origin.to(device, non_blocking=True), self.size)
+    def moved(self, move: Move) -> Masks:
+        return Masks(move(self.crops), move(self.origin), self.size)
 
 
 @dataclass
@@ -108,7 +125,7 @@ class Outlines:
     def __getitem__(self, keep: Tensor) -> Outlines:
         return replace(self, rows=self.rows[keep.cpu()])
 
-    def to(self, device: torch.device | str) -> Outlines:
+    def moved(self, move: Move) -> Outlines:
         return self
 
 
@@ -144,14 +161,13 @@ class Targets:
     def __getitem__(self, keep: Tensor) -> Targets:
         return Targets(self.boxes[keep], self.labels[keep], self.masks[keep], self.pasted[keep], self.pool_row[keep])
 
-    def to(self, device: torch.device | str) -> Targets:
+    def moved(self, move: Move) -> Targets:
         return Targets(
-            self.boxes.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.masks.to(device),
-            self.pasted.to(device, non_blocking=True),
-            self.pool_row.to(device, non_blocking=True),
+            move(self.boxes), move(self.labels), self.masks.moved(move), move(self.pasted), move(self.pool_row)
         )
+
+    def to(self, device: torch.device | str) -> Targets:
+        return self.moved(_one_by_one(device))
 
 
 @dataclass
@@ -165,8 +181,11 @@ class View:
     def size(self) -> tuple[int, int]:
         return int(self.image.shape[1]), int(self.image.shape[2])
 
+    def moved(self, move: Move) -> View:
+        return View(move(self.image), self.targets.moved(move))
+
     def to(self, device: torch.device | str) -> View:
-        return View(self.image.to(device, non_blocking=True), self.targets.to(device))
+        return self.moved(_one_by_one(device))
 
 
 @dataclass
@@ -189,9 +208,10 @@ class Sample:
 
 @dataclass
 class Batch:
-    """The samples of one rank's step."""
+    """The samples of one rank's step. block (bytes,) uint8: where all of their views' tensors lie, if in one place."""
 
     samples: list[Sample]
+    block: Tensor | None = None
 
     @property
     def original(self) -> list[View]:
@@ -213,14 +233,20 @@ class Batch:
         return torch.tensor([sample.augmented is not None for sample in self.samples])
 
     def to(self, device: torch.device | str) -> Batch:
+        """On a GPU a block is copied at once, from pinned memory, so that the host need not wait for it."""
+        if self.block is None or torch.device(device).type == "cpu":
+            return self.moved(_one_by_one(device))
+        return self.moved(views_in(self.block, self.block.pin_memory().to(device, non_blocking=True)))
+
+    def moved(self, move: Move) -> Batch:
         def moved(view: View | None) -> View | None:
-            return None if view is None else view.to(device)
+            return None if view is None else view.moved(move)
 
         return Batch(
             [
                 replace(
                     sample,
-                    original=sample.original.to(device),
+                    original=sample.original.moved(move),
                     augmented=moved(sample.augmented),
                     references=tuple(moved(view) for view in sample.references),
                 )

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -128,22 +129,17 @@ def training_loader(
     world: int = 1,
     policies: Policies | None = None,
 ) -> Iterator[Batch]:
-    """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers.
+    """This rank's batches from `start_iteration` to the end of the schedule, the same for any number of workers;
+    `schedule.accumulate` of them an iteration.
 
     `policies` takes in what the method gives after each step, before the next batch is asked for.
 
     Raises UserError for more workers than policies allow and, while iterating, for a training image that is missing or
     damaged.
     """
-    batch, stop = schedule.batch_per_rank, schedule.iterations
-    if data.data.aspect_grouping:
-        wide = data.annotations.widths > data.annotations.heights
-        positions = grouped_positions(data.order, wide, start_iteration, stop, batch, rank, world)
-    else:
-        positions = batch_positions(start_iteration, stop, batch, rank, world)
     loader: DataLoader[Any] = DataLoader(
         _Guarded(data),
-        batch_sampler=_requests(positions, start_iteration, policies),  # type: ignore[arg-type]
+        batch_sampler=_requests(data, schedule, start_iteration, rank, world, policies),  # type: ignore[arg-type]
         num_workers=data.data.workers,
         prefetch_factor=policies.prefetch(data.data.workers) if policies else None,
         collate_fn=_collate,
@@ -156,9 +152,24 @@ def training_loader(
 _Request = tuple[list[int], np.ndarray | None]
 
 
-def _requests(positions: Iterator[list[int]], first: int, policies: Policies | None) -> Iterator[_Request]:
-    for iteration, batch in enumerate(positions, first):
-        yield batch, policies.heeded_at(iteration) if policies else None
+def _requests(
+    data: TrainingData, schedule: ScheduleConfig, first: int, rank: int, world: int, policies: Policies | None
+) -> Iterator[_Request]:
+    for place, batch in enumerate(_positions(data, schedule, first, rank, world)):
+        yield batch, policies.heeded_at(first + place // schedule.accumulate) if policies else None
+
+
+def _positions(data: TrainingData, schedule: ScheduleConfig, start: int, rank: int, world: int) -> Iterable[list[int]]:
+    """Of this rank's batches: in each iteration, in turn, those that so many more ranks would have."""
+    batch, stop, parts = schedule.batch_per_rank, schedule.iterations, schedule.accumulate
+    wide = data.annotations.widths > data.annotations.heights if data.data.aspect_grouping else None
+    streams = [
+        batch_positions(start, stop, batch, each, world * parts)
+        if wide is None
+        else grouped_positions(data.order, wide, start, stop, batch, each, world * parts)
+        for each in range(rank * parts, (rank + 1) * parts)
+    ]
+    return chain.from_iterable(zip(*streams, strict=True))
 
 
 class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):

@@ -35,7 +35,7 @@ def pack(batch: Batch) -> PackedBatch:
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5, buffer_callback=buffers.append)
     pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
-    pickler.dump(batch)
+    pickler.dump(Batch(batch.samples))
     spans, end = [], 0
     for buffer in buffers:
         start = -(-end // ALIGNMENT) * ALIGNMENT
@@ -49,9 +49,10 @@ def pack(batch: Batch) -> PackedBatch:
 
 
 def unpack(packed: PackedBatch) -> Batch:
-    """The batch, its tensors being views of the block."""
+    """The batch, its tensors being views of the block, which it keeps."""
     block = packed.block.numpy()
     batch: Batch = pickle.loads(packed.structure, buffers=[block[start:end] for start, end in packed.spans])
+    batch.block = packed.block
     return batch
 
 

@@ -112,6 +112,17 @@ class ProposalNetwork(nn.Module):
             "loss_centernet_agn_neg": proposal(background, positives, attribution=of_background),
         }
 
+    def normalisers(self, truth: Truth, shapes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The summed counts of `losses` on levels of these shapes (H, W), which follow from the ground truth alone."""
+        grid = Grid.of(shapes, self.strides, self.config.size_ranges, truth.boxes.dtype, truth.boxes.device)
+        target = assign(truth, grid, self.config.heatmap_overlap, self.config.heatmap_min_radius)
+        positives, regressed = (each.sum().to(truth.boxes.dtype) for each in (target.is_positive, target.regressed))
+        return {
+            "loss_centernet_loc": regressed,
+            "loss_centernet_agn_pos": positives,
+            "loss_centernet_agn_neg": positives,
+        }
+
     # ------------------------------------------------------------------------------------------------- proposals
 
     @torch.no_grad()

@@ -80,10 +80,7 @@ class CenterNet2(nn.Module):
 
         `images` (3, h, w) are RGB in 0..255, on the module's device.
         """
-        height, width = (
-            max(image.shape[axis] for image in images) + -max(image.shape[axis] for image in images) % SIZE_MULTIPLE
-            for axis in (1, 2)
-        )
+        height, width = _batch_size([(image.shape[1], image.shape[2]) for image in images])
         together = self.pixel_mean.expand(len(images), 3, height, width).clone()
         for place, image in zip(together, images, strict=True):
             place[:, : image.shape[1], : image.shape[2]] = image
@@ -142,6 +139,11 @@ class CenterNet2(nn.Module):
         rois = Rois.of(every.boxes[flat], kept.flatten(), [index.shape[1]] * n)
         matches = Matches(matches.instance[flat], matches.foreground[flat] & rois.valid)
         return self._region_losses(features, rois, matches, targets, truth, rng, self.federated)
+
+    def shared_counts(self, targets: Sequence[Targets], sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The normalisers of the losses that ranks share, without a pass."""
+        shapes = self.fpn.shapes(_batch_size(sizes))
+        return self.proposal_network.normalisers(padded(targets, sizes, torch.float32), shapes)
 
     def confidence(
         self, features: Sequence[Tensor], targets: Sequence[Targets], sizes: Sequence[tuple[int, int]]
@@ -204,6 +206,12 @@ class CenterNet2(nn.Module):
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         masks = self.mask_head.logits(features, boxes, torch.full_like(labels, image)).sigmoid()
         return Detections(boxes, scores, labels, masks)
+
+
+def _batch_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Height and width of the batch that holds images of these sizes."""
+    height, width = (max(each) + -max(each) % SIZE_MULTIPLE for each in zip(*sizes, strict=True))
+    return height, width
 
 
 def best_after_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, count: int) -> Tensor:

@@ -32,6 +32,10 @@ class FPN(nn.Module):
             {f"p{level_of(stride)}": _convolution(width, width, 3, stride=2, padding=1) for stride in extra}
         )
 
+    def shapes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(H, W) of the levels of a batch of this size."""
+        return [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.strides]
+
     def forward(self, features: Mapping[int, Tensor]) -> list[Tensor]:
         levels: list[Tensor] = []
         merged: Tensor | None = None

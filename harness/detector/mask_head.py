@@ -20,6 +20,8 @@ from methods.contract import Loss, LossKind
 
 SMALLEST_SIDE = 0.1  # pixels of a box that polygons are scaled to
 
+MOST_PIXELS = 2**24  # of masks' windows at a time, four bytes each and as much again while they are made
+
 
 class MaskHead(nn.Sequential):
     """Pooled features (R, C, s, s) to mask logits (R, 1, 2s, 2s)."""
@@ -91,10 +93,23 @@ def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: i
     """(R, resolution, resolution) bool: the masks of these instances (R,) in boxes (R, 4), at least half covered.
 
     Equal to RoIAlign over masks of the whole image, which each box's own sampling grid covers densely. Empty boxes
-    cost nothing.
+    cost nothing. Instances beyond `MOST_PIXELS` of windows come in turn, so that a dense image needs no more memory.
     """
+    found = torch.zeros(len(boxes), resolution, resolution, dtype=torch.bool, device=boxes.device)
     if not len(masks):
-        return torch.zeros(len(boxes), resolution, resolution, dtype=torch.bool, device=boxes.device)
+        return found
+    at_once = max(1, MOST_PIXELS // masks.crops[0].numel())
+    if at_once >= len(masks):
+        return _cropped(masks, instance, boxes, resolution)
+    for start in range(0, len(masks), at_once):
+        end = min(start + at_once, len(masks))
+        rows = ((instance >= start) & (instance < end)).nonzero().squeeze(1)
+        part = Masks(masks.crops[start:end], masks.origin[start:end], masks.size)
+        found[rows] = _cropped(part, instance[rows] - start, boxes[rows], resolution)
+    return found
+
+
+def _cropped(masks: Masks, instance: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     windows, corner = _windows(masks)
     shifted = boxes.float() - corner.repeat(1, 2)[instance]
     rois = torch.cat([instance[:, None].float(), shifted], 1)

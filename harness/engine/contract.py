@@ -56,6 +56,9 @@ class Engine(Protocol):
         `rng` (on that device) draws proposals and federated classes.
         """
 
+    def shared_counts(self, views: Sequence[View]) -> dict[str, Tensor]:
+        """What views add to the normalisers that ranks share, a scalar each by name of the loss, without a pass."""
+
     def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
         """(n, G) the probability of each instance's own label in its own box, 0 for padding; `table` is of these views.
 

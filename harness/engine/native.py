@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -37,7 +37,10 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Nati
     if member.weights:
         load_backbone(backbone, Path(member.weights))
     schedule = config.schedule
-    return NativeEngine(module, schedule.precision, schedule.channels_last, config.train, config.evaluation.mixed)
+    engine = NativeEngine(module, schedule.precision, schedule.channels_last, config.train, config.evaluation.mixed)
+    if schedule.compile:
+        engine.compile()
+    return engine
 
 
 class NativeEngine:
@@ -62,6 +65,13 @@ class NativeEngine:
         self.precision, self.channels_last = precision, channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trained_features = module.features
+
+    def compile(self) -> None:
+        """Trains through a compiled backbone and pyramid. Prediction, whose sizes change, stays as it is."""
+        # A view's graph is gone through more than once; else buffers of the first time would be given away.
+        torch._functorch.config.donated_buffer = False
+        self._trained_features = torch.compile(self.module.features)
 
     @property
     def device(self) -> torch.device:
@@ -79,12 +89,17 @@ class NativeEngine:
         if backbone_in_eval:
             self.module.backbone.eval()
         with drawing_from(rng):
-            features = self._features([view.image for view in views], mixed=True)
+            features = self._features([view.image for view in views], self._trained_features, mixed=True)
         with autocast(self.device, self.precision, self.module.config.autocast_heads):
             table = self.module.losses(
                 features, [view.targets for view in views], [view.size for view in views], proposals, rng
             )
         return replace(table, trace=features)
+
+    @torch.no_grad()
+    def shared_counts(self, views: Sequence[View]) -> dict[str, Tensor]:
+        targets = [view.targets.to(self.device) for view in views]
+        return self.module.shared_counts(targets, [view.size for view in views])
 
     @torch.no_grad()
     def confidence(self, views: Sequence[View], table: LossTable) -> Tensor:
@@ -103,7 +118,7 @@ class NativeEngine:
         self.module.eval()
         heads = self.module.config.autocast_heads
         on_device = [image.to(self.device, non_blocking=True) for image in images]
-        features = self._features(on_device, mixed=heads or self.predict_mixed)
+        features = self._features(on_device, self.module.features, mixed=heads or self.predict_mixed)
         input_sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         with autocast(self.device, self.precision, heads):
             found = self.module.detect(features, input_sizes)
@@ -121,12 +136,14 @@ class NativeEngine:
     def load(self, weights: Path, *, averaged: bool = True) -> str:
         return str(load_published(self.module, weights, new_classes=self.train, averaged=averaged))
 
-    def _features(self, images: Sequence[Tensor], mixed: bool) -> list[Tensor]:
+    def _features(
+        self, images: Sequence[Tensor], features_of: Callable[[Tensor], list[Tensor]], mixed: bool
+    ) -> list[Tensor]:
         batch = self.module.batch(images)
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision, mixed):
-            features = self.module.features(batch)
+            features = features_of(batch)
         if self.module.config.autocast_heads:
             return features
         return [box.full_precision(feature) for feature in features]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.lvis.rle import MOST_PIXELS, first_fault, list_fault, polygon_fault, size_fault
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.files import write_table
+from harness.record.reading import Damaged, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,45 +200,60 @@ def _read_json(path: Path, annotations: Annotations | None) -> Detections:
 
 def _read_parquet(path: Path) -> Detections:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path).combine_chunks()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: no readable Parquet file ({error})") from error
-    for name in ("image_id", "category_id", "score"):
-        if name not in table.column_names:
+        table = read_parquet(path)
+    except Damaged as error:
+        raise UserError(str(error)) from error
+    columns = {"image_id": pa.int64(), "category_id": pa.int64(), "score": pa.float64()}
+    known = set(table.column_names)
+    for name in columns:
+        if name not in known:
             raise UserError(f"{path}: has no column {name!r}")
-    if not {"bbox", "mask_counts"} & set(table.column_names):
+    if not {"bbox", "mask_counts"} & known:
         raise UserError(f"{path}: has neither column 'bbox' nor 'mask_counts'")
-    for name in table.column_names:
-        if table[name].null_count:
-            raise UserError(f"{path}: column {name!r} has empty cells")
-    boxes = _nested(table, "bbox", 4).astype(np.float64) if "bbox" in table.column_names else None
-    masks = _parquet_masks(table) if "mask_counts" in table.column_names else None
-    if masks is not None:
+    if "bbox" in known:
+        columns["bbox"] = pa.list_(pa.float64(), 4)
+    if "mask_counts" in known:
+        columns |= {"mask_size": pa.list_(pa.int32(), 2), "mask_counts": pa.large_binary()}
+    typed = {name: _column_of(path, table, name, kind) for name, kind in columns.items()}
+    boxes, sizes = (typed[name].flatten() if name in typed else None for name in ("bbox", "mask_size"))
+    masks = None
+    if sizes is not None:
+        masks = _parquet_masks(typed["mask_counts"], sizes.to_numpy(zero_copy_only=False).reshape(-1, 2))
         _check_masks(masks, str(path))
-    image_ids, category_ids, scores = (table[name].to_numpy() for name in ("image_id", "category_id", "score"))
+    image_ids, category_ids, scores = (typed[name].to_numpy() for name in ("image_id", "category_id", "score"))
     return Detections(
-        image_ids.astype(np.int64), category_ids.astype(np.int64), scores.astype(np.float64), boxes, masks
+        image_ids,
+        category_ids,
+        scores,
+        None if boxes is None else boxes.to_numpy(zero_copy_only=False).reshape(-1, 4),
+        masks,
     )
 
 
-def _parquet_masks(table: pa.Table) -> Masks:
+def _column_of(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    """A column in one piece, of this type and without gaps. Raises UserError."""
     import pyarrow as pa
 
-    column = table["mask_counts"].cast(pa.large_binary())
-    counts = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_binary())
+    if (count := table.column_names.count(name)) != 1:
+        raise UserError(f"{path}: has {'no' if count == 0 else 'more than one'} column {name!r}")
+    try:
+        column = table[name].cast(kind)
+        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: column {name!r} holds {table[name].type} where {kind} is wanted ({first_line(error)})"
+        ) from error
+    if array.null_count or (pa.types.is_nested(kind) and array.flatten().null_count):
+        raise UserError(f"{path}: column {name!r} has empty cells")
+    return array
+
+
+def _parquet_masks(counts: pa.Array, sizes: np.ndarray) -> Masks:
     _, offsets, data = counts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[: len(counts) + 1] if offsets else np.zeros(1, np.int64)
-    return Masks(_nested(table, "mask_size", 2).astype(np.int32), bounds, data.to_pybytes() if data else b"")
-
-
-def _nested(table: pa.Table, name: str, width: int) -> np.ndarray:
-    values: np.ndarray = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(values) != width * len(table):
-        raise UserError(f"column {name!r} of the Parquet file: lists of {width} numbers are wanted")
-    return values.reshape(-1, width)
+    return Masks(sizes, bounds, data.to_pybytes() if data else b"")
 
 
 def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from harness.bounds import number_fault, text_fault
 from harness.errors import UserError, nearest
 from harness.launch.state import RunState, State
 from harness.record.manifest import ExpectedRun
@@ -29,22 +30,40 @@ def read_changes(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return changes, others
 
 
+def setup_lines(changes: Mapping[str, str]) -> list[str]:
+    """The shell lines of a launcher.setup among the changes. Raises UserError for what is no list of lines."""
+    lines = _value("setup", changes.get("setup", "[]"))
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UserError(
+            f"launcher.setup={changes['setup']}: a list of shell lines is wanted, such as ['module load x']"
+        )
+    return lines
+
+
 def apply_changes(run: ExpectedRun, changes: Mapping[str, str]) -> None:
     """Puts launcher settings into a run. Raises UserError for one that does not exist or has another type."""
     for name, text in changes.items():
         flag = name.removeprefix("sbatch.")
         if flag != name:
-            run.resources["sbatch"] = {**run.resources["sbatch"], flag: text}
+            run.resources["sbatch"] = {**run.resources.get("sbatch", {}), flag: text}
             _override(run, f"launcher.sbatch.{flag}", text, plus="+")
             continue
         if name not in run.resources or name in ("name", "ranks", "sbatch"):
             raise UserError(f"launcher.{name}={text}: no such launcher setting; {nearest(name, list(run.resources))}")
-        value: Any = yaml.safe_load(text)
-        old = run.resources[name]
+        value, old = _value(name, text), run.resources[name]
         if isinstance(old, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise UserError(f"launcher.{name}={text}: a number is expected")
+        if fault := number_fault(f"launcher.{name}", value) or text_fault(value):
+            raise UserError(f"launcher.{name}={text}: {fault}")
         run.resources[name] = value
         _override(run, f"launcher.{name}", text)
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"launcher.{name}={text}: cannot be read; quote what holds brackets or colons") from error
 
 
 def avoid_bad_node(run: ExpectedRun, row: RunState) -> None:

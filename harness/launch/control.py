@@ -10,15 +10,16 @@ import psutil
 
 from harness.errors import UserError
 from harness.launch import queue, tables
-from harness.launch.changes import apply_changes, avoid_bad_node, read_changes
+from harness.launch.changes import apply_changes, avoid_bad_node, read_changes, setup_lines
 from harness.launch.exit_codes import FAILED
 from harness.launch.job import cancelled_path, has_failed, is_cancelled
 from harness.launch.select import select
 from harness.launch.state import ACTIVE, RunState, State, jobs_of, local_process
 from harness.launch.submit import submit_runs
+from harness.launch.trust import Code
 from harness.record.files import write_atomically
-from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names
-from harness.record.record import Status, read_record
+from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, read_manifests
+from harness.record.record import Status, record_as_found
 from harness.run import claim
 from harness.run.scheduler import ask
 
@@ -33,7 +34,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     """
     if not words:
         raise UserError("say what to cancel: a sweep, a run, or filters such as method=bsgal")
-    manifests = [m for name in sweep_names(runs_dir) if (m := read_manifest(runs_dir, name))]
+    manifests = read_manifests(runs_dir)
     look = queue.look(submission for manifest in manifests for submission in manifest.submissions)
     rows = [row for row in select(runs_dir, words, look) if row.state in (*ACTIVE, State.unknown)]
     jobs = {manifest.sweep: jobs_of(manifest, look) for manifest in manifests}
@@ -62,14 +63,16 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     return FAILED if kept else 0
 
 
-def retry(runs_dir: Path, words: Sequence[str]) -> int:
+def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) -> int:
     """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
 
     Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
     `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
-    are avoided. Raises UserError.
+    are avoided. Code that the manifest names is executed where it is among the `trusted` files, or the lines of a
+    launcher.setup that is given. Raises UserError.
     """
     changes, words = read_changes(words)
+    named = Code.typed(trusted, setup_lines(changes))
     rows = select(runs_dir, words)
     for row in rows:
         if row.state is State.unknown:
@@ -102,7 +105,7 @@ def retry(runs_dir: Path, words: Sequence[str]) -> int:
                     avoid_bad_node(run, failed[run.run_id])
             return earlier
 
-        code = max(code, submit_runs(runs_dir, sweep, updated, wanted))
+        code = max(code, submit_runs(runs_dir, sweep, updated, wanted, named))
     return code
 
 
@@ -121,7 +124,7 @@ def _others_need_its_job(runs_dir: Path, last: tuple[Submission, str] | None, ch
 
 
 def _is_over(runs_dir: Path, run_id: str, job: str) -> bool:
-    record = read_record(runs_dir, run_id)
+    record = record_as_found(runs_dir, run_id)
     complete = record is not None and record.status is Status.complete
     return complete or is_cancelled(runs_dir, run_id, job) or has_failed(runs_dir, run_id, job)
 

@@ -29,7 +29,7 @@ def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
         gpu_seconds += own * gpus / runs_a_job(row.run.resources)
         record = read_record(runs_dir, row.run.run_id) if row.state is State.complete else None
         if record is not None and "starts" in record.cost:
-            complete += record.cost["allocated_seconds"]
+            complete += record.cost.get("allocated_seconds", 0.0)
             useful += sum(record.cost.get(key, 0.0) for key in WELL_SPENT)
     text = f"{seconds / 3600:.1f} hours of jobs in {starts} starts, {gpu_seconds / 3600:.1f} GPU hours"
     return f"{text}; {useful / complete:.0%} of complete runs' time was training or evaluation" if complete else text

@@ -55,6 +55,8 @@ def ending(submission: Submission | None, job: str | None, accounted: Job | None
 def last_lines(submission: Submission, job: str) -> Iterator[str]:
     """What SLURM and the job wrote to stderr since the job's last start, of all ranks; the end of it."""
     for path in sorted(Path(submission.folder).glob(f"{job}_*_log.err")):
+        if not path.is_file():
+            continue  # a pipe, say, that would be waited for
         try:
             with path.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))

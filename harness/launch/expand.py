@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from harness.config import RunConfig, Stage
-from harness.errors import UserError, nearest
+from harness.errors import UserError, nearest, quoting
 from harness.launch.sweepfile import Selector, Sweep, text_of
 from harness.record.manifest import ExpectedRun
 
@@ -91,12 +91,21 @@ def _read_overrides(sweep: Sweep, overrides: Sequence[str]) -> tuple[dict[str, t
     return picks, everywhere
 
 
+def given(overrides: Sequence[str], key: str) -> Any:
+    """The value of the last override of a key, as Hydra reads it; None without one. Raises UserError."""
+    texts = [text for text in overrides if text.startswith(f"{key}=")]
+    if not texts:
+        return None
+    _parse(texts[-1])
+    return OverridesParser.create().parse_override(texts[-1]).value()
+
+
 def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     """Key (with Hydra's + where given) and the text of each value of an override."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"cannot read the override '{text}': write key=value (quote what holds spaces)") from error
+        raise UserError(f"cannot read the override '{text}': {quoting(text)}") from error
     key, _, value = text.partition("=")
     if override.is_sweep_override():
         return key, tuple(str(item) for item in override.sweep_string_iterator())

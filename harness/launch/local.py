@@ -18,9 +18,10 @@ import submitit
 
 from harness.errors import UserError
 from harness.launch import job
+from harness.launch.private import private_folder
 from harness.launch.resources import check_resources
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
-from harness.record.record import Status, read_record
+from harness.record.record import Status, record_as_found
 from harness.run.scheduler import outside_of_allocations
 
 POLL_SECONDS = 0.5
@@ -96,7 +97,8 @@ class Local:
                 gpus_per_node=len(gpus),
                 visible_gpus=gpus,
             )
-            with _interrupts_ignored_by_children(), outside_of_allocations():
+            private = private_folder(Path(self.submission.folder))
+            with private, _interrupts_ignored_by_children(), outside_of_allocations():
                 handle = executor.submit(job.start, run, str(self.runs_dir))
             self.running.append(_Running(run, handle, gpus))
             self.submission.run_ids.append(run.run_id)
@@ -114,7 +116,7 @@ class Local:
                 self.unfinished.discard(run.run_id)
 
     def _parents_complete(self, run: ExpectedRun) -> bool:
-        records = [read_record(self.runs_dir, parent) for parent in run.parents]
+        records = [record_as_found(self.runs_dir, parent) for parent in run.parents]
         return all(record is not None and record.status is Status.complete for record in records)
 
     def _stop(self) -> None:

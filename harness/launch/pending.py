@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.bounds import number_fault, text_fault
 from harness.errors import UserError, nearest
 from harness.launch import tables
 from harness.launch.changes import apply_changes, read_changes
@@ -55,9 +57,21 @@ def _flags(changes: Mapping[str, str]) -> list[str]:
             raise UserError(
                 f"launcher.{name}: cannot be changed in the queue (cancel and retry); {nearest(name, _NAMES)}"
             )
-        value = str(round(1024 * float(text))) if name == "memory_gb" else text
+        if fault := text_fault(text):
+            raise UserError(f"launcher.{name}={text!r}: {fault}")
+        value = _megabytes(text) if name == "memory_gb" else text
         flags.append(f"{_NAMES[name]}={value}")
     return flags
+
+
+def _megabytes(gigabytes: str) -> str:
+    try:
+        number = float(gigabytes)
+    except ValueError:
+        number = math.nan
+    if fault := number_fault("launcher.memory_gb", number):
+        raise UserError(f"launcher.memory_gb={gigabytes}: {fault}")
+    return str(round(1024 * number))
 
 
 def _note(runs_dir: Path, sweep: str, rows: Sequence[RunState], changes: Mapping[str, str]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from harness.bounds import first_fault, text_fault
 from harness.errors import UserError
 from harness.launch import held
 
-_AT_LEAST = {"minutes": 1, "nodes": 1, "cpus": 1, "gpus": 0, "parallel": 1, "pack": 1, "signal_seconds": 0}
 # The job's own name for itself, as squeue has it.
 _JOB = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
+_NEEDED = {"name", "gpus", "nodes", "cpus", "memory_gb", "minutes", "parallel", "signal_seconds", "setup", "sbatch"}
 STARTED = "== start"
 _BEFORE = [
     "export BSGAL_BENCH_JOB_BEGAN=$(date +%s)",
@@ -31,18 +33,23 @@ _AFTERWARDS = [
 
 
 def check_resources(resources: Mapping[str, Any]) -> None:
-    """Raises UserError for numbers that SLURM would take and that nobody means."""
-    for key, least in _AT_LEAST.items():
-        if resources.get(key, least) < least:
-            raise UserError(f"launcher.{key}={resources[key]}: at least {least}")
+    """Raises UserError for settings that are missing, numbers that SLURM would take and that nobody means, and texts of
+    several lines."""
+    if missing := sorted(_NEEDED - resources.keys()):
+        raise UserError(f"a run of the manifest lacks launcher.{missing[0]}; `harness sweep` writes it anew")
+    if fault := first_fault({f"launcher.{key}": value for key, value in resources.items()}):
+        raise UserError(fault)
+    texts = [(f"sbatch.{key}", f"{key}={value}") for key, value in resources["sbatch"].items()]
+    for key in resources["sbatch"]:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", key):
+            raise UserError(f"launcher.sbatch: {key!r} is no name of an option of sbatch's")
+    for key, value in [*resources.items(), *texts]:
+        if fault := text_fault(value):
+            raise UserError(f"launcher.{key}={value!r}: {fault}")
     if runs_a_job(resources) > 1 and resources["name"] != "slurm":
         raise UserError("launcher.pack is for launcher=slurm; launcher.parallel runs several at a time here")
     if runs_a_job(resources) > 1 and resources["ranks"] > 1:
         raise UserError(f"launcher.pack={resources['pack']} is for runs of one rank, not of {resources['ranks']}")
-    if (jobs := resources.get("jobs")) is not None and jobs < 1:
-        raise UserError(f"launcher.jobs={jobs}: at least 1")
-    if resources["memory_gb"] <= 0:
-        raise UserError(f"launcher.memory_gb={resources['memory_gb']}: more than 0")
     if resources["name"] == "slurm" and resources["signal_seconds"] >= 60 * resources["minutes"]:
         raise UserError(
             f"launcher.signal_seconds={resources['signal_seconds']} leaves nothing of launcher.minutes="

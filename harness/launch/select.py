@@ -10,8 +10,9 @@ from pathlib import Path
 from harness.errors import UserError, nearest
 from harness.launch.queue import Look
 from harness.launch.state import RunState, State, collect, jobs_of
-from harness.record.manifest import ExpectedRun, Manifest, read_manifest, sweep_names
-from harness.record.record import read_record
+from harness.record.manifest import ExpectedRun, Manifest, read_manifests, sweep_names
+from harness.record.reading import is_name
+from harness.record.record import record_as_found
 
 
 def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> list[RunState]:
@@ -23,7 +24,7 @@ def select(runs_dir: Path, words: Sequence[str], look: Look | None = None) -> li
     filters = dict(word.split("=", 1) for word in words if "=" in word)
     plain = [word for word in words if "=" not in word]
     sweeps = [word for word in plain if word in names]
-    manifests = [m for name in sweeps or names if (m := read_manifest(runs_dir, name)) is not None]
+    manifests = read_manifests(runs_dir, sweeps or names)
     if not sweeps:
         manifests.append(_single_runs(runs_dir, manifests))
     wanted = [word for word in plain if word not in names]
@@ -58,7 +59,7 @@ def value_of(row: RunState, key: str) -> str | None:
         return row.state.value
     if key == "name":
         return row.run.name
-    given = dict(text.split("=", 1) for text in row.run.overrides)
+    given = dict(text.split("=", 1) for text in row.run.overrides if "=" in text)
     return (row.run.choices | given | row.run.axes).get(key)
 
 
@@ -85,11 +86,12 @@ def _single_runs(runs_dir: Path, manifests: Sequence[Manifest]) -> Manifest:
     folders = sorted(entry.name for entry in os.scandir(runs_dir)) if runs_dir.is_dir() else []
     runs = []
     for name in folders:
-        if name in known or not (runs_dir / name / "claim").is_dir():
+        if name in known or not is_name(name) or not (runs_dir / name / "claim").is_dir():
             continue
-        record = read_record(runs_dir, name)
+        record = record_as_found(runs_dir, name)
         settings = record.settings if record else {}
         given = [f"{key}={settings[key]}" for key in ("method", "backbone", "seed") if key in settings]
-        iterations = int(settings.get("schedule.iterations") or 0)
+        planned = settings.get("schedule.iterations")
+        iterations = planned if isinstance(planned, int) else 0
         runs.append(ExpectedRun(name, record.name if record else name, given, {}, iterations=iterations))
     return Manifest("", "runs that belong to no sweep", None, runs)

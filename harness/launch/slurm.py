@@ -17,6 +17,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 
 from harness.errors import UserError
 from harness.launch import job, pack, queue
+from harness.launch.private import is_private, private_folder
 from harness.launch.queue import Look
 from harness.launch.resources import python_command, runs_a_job, sbatch_parameters, script_parameters
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
@@ -208,6 +209,11 @@ def found_jobs(submission: Submission, look: Look) -> list[str]:
 
 
 def _sbatch(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:
+    with private_folder(Path(array.submission.folder)):
+        return _sbatch_from(array, runs_dir, jobs)
+
+
+def _sbatch_from(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[str]:
     executor = submitit.SlurmExecutor(folder=array.submission.folder, python=python_command())
     resources = array.runs[0].resources
     parameters = sbatch_parameters(resources) | script_parameters(resources) | {"job_name": array.submission.job_name}
@@ -252,8 +258,14 @@ def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
 def _put_instructions_in_place(submission: Submission) -> None:
     """Gives jobs the pickles that submitit had written for them and not yet renamed; jobs wait a minute for theirs."""
     jobs = dict(zip(submission.run_ids, submission.job_ids, strict=True))
-    for path in Path(submission.folder).glob("*.pkl"):
+    folder = Path(submission.folder)
+    for path in folder.glob("*.pkl"):
         if not path.name.endswith(("_submitted.pkl", "_result.pkl")):
+            if not (is_private(folder) and is_private(path)):
+                raise UserError(
+                    f"{path} is not your own, or others can write to it, so it is not executed: "
+                    f"cancel {submission.job_name}, delete its folder and submit again"
+                )
             told: ExpectedRun | list[ExpectedRun] = DelayedSubmission.load(path).args[0]
             first = told[0] if isinstance(told, list) else told
             path.rename(JobPaths(submission.folder, job_id=jobs[first.run_id]).submitted_pickle)

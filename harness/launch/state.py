@@ -26,7 +26,7 @@ from harness.launch.job import has_failed, is_cancelled
 from harness.launch.queue import Job, Look
 from harness.launch.slurm import found_jobs
 from harness.record.manifest import ExpectedRun, Manifest, Submission
-from harness.record.record import FailureKind, Record, Status, read_record
+from harness.record.record import FailureKind, Record, Status, record_as_found
 from harness.run import claim
 from harness.run.provenance import code_fingerprint
 
@@ -124,7 +124,7 @@ def collect(runs: Path, manifests: Sequence[Manifest], look: Look | None = None)
 def _sweep_states(runs: Path, manifest: Manifest, look: Look, pool: ThreadPoolExecutor) -> Iterable[RunState]:
     all_jobs = jobs_of(manifest, look)
     jobs = {run.run_id: all_jobs.get(run.run_id, []) for run in manifest.runs}
-    records = dict(zip(jobs, pool.map(partial(read_record, runs), jobs), strict=True))
+    records = dict(zip(jobs, pool.map(partial(record_as_found, runs), jobs), strict=True))
     known = _Known(look, _ended_jobs(manifest, jobs, records, look), code_fingerprint())
 
     def state(run: ExpectedRun) -> RunState:
@@ -335,6 +335,8 @@ def _speaks(record: Record, jobs: list[tuple[Submission, str]]) -> bool:
 
     Records of runs that were started by hand, and of older versions, are told by time.
     """
+    if (record.failure or {}).get("kind") == FailureKind.damaged_record.value:
+        return True
     made_by = record.provenance.get("job")
     if "starts" in record.cost and made_by in [job for _, job in jobs]:
         return bool(made_by == jobs[-1][1])
@@ -370,12 +372,20 @@ def _add_progress(row: RunState, runs: Path) -> None:
     line = last_metrics(runs / row.run.run_id / "metrics.jsonl")
     if line is None:
         return
-    row.iteration, row.loss = line.get("iteration"), line.get("loss")
+    iteration, loss, speed, total = (
+        _number(line.get(key)) for key in ("iteration", "loss", "steps_per_second", "total")
+    )
+    row.iteration, row.loss = None if iteration is None else int(iteration), loss
     if not row.run.iterations:
-        _set_rows(row, int(line.get("total", 0)))
-    speed = line.get("steps_per_second")
+        _set_rows(row, int(total or 0))
     if speed and row.iteration is not None:
         row.eta = max(0.0, (row.run.iterations - row.iteration) / speed)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of a file that anyone may have written."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return value if good else None
 
 
 def _set_rows(row: RunState, rows: int) -> None:
@@ -395,7 +405,7 @@ def last_metrics(path: Path) -> dict[str, Any] | None:
     for text in reversed(lines):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             return line

@@ -17,10 +17,19 @@ from harness.launch.exit_codes import NOT_UNDER_WAY, STOPPED, exit_code
 from harness.launch.job import cancelled_path
 from harness.launch.local import Local
 from harness.launch.queue import Look
-from harness.launch.resources import runs_a_job
+from harness.launch.resources import check_resources, runs_a_job
 from harness.launch.state import ACTIVE, RunState, State, collect
+from harness.launch.trust import Code, refuse_others_code
 from harness.record.files import share_with_group
-from harness.record.manifest import ExpectedRun, Manifest, Submission, read_manifest, sweep_names, write_manifest
+from harness.record.manifest import (
+    ExpectedRun,
+    Manifest,
+    Submission,
+    read_manifest,
+    read_manifests,
+    sweep_names,
+    write_manifest,
+)
 from harness.run import claim
 
 LOOK_SECONDS, TELL_SECONDS = 2.0, 60.0  # between two looks at all runs, and two lines about them
@@ -31,12 +40,13 @@ def submit_runs(
     sweep: str,
     update: Callable[[Manifest | None], Manifest],
     wanted: Iterable[str],
+    trusted: Code,
     show_table: bool = True,
 ) -> int:
     """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
 
     The exit code is 3 where a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
-    on with. One submitter works on a sweep at a time.
+    on with. One submitter works on a sweep at a time. trusted: the code that runs may execute. Raises UserError.
     """
     share_with_group(runs_dir)
     folder = runs_dir / "sweeps" / sweep
@@ -46,10 +56,12 @@ def submit_runs(
         where = f"process {other.pid} on {other.host}" if other else "another process"
         raise UserError(f"{where} is working on sweep {sweep} already; `harness status {sweep}` shows it")
     with held:
-        manifest = update(read_manifest(runs_dir, sweep))
-        write_manifest(runs_dir, manifest)
-        chosen = set(wanted)
+        manifest, chosen = update(read_manifest(runs_dir, sweep)), set(wanted)
         runs = [run for run in manifest.runs if run.run_id in chosen]
+        refuse_others_code(sweep, runs, trusted)
+        for run in runs:
+            check_resources(run.resources)
+        write_manifest(runs_dir, manifest)
         launchers = {run.resources["name"] for run in runs}
         if launchers == {"slurm"}:
             return _submit_to_slurm(runs_dir, manifest, runs, show_table)
@@ -62,9 +74,9 @@ def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Loo
     """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
     listed: list[Manifest] = []
-    for name in sorted({*sweep_names(runs_dir), sweep}, key=lambda name: name != sweep):
-        manifest = read_manifest(runs_dir, name) or Manifest(name, "", None, [])
-        own = list(runs) if name == sweep else [run for run in manifest.runs if run.run_id in chosen]
+    others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != sweep])
+    for manifest in [read_manifest(runs_dir, sweep) or Manifest(sweep, "", None, []), *others]:
+        own = list(runs) if manifest.sweep == sweep else [run for run in manifest.runs if run.run_id in chosen]
         listed += [dataclasses.replace(manifest, runs=own)] if own else []
     look = look or queue.look(submission for manifest in listed for submission in manifest.submissions)
     found: dict[str, RunState] = {}
@@ -123,7 +135,7 @@ def _room(runs: Sequence[ExpectedRun], manifest: Manifest, look: Look) -> int:
 
 def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
     """Those of every sweep, since sweeps share runs."""
-    others = [read_manifest(runs_dir, name) for name in sweep_names(runs_dir) if name != manifest.sweep]
+    others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != manifest.sweep])
     found = [submission for other in others if other for submission in other.submissions]
     me = Submission("", "", "slurm", [], user=getpass.getuser())  # whoever submits is to hear from SLURM first
     return [me, *manifest.submissions, *found]

@@ -10,8 +10,9 @@ from rich.progress import Progress
 from harness.config import RunConfig
 from harness.launch import sweepfile, tables
 from harness.launch.dryrun import show_plan
-from harness.launch.expand import expand
+from harness.launch.expand import expand, given
 from harness.launch.submit import states_of, submit_runs
+from harness.launch.trust import Code
 from harness.launch.wait import end, wait
 from harness.record.manifest import ExpectedRun, Manifest
 
@@ -28,7 +29,7 @@ def launch_sweep(
     with Progress(transient=True, disable=not tables.console().is_terminal) as bar:
         task = bar.add_task("composing runs", total=None)
         runs = expand(sweep, overrides, lambda done, total: bar.update(task, completed=done, total=total))
-    runs_dir = Path(_setting(runs[0], "runs_dir") or RunConfig.runs_dir)
+    runs_dir = Path(given(runs[0].overrides, "runs_dir") or RunConfig.runs_dir)
     if dry_run:
         show_plan(runs, states_of(runs_dir, sweep.name, runs), runs_dir)
         return 0
@@ -40,11 +41,13 @@ def launch_sweep(
         return Manifest(sweep.name, sweep.description, sweep.report, [*kept, *runs], submissions)
 
     ids = [run.run_id for run in runs]
-    code = submit_runs(runs_dir, sweep.name, updated, ids)
+    named = Code.of_runs(runs)
+    code = submit_runs(runs_dir, sweep.name, updated, ids, named)
     if not stay:
         return code
-    last = end if runs[0].resources["name"] == "local" else wait
-    return last(runs_dir, sweep.name, ids, notify)
+    if runs[0].resources["name"] == "local":
+        return end(runs_dir, sweep.name, ids, notify)
+    return wait(runs_dir, sweep.name, ids, named, notify)
 
 
 def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> list[ExpectedRun]:
@@ -52,7 +55,3 @@ def _without(earlier: Sequence[ExpectedRun], runs: Sequence[ExpectedRun]) -> lis
     replaced = {tuple(sorted(run.axes.items())) for run in runs}
     ids = {run.run_id for run in runs}
     return [run for run in earlier if run.run_id not in ids and tuple(sorted(run.axes.items())) not in replaced]
-
-
-def _setting(run: ExpectedRun, key: str) -> str | None:
-    return next((text.partition("=")[2] for text in reversed(run.overrides) if text.startswith(f"{key}=")), None)

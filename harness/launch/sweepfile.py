@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UserError, nearest
+from harness.record.reading import Damaged, is_name, read_yaml
 
 KEYS = ("description", "defaults", "grid", "rules", "after", "report")
+LONGEST = 150  # characters of a sweep's name; its jobs' names are longer
 Selector = dict[str, tuple[str, ...]]  # key -> the values that match
 
 
@@ -69,10 +69,14 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Sweep:
     """A checked sweep file. Raises UserError."""
+    if not is_name(path.stem) or len(path.stem) > LONGEST:
+        raise UserError(
+            f"{path}: a sweep is called as its file, by {LONGEST} letters, digits, '_-.+' at most; rename it"
+        )
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except Damaged as error:
+        raise UserError(str(error)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a sweep file holds the keys {', '.join(KEYS)}")
     for key in content:

@@ -28,9 +28,12 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that lines are not broken in logs and pipes."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=200)
+    """Standard output; wide where it is no terminal, so that lines are not broken in logs and pipes.
+
+    Names of runs may hold brackets, which are none of Rich's markup.
+    """
+    plain = Console(markup=False)
+    return plain if plain.is_terminal else Console(width=200, markup=False)
 
 
 def states(rows: Sequence[RunState], width: int = 200) -> RenderableType:

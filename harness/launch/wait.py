@@ -14,13 +14,14 @@ from harness.launch.exit_codes import exit_code
 from harness.launch.state import ACTIVE, RunState, State
 from harness.launch.status import Pace, under_way
 from harness.launch.submit import states_of, submit_runs
+from harness.launch.trust import Code
 from harness.record.manifest import Manifest, read_manifest
 
 # So many times in a row what is left is tried to be submitted, where nothing else is under way.
 MOST_ERRORS = 3
 
 
-def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None = None) -> int:
+def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], trusted: Code, notify: str | None = None) -> int:
     """Returns when nothing of these runs is under way and nothing more can be done; the exit code of the worst.
 
     Meanwhile runs that were not submitted, for a limit on jobs, are, and those whose failure more memory, more time or
@@ -33,7 +34,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None 
         again, ready = _curable(rows), _startable(rows)
         if again or ready:
             try:
-                submit_runs(runs_dir, sweep, _Update(again), [row.run.run_id for row in [*ready, *again]], False)
+                submit_runs(runs_dir, sweep, _Update(again), _ids([*ready, *again]), trusted, False)
                 rows, errors = _rows(runs_dir, sweep, run_ids), 0
             except UserError as error:  # SLURM may be away for a while, or another process be submitting
                 errors += 1
@@ -54,6 +55,10 @@ def end(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None) 
     if notify:
         subprocess.run(notify, shell=True, input=summary + "\n", text=True, check=False)
     return exit_code(rows)
+
+
+def _ids(rows: Sequence[RunState]) -> list[str]:
+    return [row.run.run_id for row in rows]
 
 
 def _rows(runs_dir: Path, sweep: str, run_ids: Sequence[str]) -> list[RunState]:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from harness.record.reading import Damaged, read_parquet, read_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,8 +127,15 @@ def _decided(folder: Path, columns: list[str]) -> pa.Table | None:
     path = folder / "decisions.parquet"
     if not path.is_file():
         return None
-    known = set(pq.read_schema(path).names)
-    table = pq.read_table(path, columns=[name for name in columns if name in known], filters=pc.field("decided"))
+    known = set(read_schema(path).names)
+    table = read_parquet(path, [name for name in columns if name in known], pc.field("decided"))
+    try:
+        table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))
+        pairs = [(table["pool_rows"], table[name]) for name in ("categories",) if {"pool_rows", name} <= {*columns}]
+        if any(not pc.all(pc.equal(*map(pc.list_value_length, pair))).as_py() for pair in pairs if len(table)):
+            raise ValueError("lists of different lengths in a row")
+    except (ValueError, KeyError, pa.ArrowException) as error:
+        raise Damaged(f"{path}: no decisions of ours ({str(error)[:100]}); delete it and its run's record") from error
     for name in columns:
         if name not in known:
             table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))

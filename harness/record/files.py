@@ -29,8 +29,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
         # mkstemp's files are their maker's alone; ours all may read, and a group write where its folder is.
         temporary.chmod(0o664 if path.parent.stat().st_mode & stat.S_IWGRP else 0o644)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write itself does not know it
         raise
 
 
@@ -44,6 +46,11 @@ def drop_unfinished(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def as_cell(value: Any) -> Any:
+    """A cell of a CSV that people open: a text that a spreadsheet would take for a formula, marked as a text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection
 from pathlib import Path
 
+from harness.record.reading import is_name
 from harness.record.record import Record, read_record
 
 
@@ -16,7 +17,7 @@ def find_record(runs: Path, beginning: str) -> Record:
     """
     if (exact := read_record(runs, beginning)) is not None:
         return exact
-    names = sorted(path.parent.name for path in runs.glob("*/record.json"))
+    names = sorted(name for path in runs.glob("*/record.json") if is_name(name := path.parent.name))
     fitting = [name for name in names if name.startswith(beginning)]
     if len(fitting) > 1:
         raise ValueError(f"several runs in {runs} begin with '{beginning}': {', '.join(fitting[:5])}")

@@ -7,12 +7,16 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainValidator
+from typing_extensions import TypedDict
 
 from harness.record.files import write_json
+from harness.record.reading import Damaged, Label, Name, is_name, of_types, read_json
 
 SCHEMA = 1
 
@@ -36,6 +40,25 @@ class FailureKind(str, Enum):
     never_started = "never started"
     no_space = "no space left"
     no_record = "no record"
+    damaged_record = "damaged record"
+
+
+class _Settings(TypedDict, total=False):
+    """Those that others read."""
+
+    method: Label
+    backbone: Label
+    seed: int
+    method_paths: list[str] | None
+
+
+class _Provenance(TypedDict, total=False):
+    code: str
+    fingerprints: dict[str, str]
+    hardware: dict[str, Any]
+    packages: dict[str, Any]
+    parents: list[str]
+    job: str | None
 
 
 @dataclass
@@ -46,6 +69,8 @@ class Record:
     metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
     statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share); of an offline stage the
     file that it left, its rows, and how many of them it has nothing for.
+    curve: the learning curve, a point an evaluation: iteration, and the metrics by IoU type; empty where the end alone
+    was evaluated.
     cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
     training), evaluation_seconds, stage_seconds, iterations (of an offline stage its rows), steps_per_second,
     peak_host_mb, peak_gpu_mb, gpus. wall_seconds counts all starts of the run, lost ones too; allocated_seconds adds
@@ -56,14 +81,15 @@ class Record:
     options' defaults). failure: kind and message, for a run that failed or waits.
     """
 
-    run_id: str
-    name: str
+    run_id: Name
+    name: Label
     status: Status
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Annotated[dict[str, Any], AfterValidator(of_types(_Settings))] = field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    cost: Annotated[dict[str, float], PlainValidator(of_types(dict[str, float]))] = field(default_factory=dict)
+    provenance: Annotated[dict[str, Any], AfterValidator(of_types(_Provenance))] = field(default_factory=dict)
     failure: dict[str, str] | None = None
     started: float | None = None  # seconds since the epoch
     ended: float | None = None
@@ -91,32 +117,34 @@ def write_record(runs: Path, record: Record) -> None:
 
 
 def read_record(runs: Path, run: str) -> Record | None:
-    """The record of a run; None where it has left none yet. Raises ValueError naming a file that is no record."""
-    path = record_path(runs, run)
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    """The record of a run; None where it has left none yet. Raises Damaged naming a file that is no record of it."""
+    if not is_name(run):
         return None
-    return _record_of(path, text)
+    path = record_path(runs, run)
+    remedy = "delete the file and run `harness sweep` again"
+    record: Record | None = read_json(path, Record, "a record", remedy, SCHEMA)
+    if record is not None and record.run_id != run:
+        raise Damaged(f"{path} is not a record of this run (it says {record.run_id}); {remedy}")
+    return record
 
 
-def _record_of(path: Path, text: bytes) -> Record:
+def record_as_found(runs: Path, run: str) -> Record | None:
+    """Like `read_record`; for a damaged one, a record of a failure that says so, so that others can be shown."""
     try:
-        content = json.loads(text)
-        if content["schema"] > SCHEMA:
-            raise ValueError(f"{path}: written by a newer version (schema {content['schema']}); upgrade bsgal-bench")
-        known = {f.name for f in fields(Record)}
-        content = {key: value for key, value in content.items() if key in known}
-        return Record(**{**content, "status": Status(content["status"])})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a record ({error}); delete the file and run `harness sweep` again") from error
+        return read_record(runs, run)
+    except Damaged as damage:
+        failure = {"kind": FailureKind.damaged_record.value, "message": str(damage)}
+    except OSError as error:
+        message = f"{record_path(runs, run)} cannot be read ({error.strerror})"
+        failure = {"kind": FailureKind.damaged_record.value, "message": message}
+    return Record(run, run, Status.failed, failure=failure)
 
 
 def read_records(runs: Path) -> list[Record]:
-    """Every record below `runs`, by run_id."""
+    """Every record below `runs`, by run_id; damaged ones as `record_as_found` has them."""
     if not runs.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
     with ThreadPoolExecutor(8) as pool:
-        records = pool.map(lambda name: read_record(runs, name), names)
+        records = pool.map(lambda name: record_as_found(runs, name), names)
         return [record for record in records if record is not None]

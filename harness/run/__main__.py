@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composed, compose, explained, register_groups, validated
-from harness.errors import UserError
+from harness.errors import UserError, sentence_of
+from harness.record.reading import Damaged
 from harness.record.record import Status
 from harness.run.run import EXIT_CODES, execute_composed
 
@@ -28,8 +29,12 @@ def main() -> None:
             _hydra_application([text for text in arguments if "=" in text and not text.startswith("-")])
         else:
             _execute(compose(arguments))
-    except UserError as error:
+    except (UserError, Damaged) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        sys.exit(f"error: {sentence}")
 
 
 def _hydra_application(overrides: list[str]) -> None:

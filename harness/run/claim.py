@@ -14,23 +14,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field
 
+from harness.record.reading import Damaged, Label, Name, read_bytes, read_json
 from harness.run import scheduler
 
 HEARTBEAT_SECONDS = 5.0
 # Network file systems cache attributes for up to a minute: an owner is given that long to show a sign of life.
 PATIENCE_SECONDS = 75.0
+_GENERATION = re.compile("[0-9]{6,12}")
+MOST_WORDS = 2**20  # bytes of what a rank leaves behind
 
 
 class ClaimLost(Exception):
@@ -39,22 +46,25 @@ class ClaimLost(Exception):
 
 @dataclass(frozen=True)
 class Owner:
-    """machine: boot id and process namespace, within which `pid` means something. progress: digest of the checkpoints
+    """machine: boot id and process namespace, within which `pid` means something. process_ticks: when it started, in
+    the kernel's ticks since the machine's, which setting a clock does not change; None where the kernel does not tell,
+    and process_started, seconds since the epoch, has to do. progress: digest of the checkpoints
     that were there at the start, so that restarts without progress can be told from others. preparing: seconds that
     its job had been allocated before the claim was taken. heartbeat: seconds between two heartbeats.
     """
 
-    host: str
+    host: Label
     machine: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     process_started: float
-    job: str | None  # as `scheduler.own_job` has it; a requeued job keeps it
+    job: Name | None  # as `scheduler.own_job` has it; a requeued job keeps it
     cluster: str | None
     restart: int
     progress: str
     taken: float
     preparing: float = 0.0
     heartbeat: float = HEARTBEAT_SECONDS
+    process_ticks: int | None = None
 
     def process(self) -> psutil.Process | None:
         """The owner's process, where it lives and can be seen from here; never another one of that number."""
@@ -62,7 +72,10 @@ class Owner:
             return None
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.process_started) < 2.0
+            if self.process_ticks is not None:
+                same = _start_ticks(self.pid) == self.process_ticks
+            else:
+                same = abs(process.create_time() - self.process_started) < 2.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
@@ -181,11 +194,14 @@ def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | No
 
 
 def silent_seconds(run_folder: Path) -> float | None:
-    """Seconds since the last heartbeat by the clocks at hand, good for showing only; None without a claim."""
+    """Seconds between the last heartbeat and now by the clocks at hand, good for showing only; None without a claim.
+
+    One from far in the future tells of no life either: a clock was wrong, and is not any more.
+    """
     folder = run_folder / "claim"
     generation = _newest(folder)
     try:
-        return max(0.0, time.time() - (_generation_folder(folder, generation) / "heartbeat").stat().st_mtime)
+        return abs(time.time() - (_generation_folder(folder, generation) / "heartbeat").stat().st_mtime)
     except OSError:
         return None
 
@@ -194,7 +210,7 @@ def lives(run_folder: Path) -> list[Life]:
     """All starts of a run up to now, the earliest first."""
     folder = run_folder / "claim"
     found = []
-    for generation in range(1, _newest(folder) + 1):
+    for generation in _generations(folder):
         own = _read_owner(folder, generation)
         if own is not None:
             place = _generation_folder(folder, generation)
@@ -219,7 +235,8 @@ def leave_words(run_folder: Path, generation: int, rank: int, text: str) -> None
 def words_of_ranks(run_folder: Path, generation: int) -> dict[int, str]:
     """What ranks that failed have left, by rank."""
     paths = _generation_folder(run_folder / "claim", generation).glob("rank*.error")
-    return {int(path.stem.removeprefix("rank")): text for path in paths if (text := _text(path))}
+    ranks = {path: path.stem.removeprefix("rank") for path in paths}
+    return {int(rank): text for path, rank in ranks.items() if rank.isdecimal() and (text := _text(path))}
 
 
 def fruitless_restarts(run_folder: Path, job: str | None) -> int:
@@ -280,6 +297,7 @@ def _this_process(run_folder: Path, heartbeat_seconds: float) -> Owner:
         machine=_machine(),
         pid=os.getpid(),
         process_started=psutil.Process().create_time(),
+        process_ticks=_start_ticks(os.getpid()),
         job=scheduler.own_job(),
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
         restart=_restart_count(),
@@ -298,6 +316,14 @@ def _machine() -> str:
         return socket.gethostname()
 
 
+def _start_ticks(pid: int) -> int | None:
+    """When a process started, in ticks since its machine did; None where it is gone, or /proc does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _restart_count() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
@@ -312,10 +338,15 @@ def _progress(run_folder: Path) -> str:
 
 
 def _newest(folder: Path) -> int:
+    return max(_generations(folder), default=0)
+
+
+def _generations(folder: Path) -> list[int]:
+    """Those that there are, ascending."""
     try:
-        return max((int(name) for name in os.listdir(folder) if name.isdecimal()), default=0)
-    except FileNotFoundError:
-        return 0
+        return sorted(int(name) for name in os.listdir(folder) if _GENERATION.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_released(folder: Path, generation: int) -> bool:
@@ -328,22 +359,24 @@ def _generation_folder(folder: Path, generation: int) -> Path:
 
 def _read_owner(folder: Path, generation: int) -> Owner | None:
     try:
-        content = json.loads((_generation_folder(folder, generation) / "owner.json").read_text())
-        known = {f.name for f in fields(Owner)}
-        return Owner(**{key: value for key, value in content.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+        path = _generation_folder(folder, generation) / "owner.json"
+        owner: Owner | None = read_json(path, Owner, "a claim", "delete its folder")
+        return owner
+    except (OSError, Damaged):
         return None
 
 
 def _number(path: Path) -> float | None:
     try:
-        return float(_text(path) or "")
+        number = float(_text(path) or "")
     except ValueError:
         return None
+    return number if 0 <= number < math.inf else None
 
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text()
-    except OSError:
+        content = read_bytes(path, MOST_WORDS)
+    except (OSError, Damaged):
         return None
+    return None if content is None else content.decode(errors="replace")

@@ -29,7 +29,10 @@ class Shards:
         """The detections of the images that are done; the rest of a damaged or missing piece is done again."""
         parts = []
         for path in sorted(self.folder.glob(f"{self.prefix}-*.parquet")):
-            first, end = map(int, re.findall(r"\d+", path.stem)[-2:])
+            bounds = re.fullmatch(rf"{self.prefix}-(\d{{6,}})-(\d{{6,}})", path.stem)
+            if bounds is None:
+                continue
+            first, end = int(bounds[1]), int(bounds[2])
             try:
                 if first == self.done:
                     parts.append(Detections.read(path))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import backbones
 import methods
+from harness.compose import check
 from harness.config import Precision, RunConfig
 from harness.data.dataset import Dataset
 from harness.data.pool.pool import InstancePool
 from harness.engine import create
 from harness.engine.contract import Engine
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record.names import find_record
+from harness.record.reading import read_yaml
 from harness.record.record import Record
+from harness.run.named_code import is_code, refuse_strange_code
 from harness.training import checkpoint
 
 
@@ -69,8 +74,11 @@ def in_full_precision(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, schedule=schedule)
 
 
-def finished_run(runs: Path, run: str) -> FinishedRun:
-    """A run by its id, or by a beginning of it that no other shares. Raises UserError."""
+def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> FinishedRun:
+    """A run by its id, or by a beginning of it that no other shares.
+
+    Files of code that its record names are executed where they are among the `trusted` alone. Raises UserError.
+    """
     try:
         record = find_record(runs, run)
     except ValueError as error:
@@ -78,10 +86,20 @@ def finished_run(runs: Path, run: str) -> FinishedRun:
     path = runs / record.run_id / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: the run ended before it began; `harness status {record.run_id}` says why")
-    for plugin in record.settings.get("method_paths") or []:
-        methods.load_file(plugin)
-    method, backbone = methods.find(record.settings["method"]), backbones.find(record.settings["backbone"])
-    tree = OmegaConf.structured(RunConfig(method=method(), backbone=backbone()))
-    config = OmegaConf.to_object(OmegaConf.merge(tree, OmegaConf.load(path)))
-    assert isinstance(config, RunConfig)
+    plugins = record.settings.get("method_paths") or []
+    refuse_strange_code(record.run_id, plugins, trusted)
+    try:
+        for plugin in plugins:
+            methods.load_file(plugin)
+        method, backbone = (
+            room.find(record.settings.get(name, "")) for room, name in ((methods, "method"), (backbones, "backbone"))
+        )
+        tree = OmegaConf.structured(RunConfig(method=method(), backbone=backbone()))
+        config = OmegaConf.to_object(OmegaConf.merge(tree, OmegaConf.create(read_yaml(path))))
+        assert isinstance(config, RunConfig)
+        check(config)
+    except (ValueError, LookupError, TypeError, OmegaConfBaseException, OSError) as error:
+        raise UserError(f"{path} is not the configuration of a run ({first_line(error)})") from error
+    further = [text for text in (config.engine.config, config.stage.by) if text is not None and is_code(text)]
+    refuse_strange_code(record.run_id, further, trusted)
     return FinishedRun(runs, record, config)

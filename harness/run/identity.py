@@ -17,6 +17,7 @@ from harness.config import RunConfig, Stage, StageConfig
 from harness.data.dataset import Dataset
 from harness.data.fingerprint import fingerprint
 from harness.data.paste.area_statistics import statistics_file
+from harness.data.pool.packed import SUFFIX, packed_fingerprint
 from harness.engine.config_files import files_named, files_read, own_file
 from harness.errors import UserError
 from harness.record.record import run_id
@@ -29,6 +30,7 @@ _SCHEDULE_BOOKKEEPING = {
     "checkpoint_every",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "archive",
     "log_every",
     "profile",
     "tensorboard",
@@ -39,7 +41,7 @@ _STAGE_OPTIONS = {
     Stage.score: {field.name for field in dataclasses.fields(StageConfig)} - {"size"},
     Stage.embed: {"name", "size"},
 }
-_EVALUATION_BOOKKEEPING = {"save_minutes"}
+_EVALUATION_BOOKKEEPING = {"every", "best", "save_minutes"}
 _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_statistics", "workers", "cache"}
 
 
@@ -79,7 +81,11 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
     for what, path in files.items():
         if path is not None and not path.is_file():
             raise UserError(f"{what}: {path} does not exist")
-    found = {what: fingerprint(path) for what, path in files.items() if path is not None}
+    found = {
+        what: packed_fingerprint(path) if path.suffix == SUFFIX else fingerprint(path)
+        for what, path in files.items()
+        if path is not None
+    }
     found |= {f"method.{option}": text for option, text in made.items()}
     if _scores_by_file(config):
         found["stage.by"] = read_rule(Path(config.stage.by)).fingerprint
@@ -149,7 +155,7 @@ def _identity(config: RunConfig, method: str, backbone: str) -> dict[str, Any]:
         differing.get("engine", {}).pop("config", None)
     if config.engine.overrides:
         differing.get("engine", {})["overrides"] = [_without_paths(text) for text in config.engine.overrides]
-    for name in ("runs_dir", "launcher", "name", "weights", "method_paths"):
+    for name in ("runs_dir", "trackers", "launcher", "name", "weights", "method_paths"):
         differing.pop(name, None)
     # Sums on a GPU do not depend on the CPU's threads, nor those on the CPU on what only a GPU has.
     for name in ["threads"] if config.launcher.gpus > 0 else ["determinism"]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from harness.compose import Composed, compose
 from harness.config import RunConfig, Stage
-from harness.console import TrainingProgress, counting, run_log
+from harness.console import TrainingProgress, counting, flat_metrics, run_log
 from harness.data.dataset import Dataset
 from harness.data.pool.pool import InstancePool
 from harness.data.testing import evaluation_images, evaluation_indices
@@ -27,10 +27,12 @@ from harness.data.training import TrainingData, training_loader
 from harness.engine import create, engines_with
 from harness.engine.contract import Engine
 from harness.errors import UserError
+from harness.evaluate import Detections, Evaluation
 from harness.record.decision_log import drop_logs, write_decisions
 from harness.record.decisions import decision_statistics
 from harness.record.files import drop_unfinished, share_with_group, write_atomically
-from harness.record.record import Record, Status, read_record, write_record
+from harness.record.learning_curve import read_curve
+from harness.record.record import Record, Status, read_record, record_as_found, write_record
 from harness.run.claim import Claim, ClaimLost, leave_words, spent, take
 from harness.run.evaluation import Evaluating, in_percent
 from harness.run.evaluation_shards import drop_shards
@@ -40,14 +42,17 @@ from harness.run.gallery import write_pictures
 from harness.run.identity import fingerprints, identify
 from harness.run.method_card import method_card
 from harness.run.needed_files import check_needed_files
+from harness.run.on_the_way import OnTheWay
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
+from harness.run.trackers import Tracked, tracking
 from harness.run.unmeant import refuse_unmeant
 from harness.stages.chunks import ChunkedWork, drop_chunks
 from harness.stages.stage import carry_out
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join, leave
 from harness.training.loop import Trainer
+from harness.training.pace import peak_memory_mb
 from harness.training.torch_settings import prepare_torch
 from harness.weights.classes import extend_classifier
 from methods.contract import Start
@@ -65,6 +70,8 @@ class Outcome:
     peer_lost: bool = False
 
 
+# Beside the weights, what a run that has been trained keeps for its record.
+OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped_share"}
 # Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
 EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
@@ -137,8 +144,10 @@ class _Run:
     def execute(self) -> Outcome:
         """Runs to an end and records it, whatever the end is."""
         log.info("run %s", self.run_id)
+        tracked = Tracked(self.run_id, self.composed.settings, self.folder)
         try:
-            record = self._train_and_evaluate()
+            with tracking(self.config.trackers if self.ranks.is_main else [], tracked) as self.track:
+                record = self._train_and_evaluate()
         except Waiting as waiting:
             record = self._ended(Status.waiting, failure={"kind": "waiting", "message": str(waiting)})
         except Interrupted as interrupted:
@@ -167,7 +176,7 @@ class _Run:
         engine = self._engine()
         if self.config.stage.name is not Stage.none:
             return self._carry_out(engine)
-        trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        trained = self._trained()
         cost: dict[str, float] = {}
         statistics: dict[str, Any] = {}
         if self.config.train:
@@ -186,8 +195,12 @@ class _Run:
         metrics = self._evaluate(engine)
         cost |= {"evaluation_seconds": time.time() - begun, **_peak_memory(self.device)}
         if self.ranks.is_main:
+            self.track(int(cost.get("iterations", 0)), flat_metrics(metrics))
             self._write_pictures(engine)
-        return self._ended(Status.complete, metrics=metrics, statistics=statistics, cost=cost)
+        curve = read_curve(self.folder)
+        if curve:
+            curve.append({"iteration": int(cost["iterations"]), **metrics})
+        return self._ended(Status.complete, metrics=metrics, statistics=statistics, curve=curve, cost=cost)
 
     def _carry_out(self, engine: Engine) -> Record:
         """An offline stage in the place of training and evaluation."""
@@ -202,6 +215,18 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------------------- its parts
 
+    def _trained(self) -> dict[str, Any] | None:
+        """What training has left; None where it has not ended, or what it left is damaged."""
+        try:
+            trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
+        except UserError as error:
+            log.warning("%s; this run goes on from the checkpoint before", error)
+            return None
+        if trained is not None and not trained.keys() >= OF_TRAINING:
+            log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
+            return None
+        return trained
+
     @cached_property
     def pool(self) -> InstancePool:
         """As the method prepared it."""
@@ -212,7 +237,7 @@ class _Run:
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
         found = []
         for name in wanted:
-            record = read_record(self.runs, name)
+            record = record_as_found(self.runs, name)
             if record is None or record.status is not Status.complete:
                 state = record.status.value if record else "not started"
                 raise Waiting(f"{name} is {state}; `harness retry` or `harness sweep` runs it, then this one")
@@ -278,15 +303,18 @@ class _Run:
             method.start(start)
         except ValueError as error:
             raise UserError(f"method {self.composed.settings['method']}: {error}") from error
-        check = self.claim.check if self.claim else lambda: None
-        trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check)
+        check = self._check
+        on_the_way = OnTheWay(self.folder, self.ranks, config.evaluation.best, self._figures(engine), check)
+        trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check, on_the_way)
         if trainer.resume():
             log.info("going on from step %d", trainer.iteration)
+        on_the_way.forget_after(trainer.iteration)
         ranks, policies = self.ranks, trainer.policies
         batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
         events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
         total = config.schedule.iterations
-        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events) as progress:
+        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events, self.track) as progress:
+            on_the_way.told = progress.evaluated
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")
         trainer.decisions.save()
@@ -301,21 +329,36 @@ class _Run:
         return content
 
     def _evaluate(self, engine: Engine) -> dict[str, dict[str, float | None]]:
-        config = self.config.evaluation
-        indices = evaluation_indices(self.dataset, config.limit, self.ranks.rank, self.ranks.world)
-        check = self.claim.check if self.claim else lambda: None
-        with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
-            evaluating = Evaluating(config, self.dataset.val, self.ranks, self.stop.is_set, check, bar.update)
-            images = partial(evaluation_images, self.dataset)
-            found = evaluating.run(engine, images, indices, self.folder / "evaluation")
+        found = self._found(engine, self.folder / "evaluation")
         if found is None:
             return {}
-        check()
+        self._check()
         evaluation, detections = found
         evaluation.write(self.folder)
         if detections is not None:
             detections.write_parquet(self.folder / "detections.parquet")
         return in_percent(evaluation.metrics)
+
+    def _figures(self, engine: Engine) -> Callable[[Path], dict[str, dict[str, float | None]]]:
+        """What evaluates and keeps nothing but the metrics."""
+
+        def figures(shards: Path) -> dict[str, dict[str, float | None]]:
+            found = self._found(engine, shards)
+            return in_percent(found[0].metrics) if found else {}
+
+        return figures
+
+    def _found(self, engine: Engine, shards: Path) -> tuple[Evaluation, Detections | None] | None:
+        config = self.config.evaluation
+        indices = evaluation_indices(self.dataset, config.limit, self.ranks.rank, self.ranks.world)
+        with counting(len(indices), "evaluate", self.ranks.is_main) as bar:
+            evaluating = Evaluating(config, self.dataset.val, self.ranks, self.stop.is_set, self._check, bar.update)
+            return evaluating.run(engine, partial(evaluation_images, self.dataset), indices, shards)
+
+    def _check(self) -> None:
+        """Raises ClaimLost where another process has taken the run over."""
+        if self.claim:
+            self.claim.check()
 
     def _write_pictures(self, engine: Engine) -> None:
         """They explain a result and are none of it: a run without them is complete."""
@@ -369,8 +412,7 @@ class _Run:
         return [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
 
     def _write(self, record: Record) -> None:
-        if self.claim:
-            self.claim.check()
+        self._check()
         write_record(self.runs, record)
 
     def _stopped_by_a_peer(self, lost: PeerLost) -> Outcome:
@@ -411,9 +453,5 @@ def _step_cost(trained: dict[str, Any], device: torch.device) -> dict[str, float
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:
-    import resource
-
-    peak = {"peak_host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    if device.type == "cuda":
-        peak["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peak
+    peak = {"peak_host_mb": peak_memory_mb(torch.device("cpu"))}
+    return peak | ({"peak_gpu_mb": peak_memory_mb(device)} if device.type == "cuda" else {})

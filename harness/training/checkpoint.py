@@ -3,6 +3,8 @@
 checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
                      rank0.pt    the method's state and how many decisions there were, one file a rank
 checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
+           best.pt               the same of the best evaluation on the way
+           000000300.pt          the same of an iteration of schedule.archive
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import first_line
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.training.distributed import Ranks
 
@@ -32,7 +34,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int, before_write: Callable[[], None] = lambda: None) -> None:
-        self._folder, self._ranks, self._keep, self._before_write = folder, ranks, keep, before_write
+        self.folder, self._ranks, self._keep, self._before_write = folder, ranks, keep, before_write
         self._writing: Future[None] | None = None
         self._iteration = 0
 
@@ -62,10 +64,10 @@ class Saver:
         self._writing = None
         if self._ranks.is_main:
             self._before_write()
-            target = self._folder / f"{self._iteration:09d}"
+            target = self.folder / f"{self._iteration:09d}"
             shutil.rmtree(target, ignore_errors=True)
             self._part.rename(target)
-            for old in _folders(self._folder)[self._keep :]:
+            for old in _folders(self.folder)[self._keep :]:
                 shutil.rmtree(old)
 
     def finish(self) -> None:
@@ -77,7 +79,7 @@ class Saver:
 
     @property
     def _part(self) -> Path:
-        return self._folder / f".{self._iteration:09d}.part"
+        return self.folder / f".{self._iteration:09d}.part"
 
 
 def on_host(value: Any) -> Any:
@@ -96,24 +98,49 @@ def _write_all(folder: Path, files: dict[str, Any]) -> None:
         _write(folder / name, content)
 
 
-def load_newest(folder: Path, ranks: Ranks, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(shared, own) of the newest checkpoint that every rank can read; None without one.
+def restore_newest(
+    folder: Path, ranks: Ranks, device: torch.device, restore: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> bool:
+    """Hands (shared, own) of the newest checkpoint to `restore`, of the one before where any rank cannot read it or
+    go on from it, which the log says; False where none can be read.
 
-    One that is truncated or damaged is passed over with a warning.
+    Raises UserError where some can be read, and none can be gone on from.
     """
+    last: Exception | None = None
     for candidate in ranks.broadcast(_folders(folder)):
-        state: tuple[dict[str, Any], dict[str, Any]] | None = None
+        failure: Exception | None = None
+        state = None
         try:
             state = (_read(candidate / "shared.pt", device), _read(candidate / f"rank{ranks.rank}.pt", device))
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, first_line(error))
-        if not ranks.any(state is None):
-            return state
-    return None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch raises of any kind for damaged bytes
+            failure = error
+        if not ranks.any(failure is not None):
+            assert state is not None
+            try:
+                restore(*state)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+                failure = last = error
+            if not ranks.any(failure is not None):
+                return True
+        reason = first_line(failure) if failure is not None else "on another rank"
+        log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, reason)
+    if ranks.any(last is not None):
+        why = first_line(last) if last is not None else "another rank says why"
+        raise UserError(f"{folder}: no checkpoint can be gone on from ({why}); delete the folder to train anew")
+    return False
+
+
+def save_weights(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """Weights that outlast the run: `final`, `best`, or an iteration's."""
+    _write(folder / f"{name}.pt", content)
 
 
 def save_final(folder: Path, content: dict[str, Any]) -> None:
-    _write(folder / "final.pt", content)
+    save_weights(folder, "final", content)
 
 
 def has_final(folder: Path) -> bool:
@@ -122,15 +149,28 @@ def has_final(folder: Path) -> bool:
 
 
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `save_final` wrote; None where training has not ended."""
+    """What `save_final` wrote; None where training has not ended. Raises UserError for a damaged file."""
     path = folder / "final.pt"
-    return _read(path, device) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        content = _read(path, device)
+        if not all(isinstance(content.get(key, {}), dict) for key in ("model", "model_ema")) or "model" not in content:
+            raise ValueError("it holds no model")
+    except Exception as error:  # torch raises of any kind for damaged bytes
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete it and its run's record.json, and run it again"
+        ) from error
+    return content
 
 
 def drop_intermediate(folder: Path) -> None:
     """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
-    for old in [*_folders(folder), *(part for part in folder.glob(".*.part") if part.is_dir())]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in [*_folders(folder), *folder.glob(".*.part")]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -143,5 +183,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    content = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__} in place of a dictionary")
     return content

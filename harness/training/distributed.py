@@ -7,6 +7,7 @@ that it waits for no device.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -153,12 +154,22 @@ def join(expected: int | None, use_gpu: bool, patience_minutes: float = 30.0) ->
 def _torchrun() -> Ranks | None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
-    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
+    rank, world, local = (_count(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank >= world:
+        raise UserError(f"the environment has RANK={rank} and WORLD_SIZE={world}: ranks are counted from 0")
+    return Ranks(rank, world, local)
+
+
+def _count(name: str) -> int:
+    text = os.environ.get(name, "0")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"the environment has {name}={text!r}: a number from 0 on is wanted, as torchrun sets it")
+    return int(text)
 
 
 def _slurm() -> Ranks | None:
     # A batch script has SLURM_PROCID too; its commands are ranks only where srun starts them, as a step.
-    if int(os.environ.get("SLURM_NTASKS", 1)) == 1 or "SLURM_STEP_ID" not in os.environ:
+    if os.environ.get("SLURM_NTASKS", "1") == "1" or "SLURM_STEP_ID" not in os.environ:
         return None
     # Not submitit.JobEnvironment, which knows submitit's own jobs alone: a user's `srun harness run` is as good.
     from submitit.slurm.slurm import SlurmJobEnvironment

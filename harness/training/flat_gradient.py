@@ -32,8 +32,12 @@ class FlatGradient:
 
     def backward(self, loss: Tensor, *, keep_graph: bool = False) -> Tensor:
         """Fills the buffer with the gradient of a scalar; parameters that it does not depend on get zeros."""
-        held = [parameter.grad for parameter in self.parameters]
         self.buffer.zero_()
+        return self.add(loss, keep_graph=keep_graph)
+
+    def add(self, loss: Tensor, *, keep_graph: bool = False) -> Tensor:
+        """Adds the gradient of a scalar to what the buffer holds."""
+        held = [parameter.grad for parameter in self.parameters]
         self.attach()
         loss.backward(inputs=self.parameters, retain_graph=keep_graph)
         for parameter, grad in zip(self.parameters, held, strict=True):

@@ -8,8 +8,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from harness.training import checkpoint
 from harness.training.clock import StepClock
 from harness.training.distributed import Agreement, Ranks
 from harness.training.flat_gradient import FlatGradient
-from harness.training.pace import Pace
+from harness.training.overlap import OverlappedAverage
+from harness.training.pace import Pace, peak_memory_mb
 from harness.training.profile import traced
 from harness.training.schedule import learning_rate
 from harness.training.skips import SkipMonitor
-from harness.training.step import StepPosition, TrainingStep
+from harness.training.step import StatisticsOfParts, StepPosition, TrainingStep
 from methods.contract import Method, Scope, Selection
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ class Trainer:
     """Everything that a step changes, and what a checkpoint therefore holds.
 
     `before_write` is called before anything is written below `folder` (it stops a process whose claim was taken
-    over); `stop_asked` says whether a signal asked this rank to save and end.
+    over); `stop_asked` says whether a signal asked this rank to save and end. `evaluate` is called every
+    `evaluation.every` iterations, once a checkpoint to go on from is saved, and again when one is gone on from.
     """
 
     config: RunConfig
@@ -62,6 +65,7 @@ class Trainer:
     folder: Path
     stop_asked: Callable[[], bool] = lambda: False
     before_write: Callable[[], None] = lambda: None
+    evaluate: Callable[[Trainer], None] = lambda trainer: None
     iteration: int = 0
     train_seconds: float = 0.0
     skips: SkipMonitor = field(default_factory=SkipMonitor)
@@ -77,6 +81,7 @@ class Trainer:
         self.decisions = DecisionLog(self.folder, self.ranks.rank)
         self.policies = Policies.of(self.method)
         self.agreement = Agreement(self.ranks)
+        self.average = OverlappedAverage(self.flat, self.ranks)
         self.pace = Pace()
         keep = schedule.keep_checkpoints
         self.saver = checkpoint.Saver(self.folder / "checkpoint", self.ranks, keep, lambda: self.before_write())
@@ -94,24 +99,29 @@ class Trainer:
     def run(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Trains to the end of the schedule; False when it was asked to stop and has saved."""
         with traced(self.schedule.profile, self.folder / "profile" / f"rank{self.ranks.rank}.json") as stepped:
-            self._run(self.pace.batches(batches), progress, stepped)
+            self._run(self.pace.steps(_grouped(batches, self.schedule.accumulate)), progress, stepped)
         self.agreement.finish()
         self.saver.finish()
         return self.iteration == self.schedule.iterations
 
-    def _run(self, batches: Iterable[Batch], progress: Progress, stepped: Callable[[], None]) -> None:
+    def _run(self, steps: Iterable[list[Batch]], progress: Progress, stepped: Callable[[], None]) -> None:
+        if self._evaluates:
+            self._evaluate()
         last_saved = started = time.monotonic()
-        for batch in batches:
+        for parts in steps:
             self.clock.start()
-            losses, logged = self._step(batch)
+            losses, logged = self._step(*parts)
             self.clock.stop()
             self.iteration += 1
             now = time.monotonic()
             self.train_seconds += now - started
             started = now
+            if self.iteration in self.schedule.archive and self.ranks.is_main:
+                self.before_write()
+                checkpoint.save_weights(self.saver.folder, f"{self.iteration:09d}", self.final_weights())
             due, stop = self._due_and_stop(now - last_saved)
             if self.iteration % self.schedule.log_every == 0 or self.iteration == self.schedule.iterations:
-                self._write_metrics(self._mean(losses) | logged, progress)
+                self._write_metrics(self._over_ranks(losses) | logged, progress)
             if self.iteration == self.schedule.iterations:
                 break
             if due:
@@ -119,6 +129,9 @@ class Trainer:
                 last_saved = time.monotonic()
                 if stop:
                     break
+                if self._evaluates:
+                    self._evaluate()
+                    started = time.monotonic()
             stepped()
 
     def _due_and_stop(self, seconds: float) -> tuple[bool, bool]:
@@ -127,36 +140,93 @@ class Trainer:
         late, stop, unwritten = self.agreement.exchange(late, self.stop_asked(), not self.saver.written)
         if not unwritten:
             self.saver.conclude(known_at=self.iteration - 1)
-        return stop or late or self.iteration % self.schedule.checkpoint_every == 0, stop
+        regular = self.iteration % self.schedule.checkpoint_every == 0 or self._evaluates
+        return stop or late or regular, stop
 
-    def _step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """One update. Returns this rank's losses, and what its method logged."""
+    @property
+    def _evaluates(self) -> bool:
+        every = self.config.evaluation.every
+        return every > 0 and self.iteration % every == 0 and 0 < self.iteration < self.schedule.iterations
+
+    def _evaluate(self) -> None:
+        """Once a checkpoint to go on from is there; training then goes on as if nothing had been."""
+        self.saver.finish()
+        with torch.random.fork_rng(devices=[]):
+            self.evaluate(self)
+        self.pace.restart()
+
+    @contextlib.contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The moving average of the weights, where there is one, stands in the module."""
+        if self.ema is None:
+            yield
+            return
+        held = {name: value.clone() for name, value in self.engine.module.state_dict().items()}
+        self.engine.module.load_state_dict(self.ema.module.state_dict())
+        try:
+            yield
+        finally:
+            self.engine.module.load_state_dict(held)
+
+    def _step(self, *parts: Batch) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One update, by the mean over the parts of this rank's batch. Returns the losses of it and what was logged."""
+        counts = self._shared_counts(parts) if len(parts) > 1 else None
+        statistics = StatisticsOfParts(self.engine.module) if len(parts) > 1 else None
+        self.flat.buffer.zero_()
+        found: list[Tensor] = []
+        for place, batch in enumerate(parts):
+            step = self._part(batch, self.ranks.rank * len(parts) + place)
+            losses, selection = self._losses(step, batch, counts)
+            known = step.known_gradient(selection) if self.method.decides() else None
+            each = torch.stack(list(losses.values()))
+            self._backward(each.sum() / len(parts), known, step.overflowed, last=place == len(parts) - 1)
+            found.append(each.detach())
+            if statistics:
+                statistics.part_ended()
+        if statistics:
+            statistics.average()
+        step.share_statistics()
+        self._update()
+        if self.policies is not None:
+            self.policies.add(self.iteration, self._policy())
+        mean = torch.stack(found).mean(0) if len(parts) > 1 else found[0]
+        return dict(zip(losses, mean.unbind(), strict=True)), step.logged
+
+    def _part(self, batch: Batch, place: int) -> TrainingStep:
+        """The step of one part, the `place`-th over all ranks."""
         self.skips.update(batch)
         position = StepPosition(self.config.seed, self.iteration, self.schedule.iterations)
         scale = self.scaler.scale if self.scaler.is_enabled() else None
-        step = TrainingStep(self.engine, batch.to(self.device), position, self.ranks, scale)
+        return TrainingStep(self.engine, batch.to(self.device), position, replace(self.ranks, rank=place), scale)
+
+    def _shared_counts(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The normalisers that all parts on all ranks share, which their losses would tell only one by one."""
+        each = [self.engine.shared_counts(part.augmented) for part in parts]
+        mean = self.ranks.average(torch.stack([torch.stack(list(counts.values())) for counts in each]).mean(0))
+        return dict(zip(each[0], mean.unbind(), strict=True))
+
+    def _losses(
+        self, step: TrainingStep, batch: Batch, counts: dict[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], Selection]:
         selection = self.method.select(step)
         trained = step.trained_table(selection)
         if self.method.decides():
             # Here, where the host waits for the decision anyway: later it would wait for the whole step.
             self.decisions.append(_decisions(self.iteration, self.ranks.rank, batch, selection))
-        losses = step.batch_losses(trained)
-        step.share_statistics()
-        known = step.known_gradient(selection) if self.method.decides() else None
-        self._update(torch.stack(list(losses.values())).sum(), known, step.overflowed)
-        if self.policies is not None:
-            self.policies.add(self.iteration, self._policy())
-        return {name: loss.detach() for name, loss in losses.items()}, step.logged
+        return step.batch_losses(trained, counts), selection
 
-    def _update(self, total: Tensor, known: Tensor | None, overflowed: Tensor) -> None:
-        if known is not None:
-            torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
-        else:
-            self.flat.backward(self.scaler.scale(total))
-        if self.scaler.is_enabled():
-            # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
-            self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
-        self.ranks.average_(self.flat.buffer)
+    def _backward(self, total: Tensor, known: Tensor | None, overflowed: Tensor, *, last: bool = True) -> None:
+        """Adds a part's gradient to the flat one, which with the last part becomes the mean over ranks."""
+        with self.average.during() if last else contextlib.nullcontext():
+            if known is not None:
+                torch.mul(known, self.scaler.scale(torch.ones_like(total)), out=self.flat.buffer)
+            if self.scaler.is_enabled():
+                # The scaler takes it for this step's own overflow: it skips the step and lowers the scale.
+                self.flat.buffer[0].add_(torch.where(overflowed, torch.inf, 0.0))
+            if known is None:
+                self.flat.add(self.scaler.scale(total))
+
+    def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
         if self.schedule.clip_value is not None:
             self.flat.buffer.clamp_(-self.schedule.clip_value, self.schedule.clip_value)
@@ -177,11 +247,17 @@ class Trainer:
             raise UserError(f"{name}.policy differs between ranks: make it of what `step.average` gives alone")
         return policy
 
-    def _mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike."""
+    def _over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Any]:
+        """The losses and their sum, averaged over ranks: what is logged, and what all ranks judge alike. memory_mb: the
+        most that a rank needed so far, on its GPU or else of the host; memory_rank: which that is."""
         values = torch.stack(list(losses.values()))
-        mean = self.ranks.average(torch.cat([values.sum()[None], values]))
-        return dict(zip(["loss", *losses], mean.unbind(), strict=True))
+        memory = values.new_zeros(self.ranks.world)
+        memory[self.ranks.rank] = self.ranks.world * peak_memory_mb(self.device)
+        mean = self.ranks.average(torch.cat([values.sum()[None], values, memory]))
+        names = ["loss", *losses]
+        most, which = mean[len(names) :].max(0)
+        figures = dict(zip(names, mean[: len(names)].unbind(), strict=True))
+        return {**figures, "memory_mb": most, "memory_rank": which}
 
     def _write_metrics(self, metrics: dict[str, Any], progress: Progress) -> None:
         values = {k: float(v) for k, v in metrics.items()}
@@ -196,7 +272,7 @@ class Trainer:
             "lr": learning_rate(self.schedule, self.iteration - 1),
             "acceptance": self.decisions.acceptance(self.iteration - RECENT_ITERATIONS),
             "steps_per_second": self.iteration / max(self.train_seconds, 1e-9),
-            **self.pace.read(self.schedule.iterations - self.iteration),
+            **self.pace.read(self.schedule.iterations - self.iteration, self.schedule.global_batch),
             "time": time.time(),
         }
         self.before_write()
@@ -227,27 +303,26 @@ class Trainer:
         self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
-        """Restores the newest checkpoint; False without one."""
-        state = checkpoint.load_newest(self.folder / "checkpoint", self.ranks, self.device)
-        if state is None:
+        """Restores the newest checkpoint that can be; False without one. Raises UserError where none of some can be."""
+        found = checkpoint.restore_newest(self.folder / "checkpoint", self.ranks, self.device, self._restore)
+        if not found:
             self.decisions.restore(None)
-            _keep_metrics_before(self.folder / "metrics.jsonl", 0, self.ranks)
-            return False
-        shared, own = state
+        _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration if found else 0, self.ranks)
+        return found
+
+    def _restore(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         self.engine.module.load_state_dict(shared["model"])
         if self.ema is not None:
             self.ema.load_state_dict(shared["model_ema"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
-        self.iteration, self.train_seconds = shared["iteration"], shared["train_seconds"]
-        self.clock.spent = shared["step_seconds"]
+        self.iteration, self.train_seconds = int(shared["iteration"]), float(shared["train_seconds"])
+        self.clock.spent = float(shared["step_seconds"])
         self.method.load_state_dict(own["method"])
         self.decisions.restore(own["decisions"])
         if self.policies is not None:
             self.policies.load_state_dict(own["policies"])
         self.skips = SkipMonitor(**{**own["skips"], "by_file": Counter(own["skips"]["by_file"])})
-        _keep_metrics_before(self.folder / "metrics.jsonl", self.iteration, self.ranks)
-        return True
 
     def seconds(self) -> dict[str, float]:
         """Of training by the wall, and of its steps by the device."""
@@ -262,6 +337,12 @@ class Trainer:
 
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    rest = iter(batches)
+    while parts := list(islice(rest, size)):
+        yield parts
 
 
 def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:
@@ -326,8 +407,8 @@ def _keep_metrics_before(path: Path, iteration: int, ranks: Ranks) -> None:
     if not ranks.is_main or not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["iteration"] <= iteration:
                 kept.append(line + "\n")
     with write_atomically(path) as temporary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -246,17 +246,16 @@ class TrainingStep:
             after = [self._statistics_after[view] for view in views]
             _overwrite(self._statistics, [_mean(parts) for parts in zip(*after, strict=True)])
 
-    def batch_losses(self, table: LossTable) -> dict[str, Tensor]:
-        """Every loss of the batch, over normalisers that ranks share where they must.
+    def batch_losses(self, table: LossTable, counts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Every loss of the batch, over normalisers that ranks share where they must: `counts`, where they are known.
 
         The one collective of the forward side; every rank calls it once a step, whatever it decided.
         """
         shared = [name for name, loss in table.losses.items() if loss.across_ranks]
-        counts: dict[str, Tensor] = {}
-        if shared:
+        if counts is None and shared:
             mean = self.ranks.average(torch.stack([table.losses[name].count.sum().float() for name in shared]))
             counts = dict(zip(shared, mean.unbind(), strict=True))
-        return {name: table.batch(name, counts.get(name)) for name in table.losses}
+        return {name: table.batch(name, (counts or {}).get(name)) for name in table.losses}
 
     def known_gradient(self, selection: Selection) -> Tensor | None:
         """The gradient that a selection brings, where every rank's does; every rank asks.
@@ -272,6 +271,23 @@ class TrainingStep:
             mean = self.ranks.average_(torch.cat([s.flatten() for s in moving]))
             parts = mean.split([s.numel() for s in moving])
             _overwrite(moving, [part.view_as(s) for part, s in zip(parts, moving, strict=True)])
+
+
+class StatisticsOfParts:
+    """Batch norm's running statistics over parts of a batch that pass in turn: each part starts from the first ones,
+    and in the end they are the mean, as over ranks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._statistics = _running_statistics(module)
+        self._first = [buffer.clone() for buffer in self._statistics]
+        self._after: list[list[Tensor]] = []
+
+    def part_ended(self) -> None:
+        self._after.append([buffer.clone() for buffer in self._statistics])
+        _overwrite(self._statistics, self._first)
+
+    def average(self) -> None:
+        _overwrite(self._statistics, [_mean(parts) for parts in zip(*self._after, strict=True)])
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import io
+import math
 import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
+from harness.weights.checked_pickle import read_pickle, read_torch
 from harness.weights.runner_logs import readable_logs
 
 # Where a checkpoint keeps its model: the moving average, and the raw weights.
 AVERAGED, RAW = "model_ema", ("model", "state_dict")
+MOST_REPEATED_BYTES = 2**31
 MODEL_KEYS = (AVERAGED, *RAW)
 
 
@@ -52,12 +52,15 @@ def read_weights(path: Path, *, averaged: bool = True) -> Weights:
         content = READERS.get(path.suffix, _read_torch)(path)
     except (pickle.UnpicklingError, AttributeError, ImportError) as error:
         raise UserError(f"{path} holds more than weights, or none, and is not read: {first_line(error)}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, SafetensorError) as error:
+    except Exception as error:  # readers of damaged bytes raise of any kind
         raise UserError(f"{path} is damaged or no file of weights: {first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
     chosen = next((key for key in parts if averaged or key != AVERAGED), parts[0] if parts else "")
     found = content[chosen] if chosen else content
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
+    # A view that repeats its numbers is a few bytes in a file, and as large as it likes in memory.
+    if sum(map(_nbytes, tensors.values())) > max(MOST_REPEATED_BYTES, path.stat().st_size):
+        raise UserError(f"{path} holds tensors that are larger than the file; save them as they are, not as views")
     if not tensors:
         raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
     return Weights(path, tensors, chosen, parts)
@@ -83,6 +86,12 @@ def _tensors(found: Mapping[Any, Any]) -> dict[str, Tensor]:
     return tensors
 
 
+def _nbytes(value: Tensor) -> float:
+    """What a tensor's numbers take, endless for one that is not an array of them."""
+    is_array = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return value.numel() * value.element_size() if is_array else math.inf
+
+
 # ------------------------------------------------------------------------------------------------ restricted reading
 
 # The modules that NumPy's pickles name: its parts moved with version 2.
@@ -96,41 +105,7 @@ def _read_torch(path: Path) -> Any:
     harmless += [np.dtype, *_DTYPES, (codecs.encode, "_codecs.encode")]
     # Schedulers of published checkpoints hold NumPy numbers.
     with torch.serialization.safe_globals(harmless), readable_logs():
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
 
 
-def _allowed() -> dict[tuple[str, str], Callable[..., Any] | type]:
-    """What a pickle of weights may name: NumPy arrays, tensors, and ordered dictionaries."""
-    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    allowed: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): codecs.encode,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): _storage,
-    }
-    for part in _NUMPY_PARTS:
-        allowed[part, "_reconstruct"], allowed[part, "scalar"] = array, scalar
-    return allowed | {("numpy.dtypes", dtype.__name__): dtype for dtype in _DTYPES}
-
-
-def _storage(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-class _Restricted(pickle.Unpickler):
-    allowed = _allowed()
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self.allowed[module, name]
-
-
-def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        return _Restricted(file, encoding="latin1").load()
-
-
-READERS: dict[str, Callable[[Path], Any]] = {".pkl": _read_pickle, ".safetensors": safetensors.torch.load_file}
+READERS: dict[str, Callable[[Path], Any]] = {".pkl": read_pickle, ".safetensors": safetensors.torch.load_file}

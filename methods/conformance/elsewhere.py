@@ -31,14 +31,14 @@ class HostTensors(TorchFunctionMode):
         self._host: dict[int, Tensor] = {}
 
     def __enter__(self) -> HostTensors:
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         self._from_numpy = torch.from_numpy
-        torch.from_numpy = self._taken_from_numpy  # which asks no mode
+        torch.from_numpy = self._taken_from_numpy  # type: ignore[assignment]  # which asks no mode
         return self
 
     def __exit__(self, *error: Any) -> None:
         torch.from_numpy = self._from_numpy
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _taken_from_numpy(self, array: np.ndarray) -> Tensor:
         made = self._from_numpy(array)

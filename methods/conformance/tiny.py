@@ -133,6 +133,9 @@ class TinyEngine:
         parts = [self._of_image(detector, view, proposals, rng) for view in views]
         return LossTable({name: _stacked([part[name] for part in parts]) for name in parts[0]})
 
+    def shared_counts(self, views: Sequence[Any]) -> dict[str, Tensor]:
+        return {"proposal": torch.tensor(float(sum(len(view.targets) for view in views)))}
+
     @torch.no_grad()
     def confidence(self, views: Sequence[Any], table: LossTable) -> Tensor:
         detector = self.module

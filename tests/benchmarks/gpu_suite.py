@@ -25,6 +25,7 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     ("schedule.cudnn_benchmark=true",),
     ("schedule.channels_last=true",),
     ("detector.autocast_heads=true",),
+    ("schedule.compile=true",),
 )
 RUN = ["method=bsgal", "data.pool=half_bad", "launcher.gpus=1", "schedule.iterations=100", "data.workers=4"]
 

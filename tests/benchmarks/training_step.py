@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=1, help="steps that are not counted")
     parser.add_argument("--precision", default=None, help="fp32 on a CPU and fp16 on a GPU without it")
     parser.add_argument("--set", nargs="*", default=[], help="further options of the run: determinism=strict ...")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch, each of the images said above")
     parser.add_argument("--profile", type=int, default=1, help="steps under the profiler, 0 for none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,15 +92,16 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     watch = Stopwatch(device == "cuda")
     source = watch.batches(batches(0))
     run = functools.partial(trainer.run, progress=lambda line: None)
-    run(_first(source, options.warm))
+    parts = trainer.schedule.accumulate
+    run(_first(source, options.warm * parts))
     watched(trainer, watch)
     watch.seconds.clear()
-    watch.timed("harness", run)(_first(source, options.steps))
+    watch.timed("harness", run)(_first(source, options.steps * parts))
     report(watch.seconds, options.steps, device, trainer)
     if options.profile:
         gpu = [ProfilerActivity.CUDA] if device == "cuda" else []
         with profile(activities=[ProfilerActivity.CPU, *gpu]) as profiler:
-            run(_first(source, options.profile))
+            run(_first(source, options.profile * parts))
         by = "self_cuda_time_total" if gpu else "self_cpu_time_total"
         print(profiler.key_averages().table(sort_by=by, row_limit=16, max_name_column_width=44))
 
@@ -120,8 +122,9 @@ def prepare(options: argparse.Namespace, folder: Path, device: str) -> tuple[Tra
     overrides += [f"data.size={size}", "data.workers=2", f"detector.proposals_per_image={proposals}"]
     overrides += [
         f"schedule.iterations={steps}",
-        f"schedule.global_batch={images}",
         f"schedule.batch_per_rank={images}",
+        f"schedule.global_batch={images * options.accumulate}",
+        f"schedule.accumulate={options.accumulate}",
     ]
     overrides += [f"schedule.precision={options.precision or ('fp16' if device == 'cuda' else 'fp32')}"]
     overrides += [f"launcher.gpus={int(device == 'cuda')}"]
@@ -133,7 +136,7 @@ def prepare(options: argparse.Namespace, folder: Path, device: str) -> tuple[Tra
 def watched(trainer: Trainer, watch: Stopwatch) -> None:
     """Puts the stopwatch around the parts that are not the harness's own."""
     trainer.engine.losses = watch.timed("forward", trainer.engine.losses)  # type: ignore[method-assign]
-    FlatGradient.backward = watch.timed("backward", FlatGradient.backward)  # type: ignore[method-assign]
+    FlatGradient.add = watch.timed("backward", FlatGradient.add)  # type: ignore[method-assign]
     trainer.optimizer.step = watch.timed("optimiser", trainer.optimizer.step)  # type: ignore[method-assign]
     trainer.method.select = watch.timed("method", trainer.method.select)  # type: ignore[method-assign]
     if trainer.ema is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import harness.commands.data_index_pool as indexing
 from harness.commands.data_index_pool import index_pool
 from harness.commands.data_pool_stats import pool_stats
+from harness.config import DataConfig
+from harness.data.dataset import Dataset
 from harness.data.paste.cutout import Fault, isolate, read_rgba
 from harness.data.pool.index import open_pool
 from harness.errors import UserError
@@ -124,3 +127,20 @@ def test_statistics_say_what_is_there(small, tmp_path: Path) -> None:
     assert f"({share:.0%})" in next(line for line in text.splitlines() if line.startswith("generator"))
     empty = pool.subset(np.zeros(0, np.int64))
     assert "0 instances" in pool_stats(empty, small.facts, small.annotations.category_names)
+
+
+@pytest.mark.parametrize("changed", ["json", "columns.csv"])
+def test_an_index_of_another_version_of_the_pool_is_not_used(changed: str, small, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(small.paths.folder / "pools", root / "pools")
+    source = root / "pools" / "half_bad.json"
+    index_pool(source, workers=1)
+    dataset = Dataset(DataConfig("own", str(root), pool="half_bad"))
+    assert dataset.pool_file == source.with_suffix(".arrow")
+    for file in source.parent.glob("half_bad.*"):
+        os.utime(file, (1, 1))  # as copying a folder does; the contents tell
+    assert dataset.pool_file == source.with_suffix(".arrow")
+    text = source.with_suffix(f".{changed}").read_text()
+    source.with_suffix(f".{changed}").write_text(text.replace("0001.png", "0002.png"))
+    with pytest.raises(UserError, match=r"half_bad.arrow was made of another version .*index-pool"):
+        _ = dataset.pool_file

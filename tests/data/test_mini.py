@@ -295,3 +295,45 @@ def test_killed_while_making_leaves_nothing_that_looks_whole(small: MiniPaths, t
     assert not (tmp_path / "m").exists()
     assert digest(make_mini(tmp_path / "m", **SMALL).folder) == digest(small.folder)
     assert not (tmp_path / ".m.part").exists()
+
+
+def test_what_others_put_there_outlives_every_rebuild(tmp_path: Path) -> None:
+    paths = make_mini(tmp_path / "mini", **SMALL)
+    others = [paths.folder / "pools" / "mine.json", paths.folder / "coco" / "mine.png", paths.folder / "notes.txt"]
+    for path in others:
+        path.write_text("precious")
+    made = paths.stamp.stat().st_mtime_ns
+    make_mini(tmp_path / "mini", **SMALL)
+    assert paths.stamp.stat().st_mtime_ns == made
+    paths.val_annotations.unlink()
+    make_mini(tmp_path / "mini", **SMALL)
+    make_mini(tmp_path / "mini", **{**SMALL, "val_images": 12})
+    assert len(list((paths.images / "val2017").iterdir())) == 12
+    assert [path.read_text() for path in others] == ["precious"] * 3
+
+
+@pytest.mark.parametrize("stamp", ["{}", '{"recipe": null, "files": {"../thesis.tex": null}}', "[" * 100_000, ""])
+def test_a_file_that_is_called_like_the_stamp_gives_no_leave(stamp: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    for path in (tmp_path / "thesis.tex", folder / "thesis.tex"):
+        path.write_text("precious")
+    (folder / "mini.json").write_text(stamp)
+    with pytest.raises(UserError, match="not the embedded dataset"):
+        make_mini(folder, **SMALL)
+    assert (folder / "mini.json").read_text() == stamp
+    assert (tmp_path / "thesis.tex").exists()
+    assert (folder / "thesis.tex").exists()
+
+
+def test_a_folder_of_an_older_version_is_used_as_it_is(tmp_path: Path) -> None:
+    paths = make_mini(tmp_path / "mini", **SMALL)
+    stamp = read(paths.stamp)
+    paths.stamp.write_text(json.dumps({"recipe": stamp["recipe"], "files": len(stamp["files"])}))
+    (paths.folder / "pools" / "mine.json").write_text("{}")
+    make_mini(tmp_path / "mini", **SMALL)
+    assert read(paths.stamp)["files"] == len(stamp["files"])
+    (paths.folder / "pools" / "mine.json").unlink()
+    paths.val_annotations.unlink()
+    with pytest.raises(UserError, match="not its whole one"):
+        make_mini(tmp_path / "mini", **SMALL)

@@ -16,7 +16,7 @@ from harness.config import MaskTargets, RunConfig
 from harness.data.dataset import Dataset
 from harness.data.facts import TrainingFacts
 from harness.data.pool.pool import InstancePool
-from harness.data.sample import Batch, Outlines
+from harness.data.sample import Batch, Outlines, views_in
 from harness.data.testing import evaluation_images, evaluation_indices
 from harness.data.training import TrainingData, training_loader
 from harness.data.transport import pack, unpack
@@ -220,7 +220,12 @@ def test_emptied_reference_images_stay_for_a_method_that_keeps_them(small) -> No
 def test_a_batch_travels_whole(small) -> None:
     batch = batches(small, Pasting(), small.config(Pasting(), iterations=1))[0]
     again = unpack(pack(batch))
-    assert equal(batch, again)
+    assert equal(batch.samples, again.samples)
+    copied = again.block.clone()
+    elsewhere = again.moved(views_in(again.block, copied))
+    assert equal(batch.samples, elsewhere.samples)
+    elsewhere.samples[0].original.targets.boxes.zero_()
+    assert not torch.equal(copied, again.block), "every tensor is a view of the one copy"
     again.samples[0].original.image.zero_()  # writable
 
 

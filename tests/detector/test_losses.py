@@ -179,3 +179,15 @@ def test_padded_truth_marks_what_is_there() -> None:
     truth = padded([view(0, instances=0).targets, view(1, instances=3).targets], [(SIZE, SIZE)] * 2, torch.float32)
     assert truth.present.sum(1).tolist() == truth.counts
     assert truth.boxes.shape[1] == max(truth.counts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"strides": [4, 8], "extra_levels": 1}])
+def test_normalisers_that_ranks_share_are_known_without_a_pass(changes: dict[str, object]) -> None:
+    """For a batch that is taken in parts; images of several sizes, one without instances."""
+    engine = small_engine(**changes)
+    views = [view(0), view(1, instances=0), view(2, instances=7, size=(70, 90))]
+    table = engine.losses(views, Proposals.SAMPLED, generator())
+    found = engine.shared_counts(views)
+    assert set(found) == {name for name, loss in table.losses.items() if loss.across_ranks}
+    for name, count in found.items():
+        assert count == table.losses[name].count.sum() > 0

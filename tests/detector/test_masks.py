@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from harness.data.sample import Masks
+from harness.detector import mask_head
 from harness.detector.mask_encoding import encode_masks
 from harness.detector.mask_head import crop_and_resize
 
@@ -54,6 +55,19 @@ def test_targets_equal_those_of_whole_masks(seed: int) -> None:
         # A sample exactly on one half may fall on either side of it; the sums differ in their order alone.
         assert (mine != expected).float().mean() < 1e-4
         assert expected.any()
+
+
+def test_a_dense_image_in_turn_is_equal_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    masks = Masks.from_full(blobs(rng, 23, 40, 60))
+    corner = torch.from_numpy(rng.uniform(-3, [60, 40], (300, 2)))
+    boxes = torch.cat([corner, corner + torch.from_numpy(rng.uniform(0, 40, (300, 2)))], 1).float()
+    instance = torch.from_numpy(rng.integers(0, 23, 300))
+    whole = crop_and_resize(masks, instance, boxes, 14)
+    for most in (1, 5 * masks.crops[0].numel()):
+        monkeypatch.setattr(mask_head, "MOST_PIXELS", most)
+        assert torch.equal(crop_and_resize(masks, instance, boxes, 14), whole)
+    assert whole.any()
 
 
 def test_no_instance_and_empty_boxes_give_empty_targets() -> None:

@@ -11,6 +11,7 @@ import torch
 from pycocotools import mask as coco
 from torchvision.ops import batched_nms
 
+from harness.compose import compose
 from harness.config import EngineConfig, Precision, RunConfig
 from harness.detector import centernet2
 from harness.detector.centernet2 import best_after_suppression
@@ -123,3 +124,33 @@ def test_prediction_is_in_full_precision_as_published() -> None:
     assert torch.equal(full.scores, half.scores)
     assert torch.equal(full.boxes, half.boxes)
     assert not torch.equal(full.scores, mixed.scores)
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_gives_the_same_to_tolerance() -> None:
+    """Forward in both modes of the backbone, and backward twice through one graph, as methods go."""
+    plain, compiled = small_engine(), small_engine()
+    compiled.compile()
+    views = [view(0), view(1)]
+    for in_eval in (False, True):
+        tables = [
+            engine.losses(views, Proposals.GROUND_TRUTH, generator(), backbone_in_eval=in_eval)
+            for engine in (plain, compiled)
+        ]
+        for one, other in zip(*(table.trace for table in tables), strict=True):  # type: ignore[misc]
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        for again in (True, False):
+            gradients = [
+                torch.autograd.grad(table.total(), list(engine.module.backbone.parameters()), retain_graph=again)
+                for engine, table in zip((plain, compiled), tables, strict=True)
+            ]
+            for one, other in zip(*gradients, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for one, other in zip(plain.module.state_dict().items(), compiled.module.state_dict().items(), strict=True):
+        assert one[0] == other[0]
+        torch.testing.assert_close(one[1], other[1], rtol=1e-4, atol=1e-5)
+    image = view(2, size=(64, 90)).image
+    (one,), (other,) = (engine.predict([image], [(64, 90)]) for engine in (plain, compiled))
+    torch.testing.assert_close(one.scores, other.scores, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match=r"schedule\.compile is for engine=native, not for mmdet"):
+        compose(["engine=mmdet", "schedule.compile=true"])

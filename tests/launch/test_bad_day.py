@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -128,7 +129,9 @@ def test_batch_script_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"minutes": -5}, "minutes"), ({"minutes": 2, "signal_seconds": 120}, "signal_seconds"),
         ({"nodes": 0}, "nodes"),
         ({"gpus": -1}, "gpus"), ({"cpus": 0}, "cpus"), ({"memory_gb": 0}, "memory_gb"), ({"parallel": 0}, "parallel"),
-        ({"jobs": 0}, "jobs"),
+        ({"jobs": 0}, "jobs"), ({"memory_gb": math.nan}, "memory_gb"), ({"memory_gb": math.inf}, "memory_gb"),
+        ({"partition": "gpu\n#SBATCH --wrap=reboot"}, "partition"), ({"sbatch": {"hold": "a\nreboot"}}, "sbatch.hold"),
+        ({"sbatch": {"a\nreboot": "true"}}, "sbatch"),
     ],
 )  # fmt: skip
 def test_numbers_that_nobody_means_are_refused(changes: dict[str, int], named: str) -> None:

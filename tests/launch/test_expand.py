@@ -1,5 +1,6 @@
 """Sweep files: what they expand into, and what is said about one that is wrong."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 
 import harness.compose
 from harness.compose import compose
-from harness.errors import UserError
+from harness.errors import UserError, quoting
 from harness.launch import sweepfile
-from harness.launch.expand import expand
+from harness.launch.expand import expand, given
 from harness.record.manifest import ExpectedRun
 from harness.run.identity import identify
 from methods import registry
@@ -218,7 +219,7 @@ def test_circle_is_found(tmp_path: Path) -> None:
         ("method: [xpaste,", "method: [xpast,", r"method=xpast: no such method; did you mean 'xpaste'\?"),
         ("schedule.lr", "schedule.lrr", r"no such key 'schedule.lrr'"),
         ("defaults: [data=mini", "defaults: [data", "is not an override"),
-        ("report: mini", "report: [mini", r"fair.yaml: while parsing"),
+        ("report: mini", "report: [mini", r"fair.yaml is not valid YAML: while parsing"),
         ("method: [xpaste,", "method: [xpaste, xpaste,", "two runs are one experiment"),
     ],
 )  # fmt: skip
@@ -243,6 +244,27 @@ def test_sweeps_lie_here_first_then_in_the_package(tmp_path: Path, monkeypatch: 
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "mini.yaml").write_text(FAIR)
     assert sweepfile.read(sweepfile.find("mini")).description == "A fair comparison"
+
+
+@pytest.mark.parametrize("text", ["/x/my runs", "a,b", "[x]", "{x}", "a=b", "$x", "~/é", "it's", "a\\b"])
+def test_a_runs_folder_of_any_name_is_reached_by_what_the_error_says(text: str) -> None:
+    quoted = shlex.split(quoting(f"runs_dir={text}").partition("Hydra: ")[2])[0]
+    assert given(["seed=1", quoted], "runs_dir") == text
+    assert compose([quoted]).config.runs_dir == text
+
+
+def test_an_override_that_cannot_be_read_says_how_to_quote_it() -> None:
+    for read in (lambda text: compose([text]), lambda text: given([text], "runs_dir")):
+        with pytest.raises(UserError, match=r"""quote its value.*"runs_dir='/x/\{y'\""""):
+            read("runs_dir=/x/{y")
+
+
+@pytest.mark.parametrize("name", ["a,b", "%j", "my sweep", ".hidden", "-x"])
+def test_a_sweep_that_cannot_be_called_so_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("grid: {method: [baseline]}")
+    with pytest.raises(UserError, match=r"a sweep is called as its file.*rename it"):
+        sweepfile.read(path)
 
 
 OFFLINE = """

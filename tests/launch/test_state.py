@@ -178,3 +178,10 @@ def test_a_run_of_two_sweeps_is_shown_once_and_filtered_by_groups_not_given(tmp_
     assert [row.run.name for row in select(tmp_path, ["schedule=mini_continue"])] == ["bsgal", "xpaste"]
     with pytest.raises(UserError, match=r"no run has the setting 'shedule'; did you mean 'schedule'\?"):
         select(tmp_path, ["shedule=mini"])
+
+
+def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ExpectedRun("a-1", "[/x]", [], {"data.pool": "[bold]"})
+    tables.console().print(tables.states([RunState("s", run, State.failed, "[/red]")]))
+    assert "[/x]" in (shown := capsys.readouterr().out)
+    assert "[/red]" in shown

@@ -23,7 +23,8 @@ FILES = json.loads((Path(__file__).parent / "published_files.json").read_text())
 OURS_ALONE = {
     "data.name", "data.root", "data.images", "data.cache", "detector.canonical_size", "schedule.channels_last",
     "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every", "schedule.tensorboard",
-    "schedule.tf32", "schedule.profile", "schedule.activation_checkpointing", "backbone.stochastic_depth",
+    "schedule.accumulate", "schedule.archive", "schedule.compile", "schedule.tf32",
+    "schedule.profile", "schedule.activation_checkpointing", "backbone.stochastic_depth",
 }  # fmt: skip
 
 

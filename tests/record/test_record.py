@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record.files import write_atomically
+from harness.record.files import as_cell, write_atomically
 from harness.record.record import Record, Status, read_record, read_records, record_path, run_id, write_record
 
 
@@ -68,3 +68,9 @@ write_record(Path({str(tmp_path)!r}), Record("a-1", "bsgal", Status.complete))
     assert earlier.status is Status.running
     assert os.listdir(tmp_path / "a-1") == ["record.json"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 64
+
+
+def test_cells_that_a_spreadsheet_would_execute_are_texts() -> None:
+    assert [as_cell(value) for value in ("=1+1", "+1", "-x", "@x", "a=b", -1.5, None)] == [
+        "'=1+1", "'+1", "'-x", "'@x", "a=b", -1.5, None,
+    ]  # fmt: skip

@@ -39,3 +39,9 @@ def test_tables_fit_a_paper(paper_main: Path, tmp_path: Path, columns: str) -> N
     assert (tmp_path / "paper.pdf").is_file()
     log = (tmp_path / "paper.log").read_text(errors="replace")
     assert not re.search(r"Overfull \\hbox \((\d{2,}|[2-9])\.", log)
+
+
+def test_marks_and_lines_of_others_are_text() -> None:
+    """A NUL once separated marks from text, so that a name with one reached the table as LaTeX."""
+    assert "\\input" not in escape("\x00\\input{x}\x00")
+    assert "\n" not in escape("a\nb")

@@ -13,6 +13,7 @@ from harness.cli import app
 from reports.power import Noise, noise_of, power_command, seeds_needed, sentence, smallest_shown
 from reports.spec import COLUMNS
 from reports.statistics import ImagePart, differences
+from reports.text import escape_markdown
 
 APR = COLUMNS["APr_mask"]
 
@@ -51,7 +52,7 @@ def test_seeds_needed_are_the_fewest_and_images_set_a_limit() -> None:
 def test_the_command_and_the_line_below_a_table_say_the_same(mini: Path) -> None:
     runs = mini.parent / "runs"
     said = power_command("mini", runs)
-    assert said[0] in (mini / "table.md").read_text().replace("\\|", "|")
+    assert escape_markdown(said[0]) in (mini / "table.md").read_text()
     assert len(said) == 6
     shown = CliRunner().invoke(app, ["power", "mini", "--runs", str(runs)])
     assert shown.exit_code == 0

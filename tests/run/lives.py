@@ -25,7 +25,7 @@ from harness.record.record import read_record
 from harness.run.run import EXIT_CODES, execute
 from harness.training import checkpoint
 from harness.training.loop import Trainer
-from tests.small_training import TINY
+from tests.small_training import TIMES, TINY
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([__name__])
@@ -42,8 +42,8 @@ SHORT = [
     "schedule.tensorboard=false",
     "evaluation.limit=8",
     "evaluation.save_minutes=0",
+    "evaluation.every=4",
 ]
-TIMES = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_seconds")
 
 
 def live(
@@ -78,7 +78,14 @@ def left_behind(runs: Path) -> dict[str, Any]:
         "files": sorted(
             str(p.relative_to(folder)) for p in folder.rglob("*") if "claim" not in p.parts and p.is_file()
         ),
-        "record": [record.run_id, record.status, record.metrics, record.statistics, record.settings | {"runs_dir": ""}],
+        "record": [
+            record.run_id,
+            record.status,
+            record.metrics,
+            record.curve,
+            record.statistics,
+            record.settings | {"runs_dir": ""},
+        ],
         "metrics": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
         "weights": {part: weights[part] for part in ("model", "model_ema")},
         "tables": {path.name: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))},

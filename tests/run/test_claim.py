@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch import job
+from harness.launch.state import SILENT_SECONDS
 from harness.record.manifest import ExpectedRun
 from harness.record.record import Status, read_record
 from harness.run import claim
@@ -180,3 +181,26 @@ def test_run_that_never_gets_on_is_given_up(tmp_path: Path, monkeypatch: pytest.
     assert record.status is Status.failed
     assert record.failure is not None
     assert record.failure["kind"] == "time-out"
+
+
+def test_clocks_that_are_set_change_no_owner(tmp_path: Path) -> None:
+    """psutil tells a process's start by the clock: set by an hour, it would take the owner for another process."""
+    process = _holder(tmp_path)
+    path = tmp_path / "claim" / "000001" / "owner.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "process_started": content["process_started"] - 3600}))
+    assert claim.held(tmp_path, lambda job: None) is True
+    assert take(tmp_path) is None
+    path.write_text(json.dumps({**content, "process_ticks": content["process_ticks"] + 1}))  # its number, used anew
+    assert claim.held(tmp_path, lambda job: None) is False
+    _kill(process)
+
+
+def test_a_heartbeat_from_the_future_is_no_life(tmp_path: Path) -> None:
+    process = _holder(tmp_path)
+    _kill(process)
+    _pretend_elsewhere(tmp_path)
+    heartbeat = tmp_path / "claim" / "000001" / "heartbeat"
+    os.utime(heartbeat, (time.time() + 3.15e7,) * 2)
+    assert claim.held(tmp_path, lambda job: None) is None
+    assert (claim.silent_seconds(tmp_path) or 0.0) > SILENT_SECONDS

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.compose import compose
+from harness.config import DataConfig
+from harness.data.dataset import Dataset
+from harness.data.mini.make import make_mini
 from harness.errors import UserError
 from harness.run.identity import fingerprints, identify
 
@@ -156,3 +160,24 @@ def test_files_in_an_engine_s_settings_count_by_their_contents(tmp_path: Path) -
     before = engine_name(tmp_path / "one.pth.py")
     (tmp_path / "one.pth").write_bytes(b"3")
     assert engine_name(tmp_path / "one.pth.py") != before
+
+
+def test_columns_beside_a_pool_count(write_pool: Callable[[str], Path], tmp_path: Path) -> None:
+    pool, columns = write_pool('{"0": ["a.png"]}'), tmp_path / "pool.columns.csv"
+    names = []
+    for content in ("", "category,path,clip_score\n0,a.png,20\n", "category,path,clip_score\n0,a.png,30\n"):
+        if content:
+            columns.write_text(content)
+        names.append(name_of("method=xpaste", f"data.pool={pool}"))
+    assert len(set(names)) == 3
+    assert name_of("method=baseline", f"data.pool={pool}") == name_of("method=baseline")
+
+
+def test_columns_of_the_embedded_dataset_count_where_they_were_changed(tmp_path: Path) -> None:
+    paths = make_mini(tmp_path / "mini", train_images=24, val_images=12, pool_instances=2)
+    dataset = Dataset(DataConfig("mini", str(tmp_path / "mini"), pool="half_bad"))
+    dataset.__dict__["root"] = paths.folder  # of another size than data=mini would make
+    assert dataset.pool_columns_file is None
+    columns = paths.columns("half_bad")
+    columns.write_text(columns.read_text() + "\n")
+    assert dataset.pool_columns_file == columns

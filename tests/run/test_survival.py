@@ -25,14 +25,16 @@ def calm(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return left_behind(runs), json.loads((runs / "events.json").read_text())
 
 
-@pytest.mark.parametrize("event", ["_step", "predict"])
+@pytest.mark.parametrize("during", ["training", "evaluation on the way", "evaluation"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])
 def test_told_to_stop_it_saves_with_its_workers_alive_and_goes_on(
-    event: str, sent: signal.Signals, calm: tuple[dict[str, Any], list[str]], tmp_path: Path
+    during: str, sent: signal.Signals, calm: tuple[dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     """While training and while evaluating; SIGTERM to the whole group, loader workers among it."""
     expected, events = calm
-    assert live(tmp_path, events.index(event) + 6, sent) == 75, (tmp_path / "stderr").read_text()
+    predicted = [place for place, event in enumerate(events) if event == "predict"]
+    begun = {"training": events.index("_step"), "evaluation on the way": predicted[0], "evaluation": predicted[8]}
+    assert live(tmp_path, begun[during] + 6, sent) == 75, (tmp_path / "stderr").read_text()
     (record,) = read_records(tmp_path)
     assert record.status is Status.interrupted
     assert record.failure == {"kind": "stopped", "message": sent.name}

@@ -19,11 +19,12 @@ from tests.slurm.project import RESOURCES, Project
 
 STEPS = 24
 # The nodes' names are not to be found outside of this cluster.
+ADDRESS = 'launcher.setup=["export MASTER_ADDR=127.0.0.1"]'
 TWO_RANKS = (
     "schedule.global_batch=4",
     "launcher.cpus=1",
     "launcher.memory_gb=4",
-    'launcher.setup=["export MASTER_ADDR=127.0.0.1"]',
+    ADDRESS,
 )
 SWEEP = f"""
 grid:
@@ -92,7 +93,7 @@ def _drain_node(project: Project, job: str) -> None:
 def _cancel_and_retry(project: Project, job: str) -> None:
     project.cluster.command("scancel", job, check=False)
     time.sleep(6)
-    project.harness("retry", "chaos", "status=cancelled,interrupted,failed", code=None)
+    project.harness("retry", "chaos", "status=cancelled,interrupted,failed", ADDRESS, code=None)
 
 
 CHAOS: list[Callable[[Project, str], None]] = [

@@ -78,7 +78,8 @@ after:
     assert states["broken"]["run_id"] in states["child"]["reason"]
     assert project.harness("status", "family", code=1).count("failed") >= 1
     assert "RuntimeError: the method is broken" in project.harness("logs", "name=broken")
-    printed = project.harness("retry", "family", "status=failed")
+    assert "--trust" in project.harness("retry", "family", "status=failed", code=1), "code that the manifest names"
+    printed = project.harness("retry", "family", "status=failed", "--trust", "breaks.py")
     assert printed.count("submitted") >= 2, "the child that waits goes along"
     project.harness("cancel", "family")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from harness.data.sample import Batch
 from harness.engine.contract import Engine
 from harness.errors import UserError
 from harness.record.record import Status, read_records
+from harness.run.run import execute
 from harness.training import checkpoint
 from harness.training.distributed import Ranks, join
 from harness.training.flat_gradient import FlatGradient
@@ -35,7 +37,7 @@ from harness.training.loop import _decisions
 from harness.training.schedule import learning_rate
 from harness.training.step import StepPosition, TrainingStep
 from methods.contract import LossTable, Scope
-from tests.small_training import TINY, setup
+from tests.small_training import TINY, SmallRun, raw, setup
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -320,3 +322,56 @@ def test_another_number_of_processes_is_an_error_that_says_how_many(
         monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(UserError, match=rf"asks for {expected} ranks, but {world or 1} run.*nproc-per-node {expected}"):
         join(expected, use_gpu=False)
+
+
+def test_one_rank_evaluates_what_two_have_trained_under_the_same_name(two_ranks: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_ranks, tmp_path / "runs")
+    (before,) = read_records(tmp_path / "runs")
+    (tmp_path / "runs" / before.run_id / "record.json").unlink()
+    assert execute([*OVERRIDES, f"runs_dir={tmp_path / 'runs'}"]).status is Status.complete
+    (after,) = read_records(tmp_path / "runs")
+    assert (after.run_id, after.metrics) == (before.run_id, before.metrics)
+
+
+# What has no decisions to make overlaps its backward pass with the averaging, and may take a batch in parts.
+PLAIN = [*TINY, "method=xpaste", "data.pool=half_bad", "schedule.global_batch=4", "schedule.iterations=4"]
+
+
+@pytest.mark.usefixtures("mini_root")
+def test_parts_of_a_batch_in_turn_train_as_so_many_ranks(tmp_path: Path) -> None:
+    command = [*TORCHRUN, "-m", "harness.run", *PLAIN, "schedule.ema=0.9", f"runs_dir={tmp_path}"]
+    subprocess.run(command, env=environment(), capture_output=True, check=True, timeout=300)
+    (record,) = read_records(tmp_path)
+    ranks = checkpoint.load_final(tmp_path / record.run_id / "checkpoint", torch.device("cpu"))
+    assert ranks is not None
+    alone = SmallRun([*PLAIN, "schedule.ema=0.9", "schedule.accumulate=2"], tmp_path / "alone")
+    start = raw(alone.engine)
+    assert alone.run()
+    parts = alone.trainer.final_weights()
+    for kind in ("model", "model_ema"):
+        for name, value in ranks[kind].items():
+            torch.testing.assert_close(parts[kind][name], value, rtol=1e-4, atol=1e-6)
+    assert any("running_" in name for name in start)
+    assert not any(torch.equal(start[name], value) for name, value in parts["model"].items() if "running_" in name)
+    both = [(folder / "metrics.jsonl").read_text() for folder in (tmp_path / record.run_id, tmp_path / "alone")]
+    one, other = ([json.loads(line) for line in text.splitlines()] for text in both)
+    np.testing.assert_allclose([line["loss"] for line in one], [line["loss"] for line in other], rtol=1e-5)
+    assert {line["memory_rank"] for line in one} <= {0.0, 1.0}
+
+
+def test_parts_are_for_methods_that_decide_nothing() -> None:
+    with pytest.raises(UserError, match=r"schedule\.accumulate=2 is for methods that decide nothing: what bsgal"):
+        compose([*OVERRIDES, "schedule.accumulate=2"])
+    assert compose([*PLAIN, "schedule.accumulate=2"]).config.schedule.ranks == 1
+    with pytest.raises(UserError, match=r"not a multiple of schedule\.batch_per_rank=2 times schedule\.accumulate=3"):
+        compose([*PLAIN, "schedule.accumulate=3"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("a", "2"), ("-1", "2"), ("", "2"), ("0", "two"), ("2", "2"), ("0", "9" * 5000)]
+)
+def test_ranks_that_are_no_numbers_are_named(rank: str, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=r"RANK|WORLD_SIZE"):
+        join(2, use_gpu=False)

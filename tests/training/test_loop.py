@@ -16,7 +16,7 @@ from harness.record.decision_log import write_decisions
 from harness.training.flat_gradient import FlatGradient
 from harness.training.step import StepPosition, TrainingStep
 from methods.contract import Scope, ViewKind
-from tests.small_training import SmallRun, raw
+from tests.small_training import TIMES, SmallRun, raw
 
 pytestmark = pytest.mark.usefixtures("mini_root")
 BSGAL = ["method=bsgal", "data.pool=half_bad"]
@@ -130,8 +130,7 @@ def test_training_that_was_stopped_resumes_bit_for_bit(overrides: list[str], tmp
     pd.testing.assert_frame_equal(*rows, check_exact=True)
     assert len(rows[0]) > 0 or not resumed.method.decides()
     logged = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("calm", "stopped")]
-    timed = ("time", "steps_per_second", "recent_steps_per_second", "waiting", "eta_seconds")
-    first, second = ([{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines] for lines in logged)
+    first, second = ([{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines] for lines in logged)
     assert first == second
     assert [line["iteration"] for line in first] == [1, 2, 3, 4]
 

@@ -21,12 +21,13 @@ OVERRIDES = [*TINY, "method=bsgal", "data.pool=half_bad", "schedule.global_batch
 def _rank(rank: int, having: tuple[bool, bool], folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     config = compose([*OVERRIDES, "schedule.clip_value=null"]).config
-    engine, method, _ = setup(config, rank, 2)
+    engine, method, batches = setup(config, rank, 2)
     trainer = Trainer(config, engine, method, Ranks(rank, 2, rank), folder)
     own = torch.full_like(trainer.flat.buffer, rank + 1.0)
     selection = Selection(torch.ones(2, dtype=torch.bool), gradient=own if having[rank] else None)
     total = 10.0 * (rank + 1) * torch.cat([p.flatten() for p in trainer.flat.parameters]).sum()
-    trainer._update(total, selection, torch.zeros((), dtype=torch.bool))
+    step = trainer._part(next(batches(0)), rank)
+    trainer._backward(total, step.known_gradient(selection), step.overflowed)
     torch.save(trainer.flat.buffer, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -134,6 +134,9 @@ class _Reader:
         }
         for name, key in (("negative", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
             lists = self._column(entries, key, "image")
+            for entry, value in zip(entries, lists, strict=True):
+                if not isinstance(value, list) or not all(type(each) is int and abs(each) < 2**62 for each in value):
+                    raise self._fail(f"image {entry['id']}: {key!r} is {value!r}, a list of category ids is wanted")
             offsets = _offsets(map(len, lists), len(lists))
             values = np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1])
             index, unknown = _lookup(category_ids, values)

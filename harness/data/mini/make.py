@@ -34,7 +34,9 @@ from harness.data.mini.render import (
     real_light,
     render_background,
     render_object,
+    write_png,
 )
+from harness.data.mini.stamp import NAME, Stamp, check_room, move_in, read_stamp, stamp_of, write_stamp
 from harness.data.seeding import generator
 from harness.errors import UserError
 
@@ -137,8 +139,8 @@ class MiniPaths:
 
     @property
     def stamp(self) -> Path:
-        """JSON: what the dataset was made from; there only when it is whole."""
-        return self.folder / "mini.json"
+        """JSON: what the dataset was made from, and the files that were made; see `mini.stamp`."""
+        return self.folder / NAME
 
 
 def make_mini(
@@ -167,33 +169,26 @@ def make_mini(
     }
     folder = Path(folder).absolute()
     paths = MiniPaths(folder)
-    if _is_whole(paths, recipe):
+    if _is_whole(folder, recipe):
         return paths
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.with_name(f".{folder.name}.lock")):
-        if _is_whole(paths, recipe):
+        if _is_whole(folder, recipe):
             return paths
-        if folder.exists() and not paths.stamp.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} holds files that are not the embedded dataset; remove it or set data.root")
+        check_room(folder)
         building = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(building, ignore_errors=True)
+        if building.exists():
+            check_room(building)
+            shutil.rmtree(building)
         _build(MiniPaths(building), recipe)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+        move_in(building, folder)
+        shutil.rmtree(building, ignore_errors=True)
     return paths
 
 
-def _is_whole(paths: MiniPaths, recipe: dict[str, int]) -> bool:
-    try:
-        stamp = json.loads(paths.stamp.read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(stamp.get("recipe") == recipe and stamp.get("files") == _count_files(paths.folder))
-
-
-def _count_files(folder: Path) -> int:
-    made = (path for part in ("lvis", "coco", "pools", "truth") for path in (folder / part).rglob("*"))
-    return sum(path.suffix in {".png", ".json", ".csv", ".parquet"} for path in made)
+def _is_whole(folder: Path, recipe: dict[str, int]) -> bool:
+    stamp = read_stamp(folder)
+    return stamp is not None and stamp.is_whole(folder, recipe)
 
 
 @contextmanager
@@ -205,6 +200,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _build(paths: MiniPaths, recipe: dict[str, int]) -> None:
+    write_stamp(paths.folder, Stamp(None, {}))  # by which a folder that was left half made is known as ours
     train = _make_split("train", recipe["train_images"], recipe["seed"], paths)
     val = _make_split("val", recipe["val_images"], recipe["seed"], paths)
     categories = _category_records(train["annotations"])
@@ -212,7 +208,7 @@ def _build(paths: MiniPaths, recipe: dict[str, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**split, "categories": categories}, separators=(",", ":")))
     write_pools(paths, CATEGORIES, LOOK_ALIKE, recipe["pool_instances"], recipe["seed"])
-    paths.stamp.write_text(json.dumps({"recipe": recipe, "files": _count_files(paths.folder)}, indent=1))
+    write_stamp(paths.folder, stamp_of(paths.folder, recipe))
 
 
 # --- which categories an image shows ---------------------------------------------------------------------------------
@@ -269,7 +265,7 @@ def _make_split(split: str, images: int, seed: int, paths: MiniPaths) -> dict[st
         unfinished = _not_exhaustive(split, present, rng)
         image, objects = _render_image(present, unfinished, rng)
         file_name = f"{image_id:012d}.png"
-        cv2.imwrite(str(paths.images / subfolder / file_name), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 5])
+        write_png(paths.images / subfolder / file_name, image[..., ::-1])
         image_records.append(
             {
                 "id": image_id,

@@ -33,6 +33,7 @@ from harness.data.mini.render import (
     render_object,
     smooth_field,
     stylise,
+    write_png,
 )
 from harness.data.paste.cutout import isolate
 from harness.data.seeding import generator as make_generator
@@ -209,7 +210,7 @@ def _make_instance(
     look = looks[true_category][1] if true_category >= 0 else None
     path = f"instances/{name}/{number:04d}.png"
     rgba = _render_instance(look, style, prompt_id, kind == "broken_mask", rng)
-    cv2.imwrite(str(folder / path), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 5])
+    write_png(folder / path, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     score = round(float(rng.normal(CLIP_MEAN[kind], CLIP_DEVIATION)), 3)
     area = round(isolate(rgba, path)[1], 4)
     prompt = PROMPTS[prompt_id].format(name=name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -347,3 +348,8 @@ def finish_photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uin
         exposed = cv2.GaussianBlur(exposed, (0, 0), sigma).astype(np.float32)
     noise = rng.standard_normal(exposed.shape, np.float32) * np.float32(rng.uniform(*IMAGE_NOISE))
     return np.clip(exposed * 255 + noise, 0, 255).round().astype(np.uint8)
+
+
+def write_png(path: Path, image: NDArray[Any]) -> None:
+    """Writes (h, w, 3 or 4) uint8, BGR(A). Raises OSError, which cv2.imwrite does not on a full disk."""
+    path.write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 5])[1].tobytes())

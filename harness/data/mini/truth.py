@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from harness.record.reading import read_parquet
 from methods.contract import Pool
 
 CLEAN = "clean"
@@ -20,7 +20,7 @@ def kinds_of(pool: Pool, truth: Path) -> np.ndarray | None:
     if not truth.is_file() or "path" not in pool.columns:
         return None
     names = ("category", "path", "kind")
-    table = pq.read_table(truth, columns=list(names))
+    table = read_parquet(truth, list(names))
     kinds = {(c, p): kind for c, p, kind in zip(*(table[name].to_pylist() for name in names), strict=True)}
     pairs = zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)
     return np.array([kinds.get(pair, "") for pair in pairs])

@@ -20,17 +20,21 @@ import orjson
 import pyarrow as pa
 
 from harness.data.fingerprint import fingerprint
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH, check_pool
 from harness.data.pool.numbering import Numbering, categories_of, instances_of
-from harness.data.pool.pool import CATEGORY, ISOLATED, MASK_PATH, PATH, IndexStore, InstancePool
-from harness.errors import UserError
+from harness.data.pool.packed import SUFFIX
+from harness.data.pool.pool import IndexStore, InstancePool
+from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
+from harness.record.reading import Damaged, read_parquet
 
 LAYOUT = 1  # part of a cached index's name: another layout never reads it
 ENTRY = "entry"  # the published entry, while a table is made
 
 
 def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Numbering | None = None) -> InstancePool:
-    """Opens a pool: a published JSON, an index (.arrow), or a table in the exchange format (.parquet).
+    """Opens a pool: a published JSON, an index (.arrow), a packed pool (.zip), or a table in the exchange format
+    (.parquet).
 
     An index of a JSON or Parquet file is made on first opening, in the folder `cache` under the file's fingerprint,
     without reading the images. Raises UserError for a file that is missing or malformed and for a category that is
@@ -39,7 +43,7 @@ def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Nu
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such pool")
-    index = path if path.suffix == ".arrow" else _cached_index(path, cache, numbering)
+    index = path if path.suffix in (".arrow", SUFFIX) else _cached_index(path, cache, numbering)
     pool = InstancePool(IndexStore(index))
     check_categories(pool, num_categories, path)
     return pool
@@ -56,14 +60,20 @@ def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
     if path.suffix == ".arrow":
         store = IndexStore(path)
         return store.table().replace_schema_metadata({"root": store.root})
+    if path.suffix == SUFFIX:
+        raise UserError(f"{path} is packed, to be read in training; give the pool that it was made of")
     raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
 
 
-def write_index(table: pa.Table, path: Path) -> None:
-    """Writes a table, `root` in its metadata, as an index. Raises UserError when the disk does not take it."""
+def write_index(table: pa.Table, path: Path, source: Path | None = None) -> None:
+    """Writes a table, `root` in its metadata, as an index that remembers the file it was made of, where one is given.
+
+    Raises UserError when the disk does not take it.
+    """
     root = (table.schema.metadata or {}).get(b"root", b"").decode()
     relative = os.path.relpath(root, path.parent.absolute())
-    table = table.replace_schema_metadata({"root": relative, "layout": str(LAYOUT)}).combine_chunks()
+    made_of = {"source": source_stamp(source)} if source is not None else {}
+    table = table.replace_schema_metadata({"root": relative, "layout": str(LAYOUT), **made_of}).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
     try:
@@ -96,6 +106,35 @@ def _cached_index(path: Path, cache: Path, numbering: Numbering | None) -> Path:
     return index
 
 
+def source_stamp(source: Path) -> str:
+    """What an index that was made of a pool remembers of it: the contents of its file and of its columns'."""
+    columns = columns_file(source)
+    return fingerprint(source) + (f"-{fingerprint(columns)}" if columns else "")
+
+
+def check_up_to_date(index: Path) -> None:
+    """Raises UserError for an index that was made of another version of the pool's JSON that lies beside it.
+
+    An index of an older version of this package does not remember what it was made of; there the files' times tell.
+    """
+    source = index.with_suffix(".json")
+    if index.suffix != ".arrow" or not source.is_file():
+        return
+    known = IndexStore(index).source_stamp
+    if known == source_stamp(source) if known else source.stat().st_mtime <= index.stat().st_mtime:
+        return
+    raise UserError(
+        f"{index} was made of another version of {source.name}: "
+        f"`harness data index-pool {source}` makes it anew, or delete the one that is not meant"
+    )
+
+
+def columns_file(path: Path) -> Path | None:
+    """The further columns beside a pool's JSON, if any."""
+    candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
 def check_categories(pool: InstancePool, num_categories: int | None, path: Path) -> None:
     """Raises UserError for a category below 0 or not below `num_categories`."""
     lowest, highest = int(pool.categories.min(initial=0)), int(pool.categories.max(initial=-1))
@@ -125,6 +164,7 @@ def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
             **columns,
         }
     )
+    check_pool(table, path)
     root = _root_of(path.parent.resolve(), table.column(PATH)[:8].to_pylist())
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))
 
@@ -136,7 +176,7 @@ def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no object; {wanted}")
@@ -157,15 +197,9 @@ def _root_of(folder: Path, sample: list[str]) -> Path:
     Published files name images from the folder that training was started in.
     """
     for candidate in (folder, *folder.parents, Path.cwd()):
-        if sample and (candidate / sample[0]).is_file():
+        if sample and os.path.isfile(candidate / sample[0]):  # False, and no error, for what no file can be called
             return candidate
     return folder
-
-
-def columns_file(path: Path) -> Path | None:
-    """What further columns of a published JSON are read from; None without such a file."""
-    candidates = [path.with_name(f"{path.stem}.columns{suffix}") for suffix in (".parquet", ".csv")]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[str, pa.ChunkedArray]:
@@ -174,9 +208,9 @@ def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[st
     if file is None:
         return {}
     table = _read_columns(file)
-    missing = {"category", "path"} - set(table.column_names)
-    if missing:
-        raise UserError(f"{file}: has no column {', '.join(sorted(missing))}")
+    for name in ("category", "path"):
+        if (count := table.column_names.count(name)) != 1:
+            raise UserError(f"{file}: has {'no' if count == 0 else 'more than one'} column {name}")
     listed = zip(map(str, table.column("category").to_pylist()), table.column("path").to_pylist(), strict=True)
     place = {key: row for row, key in enumerate(listed)}
     try:
@@ -185,6 +219,8 @@ def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[st
         category, entry = error.args[0]
         raise UserError(f"{file}: has no row for category {category}, path {entry}, which {path.name} lists") from None
     order = pa.array(rows, pa.int64())
+    if taken := {CATEGORY, MASK_PATH, ISOLATED} & set(table.column_names):
+        raise UserError(f"{file}: a column of its own cannot be called {taken.pop()!r}, which {path.name} tells")
     return {name: table.column(name).take(order) for name in table.column_names if name not in ("category", "path")}
 
 
@@ -193,19 +229,23 @@ def _read_columns(file: Path) -> pa.Table:
         if file.suffix == ".csv":
             import pyarrow.csv as csv
 
-            return csv.read_csv(str(file))
-        import pyarrow.parquet as parquet
-
-        return parquet.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+            table = csv.read_csv(str(file))
+            table.validate(full=True)
+            _ = table.column_names  # decodes them
+            return table
+        return read_parquet(file)
+    except Damaged as error:
+        raise UserError(str(error)) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
 
 
 def _read_parquet(path: Path) -> pa.Table:
     table = _read_columns(path)
-    missing = {CATEGORY, PATH} - set(table.column_names)
-    if missing:
-        raise UserError(f"{path}: has no column {', '.join(sorted(missing))}")
+    check_pool(table, path)
     metadata: dict[Any, Any] = table.schema.metadata or {}
-    root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
+    try:
+        root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: its root is no folder's name ({first_line(error)})") from error
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,10 +48,10 @@ def categories_of(path: Path, content: Mapping[str, Any], numbering: Numbering |
         raise UserError(f"{path}: {BY} is {by!r}; {nearest(str(by), KINDS)}")
     keys = list(instances_of(path, content))
     if by == "index":
-        wrong = [key for key in keys if not key.lstrip("-").isdecimal()]
+        wrong = [key for key in keys if not re.fullmatch("-?[0-9]{1,9}", key)]
         if wrong:
             raise UserError(
-                f"{path}: category {wrong[0]!r} is not an integer; a pool of category names says so: "
+                f"{path}: category {wrong[0][:40]!r} is not an integer; a pool of category names says so: "
                 f'{{"{BY}": "name", "{INSTANCES}": {{...}}}} ({", ".join(KINDS[1:])})'
             )
         return {key: int(key) for key in keys}

@@ -13,11 +13,11 @@ import pyarrow as pa
 from harness.data.images import TrainingImages
 from harness.data.lvis.annotations import Annotations
 from harness.data.paste.cutout import Fault, FaultyInstance, annotated_cutout, read_rgba
-from harness.data.pool.sources import AnnotationSource, FileSource
-from harness.errors import UserError
+from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH, check_pool
+from harness.data.pool.packed import BYTES, OFFSET, SUFFIX, packed_index
+from harness.data.pool.sources import AnnotationSource, FileSource, Span
+from harness.errors import UserError, first_line
 from methods.contract import Pool
-
-CATEGORY, PATH, MASK_PATH, ISOLATED = "category_id", "path", "mask_path", "isolated"
 
 
 class Store(Protocol):
@@ -111,31 +111,40 @@ class InstancePool:
 
 
 class IndexStore:
-    """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages."""
+    """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages; by
+    itself, or in a packed pool.
 
-    def __init__(self, path: Path) -> None:
+    Checked when it is opened; not again in the processes that it is handed to.
+    """
+
+    def __init__(self, path: Path, checked: bool = False) -> None:
         self.path = Path(path)
+        self._packed = self.path.suffix == SUFFIX
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            reader = pa.ipc.open_file(packed_index(self.path) if self._packed else pa.memory_map(str(self.path)))
+            if reader.num_record_batches != 1:
+                raise ValueError(f"{reader.num_record_batches} batches where one is wanted")
             batch = reader.get_batch(0)
-        except (OSError, pa.ArrowInvalid) as error:
+            metadata = batch.schema.metadata or {}
+            # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
+            self.root = str((self.path.parent / metadata.get(b"root", b".").decode()).resolve())
+            self.source_stamp = metadata.get(b"source", b"").decode()
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.path}: no readable pool index ({error}); delete it, or index the pool again"
+                f"{self.path}: no readable pool index ({first_line(error)}); delete it, or index the pool again"
             ) from None
-        missing = {CATEGORY, PATH} - set(batch.schema.names)
-        if missing:
-            raise UserError(f"{self.path}: the pool index has no column {', '.join(sorted(missing))}")
-        metadata = batch.schema.metadata or {}
-        # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
-        self.root = str((self.path.parent / metadata.get(b"root", b".").decode()).resolve())
+        if not checked:
+            check_pool(batch, self.path)
         self._batch = batch
         names = batch.schema.names
         self._paths = batch.column(PATH)
         self._masks = batch.column(MASK_PATH) if MASK_PATH in names else None
         self._isolated = batch.column(ISOLATED) if ISOLATED in names else None
+        if self._packed:
+            self.root = str(self.path.absolute())
 
-    def __reduce__(self) -> tuple[type[IndexStore], tuple[Path]]:
-        return IndexStore, (self.path,)
+    def __reduce__(self) -> tuple[type[IndexStore], tuple[Path, bool]]:
+        return IndexStore, (self.path, True)
 
     def table(self) -> pa.Table:
         return pa.Table.from_batches([self._batch])
@@ -151,7 +160,7 @@ class IndexStore:
     def column(self, name: str) -> np.ndarray:
         """Text comes as an object array of str, "" where the index has no value."""
         values = self._batch.column(name)
-        if pa.types.is_primitive(values.type) and not pa.types.is_boolean(values.type) and values.null_count == 0:
+        if (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) and values.null_count == 0:
             return _numbers(values)
         if pa.types.is_primitive(values.type):
             plain: np.ndarray = values.to_numpy(zero_copy_only=False)
@@ -164,7 +173,14 @@ class IndexStore:
             os.path.join(self.root, self._paths[row].as_py()),
             None if mask is None else os.path.join(self.root, mask),
             self._isolated is not None and bool(self._isolated[row].as_py()),
+            *((self.root, self._span(row, ""), self._span(row, "mask_")) if self._packed else ()),
         )
+
+    def _span(self, row: int, prefix: str) -> Span | None:
+        if f"{prefix}{OFFSET}" not in self.columns:
+            return None
+        offset, length = (self._batch.column(f"{prefix}{name}")[row].as_py() for name in (OFFSET, BYTES))
+        return None if offset is None else (offset, length)
 
     def open(self, row: int) -> np.ndarray:
         return read_rgba(self.source(row))

@@ -23,7 +23,7 @@ def training_data(views: Sequence[View]) -> Packed:
     for view in views:
         sample = _sample(view.size, view.size)
         targets = view.targets
-        masks = targets.masks.to("cpu").full().numpy()
+        masks = targets.to("cpu").masks.full().numpy()
         sample.gt_instances = InstanceData(
             bboxes=targets.boxes, labels=targets.labels, masks=BitmapMasks(masks, *view.size)
         )
