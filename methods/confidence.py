@@ -37,7 +37,8 @@ class Confidence(PoolPasting):
     when it reaches the `quantile` of those, which leaves out that share. per_category=false judges by all categories
     together; `warmup`: so many of a category are kept first, whatever they are. soft: instances are weighted by their
     rank among the window instead. The others are ignored, and the rest of the image trains as it is. A detector that
-    has not learnt the categories believes no label: start from one that has (init_from, weights). On a clean pool it loses against keeping everything: docs/selection.md.
+    has not learnt the categories believes no label: start from one that has (init_from, weights).
+    On a clean pool it loses against keeping everything: docs/selection.md.
     """
 
     paper = "beyond the papers"
