@@ -25,6 +25,7 @@ OURS_ALONE = {
     "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every", "schedule.tensorboard",
     "schedule.accumulate", "schedule.archive", "schedule.compile", "schedule.tf32",
     "schedule.profile", "schedule.activation_checkpointing", "backbone.stochastic_depth",
+    "detector.federated_extra_images",  # stands in the row of DiverGen's CAT_FREQ_PATH; others have no extra categories
 }  # fmt: skip
 
 

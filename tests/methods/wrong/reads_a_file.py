@@ -16,5 +16,5 @@ class ReadsAFile(PoolPasting):
     """Wrong."""
 
     def select(self, step):
-        float(open(FILE).read())
+        float(FILE.read_text())
         return super().select(step)
