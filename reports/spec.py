@@ -217,11 +217,10 @@ def _spec(path: Path, content: Any) -> Spec:
         raise ValueError(f"{path}: a report needs rows")
     rows = tuple(_row(path, key, row or {}) for key, row in _mapping(path, "rows", content["rows"]).items())
     group, values = _group(path, content.get("group"))
-    baseline = content.get("baseline", [])
-    baselines = tuple([baseline] if isinstance(baseline, str) else baseline)
+    baselines = _names(path, "baseline", content.get("baseline", []))
     for key in baselines:
         _known(path, "baseline", key, [row.key for row in rows])
-    columns = tuple(content.get("columns", PAPER_COLUMNS))
+    columns = _names(path, "columns", content.get("columns", list(PAPER_COLUMNS)))
     for key in columns:
         _known(path, "column", key, COLUMNS)
     level = content.get("level", 0.95)
@@ -279,14 +278,13 @@ def _tables(path: Path, content: Any, groups: Mapping[str, str]) -> dict[str | N
 
 def _row(path: Path, key: str, content: Any) -> Row:
     content = _mapping(path, f"rows.{key}", content, ("label", "about", "where", "each", "published"))
-    each = content.get("each", [])
     published = content.get("published")
     return Row(
         key=_text(path, "a row's key", key),
         label=_text(path, f"rows.{key}.label", content.get("label", key)),
         about=" ".join(str(content.get("about", "")).split()),
         where=_mapping(path, f"rows.{key}.where", content.get("where", {"name": key})),
-        each=tuple([each] if isinstance(each, str) else each),
+        each=_names(path, f"rows.{key}.each", content.get("each", [])),
         published=None if published is None else _mapping(path, f"rows.{key}.published", published),
     )
 
@@ -314,12 +312,20 @@ def _figure(path: Path, content: Any, rows: tuple[Row, ...]) -> Figure:
     for option, value in content.items():
         _known(path, f"option of the figure '{kind}'", option, FIGURES[kind])
         if option in ("columns", "column"):
-            for key in [value] if isinstance(value, str) else value:
+            for key in _names(path, option, value):
                 _known(path, "column", key, COLUMNS)
         if option == "rows":
-            for key in value:
+            for key in _names(path, option, value):
                 _known(path, "row", key, [row.key for row in rows])
     return Figure(kind, _text(path, "a figure's title", title), content)
+
+
+def _names(path: Path, what: str, value: Any) -> tuple[str, ...]:
+    """One word, or several."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {what} is {str(value)[:40]!r}; a name or a list of names is wanted")
+    return tuple(names)
 
 
 def _text(path: Path, what: str, value: Any) -> str:

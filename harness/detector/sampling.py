@@ -57,5 +57,5 @@ class FederatedClasses:
 def federated_weights(image_counts: Tensor, num_classes: int, power: float, extra_images: int | None = None) -> Tensor:
     """(num_classes,) odds: image_count^power; classes beyond the counted ones count `extra_images`, or the largest."""
     extra = max(num_classes - len(image_counts), 0)
-    count = int(image_counts.max()) if extra_images is None else extra_images
-    return torch.cat([image_counts[:num_classes], image_counts.new_full((extra,), count)]).float() ** power
+    others = image_counts.max().expand(extra) if extra_images is None else image_counts.new_full((extra,), extra_images)
+    return torch.cat([image_counts[:num_classes], others]).float() ** power

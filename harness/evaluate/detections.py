@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from harness.data.lvis.annotations import Annotations, Rle
 
 
+# Beyond it, the numbers of JSON are no longer whole ones of their own.
+LARGEST_ID = 2**53
+
+
 @dataclass(frozen=True, eq=False)
 class Masks:
     """N run-length encoded masks: sizes (N, 2) int32 height and width; mask i's compressed counts are
@@ -138,7 +142,7 @@ class Detections:
             rles = [_as_rle(value, i, results, annotations, source) for i, value in enumerate(segmentations)]
         image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
         for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
-            for i in np.flatnonzero(ids != np.floor(ids))[:1]:
+            for i in np.flatnonzero((ids != np.floor(ids)) | ~(np.abs(ids) < LARGEST_ID))[:1]:
                 raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
         found = cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
         if found.masks is not None:

@@ -81,7 +81,7 @@ def read(path: Path) -> Sweep:
         raise UserError(f"{path}: a sweep file holds the keys {', '.join(KEYS)}")
     for key in content:
         if key not in KEYS:
-            raise UserError(f"{path}: no such key '{key}'; {nearest(str(key), KEYS)}")
+            raise UserError(f"{path}: no such key {key!r}; {nearest(str(key), KEYS)}")
     if "grid" not in content:
         raise UserError(f"{path}: the key 'grid' is missing: what to vary, such as grid: {{method: [baseline, bsgal]}}")
     grids = tuple(_grid(path, grid) for grid in _listed(content["grid"]))
@@ -130,7 +130,7 @@ def _mapping(path: Path, where: str, value: Any) -> dict[str, Any]:
 def _only(path: Path, where: str, value: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:
     for key in value:
         if key not in (*required, *optional):
-            raise UserError(f"{path}: {where}: no such key '{key}'; {nearest(key, [*required, *optional])}")
+            raise UserError(f"{path}: {where}: no such key {key!r}; {nearest(key, [*required, *optional])}")
     for key in required:
         if key not in value:
             raise UserError(f"{path}: {where}: the key '{key}' is missing")
@@ -147,7 +147,7 @@ def _grid(path: Path, value: Any) -> dict[str, tuple[str, ...]]:
     for key, values in _mapping(path, "grid", value).items():
         grid[key] = tuple(text_of(item) for item in _listed(values))
         if not grid[key]:
-            raise UserError(f"{path}: grid: {key} has no values")
+            raise UserError(f"{path}: grid: {key!r} has no values")
     return grid
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import io
 import pickle
@@ -46,6 +47,8 @@ class Life:
         """Trains on the steps first..last-1."""
         for step in tiny_steps(self.engine, first, last):
             selection = train(self.method, step)
+            if selection.gradient is not None:  # a buffer that the next step may write to
+                selection = dataclasses.replace(selection, gradient=selection.gradient.clone())
             policy = np.array(self.method.policy()) if Policies.of(self.method) else None
             self.decided.append((selection, policy))
             yield step

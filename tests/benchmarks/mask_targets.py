@@ -15,8 +15,10 @@ import time
 
 import torch
 
+from harness.config import RunConfig
 from harness.data.sample import Masks
 from harness.detector import mask_head
+from harness.training.torch_settings import prepare_torch
 
 INSTANCES, REGIONS = 300, 128
 
@@ -33,7 +35,7 @@ def main() -> None:
 
 
 def measure(name: str, most: int, side: int) -> None:
-    torch.set_num_threads(1)
+    prepare_torch(RunConfig())
     mask_head.MOST_PIXELS = most
     rng = torch.Generator().manual_seed(0)
     crops = torch.zeros(INSTANCES, side, side, dtype=torch.uint8)

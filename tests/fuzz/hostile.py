@@ -27,7 +27,7 @@ VALUES: list[Any] = [
     {"size": [4, 4], "counts": "x"}, {"size": 5, "counts": []}, [[[[[[[[[]]]]]]]]],
 ]  # fmt: skip
 NUMBERS = [b"\xff\xff\xff\x7f", b"\xff" * 4, b"\0" * 4, b"\1\0\0\0"]
-_ANY = st.one_of(st.sampled_from(VALUES), st.text(max_size=20), st.integers(), st.floats())
+_ANY = st.one_of(st.sampled_from(VALUES).map(copy.deepcopy), st.text(max_size=20), st.integers(), st.floats())
 
 
 def fuzz(cases: int, *strategies: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -50,6 +50,8 @@ def test_the_columns_are_those_that_the_module_states(tmp_path: Path) -> None:
         "score": "double",
         "matched": "uint16",
         "ignored": "uint16",
+        "fault": "uint8",
+        "truth": "int32",
     }
     assert matches["iou_type"].to_pylist() == ["bbox"] * 3
     assert matches.schema.metadata == {b"iou_types": b"bbox"}

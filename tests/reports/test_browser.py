@@ -230,9 +230,9 @@ def test_categories_are_searched_and_two_rows_chosen(browser, mini: Path) -> Non
     runs = [
         pd.read_parquet(path) for path in sorted(mini.parent.glob("runs/baseline_continued-s*/per_category.parquet"))
     ]
-    masks = [run[run["iou_type"] == "segm"].set_index("name")["AP"] for run in runs]
+    boxes = [run[run["iou_type"] == "bbox"].set_index("name")["AP"] for run in runs]
     first = browser.find_element("css selector", "#categories tbody th").text
-    mean = sum(100 * each[first] for each in masks) / len(masks)
+    mean = sum(100 * each[first] for each in boxes) / len(boxes)
     shown = browser.find_element("css selector", "#categories tbody tr td:nth-child(4)").text
     assert float(shown) == pytest.approx(mean, abs=0.06)
     assert browser.get_log("browser") == []
@@ -241,7 +241,7 @@ def test_categories_are_searched_and_two_rows_chosen(browser, mini: Path) -> Non
 def test_pictures_of_both_rows_and_judged_instances(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
     view(browser, mini / "index.html", 1280)
     drawn = browser.find_elements("css selector", "#pictures figure")
-    assert [each.text.split(" category")[0] for each in drawn] == ["truth", "Copy-paste", "Oracle"] * 2
+    assert [each.text.split(" category")[0] for each in drawn] == ["truth", "X-Paste", "Oracle"] * 2
     assert all(each.find_elements("css selector", "path.outline") for each in drawn)
     loaded = "return [...document.querySelectorAll('.instances img')].map(image => image.naturalWidth)"
     browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")

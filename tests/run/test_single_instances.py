@@ -65,7 +65,7 @@ def test_decisions_are_counted_by_instance(calm: Path) -> None:
         assert 0 < rows.accepted.mean() < 1
         assert all(0.5 <= weight <= 1.5 for weight in chain.from_iterable(rows.weights))
 
-    record: dict[str, Any] = left["record"][3]
+    record: dict[str, Any] = left["record"][4]
     assert record["acceptance_rate"] == pytest.approx(sum(kept) / len(kept))
     decisions = read_decisions(next(calm.glob("*/record.json")).parent)
     assert decisions is not None
