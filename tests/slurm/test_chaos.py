@@ -106,7 +106,7 @@ def _kill_the_submitter(project: Project, *overrides: str) -> None:
     submitter = project.start("sweep", "chaos", *RESOURCES, *overrides)
     project.cluster.wait_for(lambda: project.cluster.command("squeue", "--noheader").strip())
     submitter.kill()
-    submitter.wait()
+    submitter.communicate()
     both = [project.start("sweep", "chaos", *RESOURCES, *overrides) for _ in range(2)]
     printed = [process.communicate(timeout=120)[0] for process in both]
     assert 0 in [process.returncode for process in both], printed
