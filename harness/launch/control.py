@@ -126,7 +126,7 @@ def _others_need_its_job(runs_dir: Path, last: tuple[Submission, str] | None, ch
 def _is_over(runs_dir: Path, run_id: str, job: str) -> bool:
     record = record_as_found(runs_dir, run_id)
     complete = record is not None and record.status is Status.complete
-    return complete or is_cancelled(runs_dir, run_id, job) or has_failed(runs_dir, run_id, job)
+    return complete or is_cancelled(runs_dir, run_id, job) or has_failed(record, job)
 
 
 def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:

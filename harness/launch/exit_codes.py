@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.launch.state import RunState, State
+from harness.record.record import Status
+from harness.run.outcome import EXIT_CODES
 
-FAILED = 1
-NOT_UNDER_WAY = 3  # as a single run that waits for its parent
+# As a single run's.
+FAILED, NOT_UNDER_WAY, STOPPED = (EXIT_CODES[each] for each in (Status.failed, Status.waiting, Status.interrupted))
 UNKNOWN = 69  # sysexits.h's EX_UNAVAILABLE: a service, here the scheduler, is not there
-STOPPED = 75  # EX_TEMPFAIL: goes on when it is started again; so does a single run
 _CODES = {
     State.failed: FAILED,
     State.unknown: UNKNOWN,

@@ -15,6 +15,7 @@ from harness.launch.resources import runs_a_job
 from harness.record.manifest import ExpectedRun
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run import claim, scheduler
+from harness.run.outcome import EXIT_CODES
 from harness.run.signals import StopFlag
 
 log = logging.getLogger("harness.launch.job")
@@ -42,7 +43,7 @@ def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = schedule
             scheduler.name_self(run.run_id)
         _describe_ranks(environment)
         from harness.console import run_log
-        from harness.run.run import EXIT_CODES, execute
+        from harness.run.run import execute
 
         outcome = execute(run.overrides)
         if outcome.status is Status.waiting:
@@ -70,11 +71,11 @@ def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
     return not jobs or job in jobs  # markers of older versions name no job
 
 
-def has_failed(runs: str | Path, run_id: str, job: str | None) -> bool:
+def has_failed(record: Record | None, job: str | None) -> bool:
     """Whether a run has ended in `job`, by its own fault or for want of a parent."""
-    record = read_record(Path(runs), run_id)
-    ended_badly = record is not None and record.status in (Status.failed, Status.waiting)
-    return ended_badly and record is not None and record.provenance.get("job") == job
+    if record is None or record.status not in (Status.failed, Status.waiting):
+        return False
+    return bool(record.provenance.get("job") == job)
 
 
 def _give_up(run: ExpectedRun, runs: Path) -> None:

@@ -9,15 +9,16 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from harness.launch import job
 from harness.record.manifest import ExpectedRun
+from harness.record.record import Status, record_as_found
 from harness.run import scheduler
+from harness.run.outcome import EXIT_CODES
 from harness.run.signals import STOP_SIGNALS, StopFlag
 
 POLL_SECONDS = 0.5
-# A run that saved itself, for its job to go on with later; a job that is queued again then ends by its run's exit code.
-AGAIN, FAILED = 75, 1
 
 
 def start(runs: list[ExpectedRun], folder: str) -> None:
@@ -30,12 +31,12 @@ def start(runs: list[ExpectedRun], folder: str) -> None:
         own = scheduler.own_job()
         if runs[0].resources.get("comment") is None:
             scheduler.name_self(" ".join(run.run_id for run in runs))
-        failed = [run for run in runs if job.has_failed(folder, run.run_id, own)]
+        failed = [run for run in runs if job.has_failed(record_as_found(Path(folder), run.run_id), own)]
         codes = _wait([_spawn(run, folder) for run in runs if run not in failed], stop)
-        if AGAIN in codes:
+        if EXIT_CODES[Status.interrupted] in codes:
             print(scheduler.requeue_self(), file=sys.stderr)
         elif failed or any(codes):
-            sys.exit(FAILED)
+            sys.exit(EXIT_CODES[Status.failed])
 
 
 def _spawn(run: ExpectedRun, folder: str) -> BaseProcess:
@@ -55,7 +56,7 @@ def _execute(run: ExpectedRun, folder: str) -> None:
 
     def queue_again() -> str:
         nonlocal code
-        code = AGAIN
+        code = EXIT_CODES[Status.interrupted]
         return "its job is queued again when the runs beside it have saved themselves"
 
     job.start(run, folder, queue_again)

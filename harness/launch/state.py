@@ -185,7 +185,7 @@ def _state(
         row.job = active.job_id
     if _is_held(runs, run, jobs, known.look):
         row.state, row.reason = State.running, _running_reason(row, runs, active)
-    elif active is not None and not _ended_in_shared_job(runs, row, jobs):
+    elif active is not None and not _ended_in_shared_job(runs, row, record, jobs):
         _explain_queued(row, active)
     elif jobs and local_process(*jobs[-1]) is not None:
         row.state, row.reason = State.running, "starting"
@@ -225,11 +225,11 @@ def _is_held(runs: Path, run: ExpectedRun, jobs: list[tuple[Submission, str]], l
     return held
 
 
-def _ended_in_shared_job(runs: Path, row: RunState, jobs: list[tuple[Submission, str]]) -> bool:
+def _ended_in_shared_job(runs: Path, row: RunState, record: Record | None, jobs: list[tuple[Submission, str]]) -> bool:
     """Whether a run is over though its job waits or runs, for the sake of the runs beside it."""
     if not jobs or jobs[-1][0].pack == 1:
         return False
-    return is_cancelled(runs, row.run.run_id, row.job) or has_failed(runs, row.run.run_id, row.job)
+    return is_cancelled(runs, row.run.run_id, row.job) or has_failed(record, row.job)
 
 
 def _running_reason(row: RunState, runs: Path, active: Job | None) -> str:

@@ -15,7 +15,8 @@ from harness.compose import Composed, compose, explained, register_groups, valid
 from harness.errors import UserError, sentence_of
 from harness.record.reading import Damaged
 from harness.record.record import Status
-from harness.run.run import EXIT_CODES, execute_composed
+from harness.run.outcome import EXIT_CODES
+from harness.run.run import execute_composed
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ from harness.run.identity import fingerprints, identify
 from harness.run.method_card import method_card
 from harness.run.needed_files import check_needed_files
 from harness.run.on_the_way import OnTheWay
+from harness.run.outcome import Outcome
 from harness.run.provenance import provenance
 from harness.run.signals import Interrupted, StopFlag
 from harness.run.trackers import Tracked, tracking
@@ -60,20 +61,8 @@ from methods.contract import Start
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """status is None where another process holds the run. peer_lost: it was stopped by the loss of another rank."""
-
-    run_id: str
-    status: Status | None
-    message: str = ""
-    peer_lost: bool = False
-
-
 # Beside the weights, what a run that has been trained keeps for its record.
 OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped_share"}
-# Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
-EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
 
 class Waiting(Exception):

@@ -22,7 +22,8 @@ import torch
 
 from harness.engine.native import NativeEngine
 from harness.record.record import read_record
-from harness.run.run import EXIT_CODES, execute
+from harness.run.outcome import EXIT_CODES
+from harness.run.run import execute
 from harness.training import checkpoint
 from harness.training.loop import Trainer
 from tests.small_training import TIMES, TINY
