@@ -1,4 +1,4 @@
-"""The table of published settings as text: docs/explanation/fidelity.md, which `python docs/write_fidelity.py` writes."""
+"""The table of published settings as text: `python docs/write_fidelity.py` writes docs/explanation/fidelity.md."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ FIGURES = "AP box / mask, rare AP box / mask"
 
 _HEAD = """# Fidelity to the published code
 
-This page lists every setting of the published configurations beside ours. `python docs/write_fidelity.py` writes it from
-the tables in `harness/recipes`. A test fails if the page is out of date, if a composed recipe departs from the tables, or
-if a published file sets something that has no row. `harness recipes show NAME` prints the same for one recipe.
+This page lists every setting of the published configurations beside ours. `python docs/write_fidelity.py` writes it
+from the tables in `harness/recipes`. A test fails if the page is out of date, if a composed recipe departs from the
+tables, or if a published file sets something that has no row. `harness recipes show NAME` prints the same for one
+recipe.
 
 | verdict | meaning |
 | :-- | :-- |
