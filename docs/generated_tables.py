@@ -12,6 +12,7 @@ import io
 import re
 import tokenize
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def configuration() -> str:
     for group, (class_name, prefix) in GROUPS.items():
         node = classes[class_name]
         parts += [f"## `{group}`", _paragraph(ast.get_docstring(node)), _choices(group)]
-        parts += ["| option | type | default | meaning |\n| :-- | :-- | :-- | :-- |"]
+        parts += ["| option | type = default | meaning |\n| :-- | :-- | :-- |"]
         parts[-1] += "".join(_rows(node, prefix, comments, classes))
     parts += ["## `recipe`", _choices("recipe")]
     return "\n\n".join(part for part in parts if part)
@@ -87,14 +88,12 @@ def _rows(
             continue
         above = _above(field.lineno, comments)
         if above and (not above.endswith(".") or above.startswith("The rest")):  # about all that follow
-            rows.append(f"\n| **{_cell(above)}** | | | |")
+            rows.append(f"\n| **{_cell(above)}** | | |")
             above = ""
         _, beside = comments.get(field.end_lineno or 0, (False, ""))
         meaning = " ".join([*(_sentence(words) for words in (above, beside) if words), _enum_words(type_name, classes)])
         shown = _choice_names(classes[type_name]) if type_name in classes else type_name
-        rows.append(
-            f"\n| `{prefix}{field.target.id}` | `{_cell(shown)}` | {_default(field.value)} | {_cell(meaning.strip())} |"
-        )
+        rows.append(f"\n| `{prefix}{field.target.id}` | `{shown}{_default(field.value)}` | {_cell(meaning.strip())} |")
     return rows
 
 
@@ -116,12 +115,12 @@ def _choice_names(node: ast.ClassDef) -> str:
 def _default(value: ast.expr | None) -> str:
     if isinstance(value, ast.Call):  # field(default_factory=...)
         factory = value.keywords[0].value
-        return f"`{ast.unparse(factory.body) if isinstance(factory, ast.Lambda) else FACTORIES[ast.unparse(factory)]}`"
+        return f" = {ast.unparse(factory.body) if isinstance(factory, ast.Lambda) else FACTORIES[ast.unparse(factory)]}"
     text = ast.unparse(value) if value else ""
     if text == "MISSING":
-        return "set by the group's option"
-    names = {"None": "null", "True": "true", "False": "false", "''": "empty"}
-    return f"`{names.get(text) or re.sub(r'^[A-Z][a-zA-Z]+[.]', '', text)}`"
+        return ""
+    names = {"None": "null", "True": "true", "False": "false", "''": '""'}
+    return f" = {names.get(text) or re.sub(r'^[A-Z][a-zA-Z]+[.]', '', text)}"
 
 
 def _choices(group: str) -> str:
@@ -152,7 +151,8 @@ def _cell(text: str) -> str:
 
 
 def methods() -> str:
-    pasting = f"## Options of every method that pastes\n\n{inspect.cleandoc(PoolPasting.__doc__ or '')}"
+    about = _listed(inspect.cleandoc(PoolPasting.__doc__ or ""), [field.name for field in fields(PoolPasting)])
+    pasting = f"## Options of every method that pastes\n\n{about}"
     return "\n\n".join([pasting, *(_method(row) for row in methods_table() if row.origin == "built in")])
 
 
@@ -164,9 +164,15 @@ def _method(row: MethodRow) -> str:
     table = "| option | default | choices |\n| :-- | :-- | :-- |"
     for option in row.options:
         choices = ", ".join(f"`{choice}`" for choice in option.choices)
-        table += f"\n| `method.{option.name}` | `{_cell(option.default)}` | {choices} |"
-    parts = [f"## `{row.name}`", row.about, "  \n".join(fact for fact in facts if fact), table if row.options else ""]
+        table += f"\n| `method.{option.name}` | `{option.default}` | {choices} |"
+    about = _listed(row.about, [option.name for option in row.options])
+    parts = [f"## `{row.name}`", about, "  \n".join(fact for fact in facts if fact), table if row.options else ""]
     return "\n\n".join(part for part in parts if part)
+
+
+def _listed(about: str, names: list[str]) -> str:
+    """A docstring with its `name: meaning.` sentences as a list."""
+    return re.sub(rf"(^|(?<=\.)\s+)({'|'.join(names) or '$^'}): ", r"\n\n- `\2`: ", about, flags=re.MULTILINE)
 
 
 def command_line() -> str:

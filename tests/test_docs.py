@@ -51,9 +51,20 @@ def runnable() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: LVIS in datasets/ (mini has its layout), a pool, detections."""
+    """A user's folder: LVIS in datasets/ (mini has its layout), the pools and weights that recipes name, detections."""
     folder = tmp_path_factory.mktemp("user")
-    (folder / "datasets").symlink_to(mini_root)
+    data = folder / "datasets"
+    for name in ("pools", "weights"):
+        (data / name).mkdir(parents=True)
+    for name in ("lvis", "coco"):
+        (data / name).symlink_to(mini_root / name)
+    pools = mini_root / "pools"
+    listing = json.loads((pools / "half_bad.json").read_text())
+    for name in ("xpaste", "divergen"):
+        absolute = {category: [str(pools / path) for path in paths] for category, paths in listing.items()}
+        (data / "pools" / f"{name}.json").write_text(json.dumps(absolute))
+    for name in ("resnet50_miil_21k.pth", "swin_large_patch4_window12_384_22k.pth", "baseline_r50.pth"):
+        (data / "weights" / name).touch()  # sweeps are shown, not run
     image = json.loads((mini_root / "lvis" / "lvis_v1_val.json").read_text())["images"][0]["id"]
     detection = {"image_id": image, "category_id": 1, "score": 0.5, "bbox": [10, 10, 30, 30]}
     (folder / "detections.json").write_text(json.dumps([detection]))

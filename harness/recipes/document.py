@@ -11,7 +11,11 @@ from harness.recipes.table import SECTIONS, Paper, Setting, Verdict, papers, set
 
 FIGURES = "AP box / mask, rare AP box / mask"
 
-_HEAD = """# Fidelity to the published code
+_HEAD = """---
+hide: [toc]
+---
+
+# Fidelity to the published code
 
 This page lists every setting of the published configurations beside ours. `python docs/write_fidelity.py` writes it
 from the tables in `harness/recipes`. A test fails if the page is out of date, if a composed recipe departs from the
