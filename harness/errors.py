@@ -5,7 +5,7 @@ import shlex
 
 from harness.record.names import nearest
 
-__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of"]
+__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of", "shown"]
 
 _USERS_TO_MEND = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
@@ -32,6 +32,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty, at most 200 characters; its type's name without one."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line[:200] for line in lines if line), type(error).__name__)
+
+
+def shown(value: object) -> str:
+    """A value from somebody's file within a sentence: on one line, at most 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def sentence_of(error: OSError) -> str | None:
