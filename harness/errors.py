@@ -1,6 +1,7 @@
 """Errors that are the user's to mend, and the words of their messages."""
 
 import errno
+import os
 import shlex
 
 from harness.record.names import nearest
@@ -46,4 +47,4 @@ def sentence_of(error: OSError) -> str | None:
         return None
     remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror}; {remedy}, or use another folder (--runs, runs_dir=, --out)"
+    return f"{where}{os.strerror(error.errno)}; {remedy}, or use another folder (--runs, runs_dir=, --out)"

@@ -157,5 +157,5 @@ def test_packed_pictures_are_as_limited(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_rgba(whole).shape == (8, 8, 4)
     for wrong in ("many", "-1", "0", "1e9"):
         monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", wrong)
-        with pytest.raises(UserError, match="BSGAL_BENCH_MOST_PIXELS=.*: a number of pixels is wanted"):
+        with pytest.raises(UserError, match=r"BSGAL_BENCH_MOST_PIXELS=.*: a number of pixels is wanted"):
             read_rgba(whole)
