@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.record.manifest import ExpectedRun, Manifest, write_manifest
+from harness.record.record import Record, Status, write_record
 from harness.weights.file import write_weights
 from tests.command_line import Ended, harness
 from tests.evaluate.made_detections import REAL
@@ -38,7 +40,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fill(disk: Path, left: int) -> None:
+def empty(disk: Path) -> None:
+    for path in disk.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def files(disk: Path) -> list[str]:
+    """What is there and not empty."""
+    return sorted(path.name for path in disk.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def fill(disk: Path, left: int = 0) -> None:
     """All but so many bytes, in pages of 4096."""
     with (disk / "filler").open("wb", buffering=0) as file:
         try:
@@ -50,12 +62,10 @@ def fill(disk: Path, left: int) -> None:
 
 def on_full(disk: Path, words: list[str], cwd: Path, left: int = 0, environment: dict[str, str] | None = None) -> Ended:
     """What the command says; it leaves no file."""
-    for path in disk.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    empty(disk)
     fill(disk, left)
     ended = harness(*words, cwd=cwd, environment=environment)
-    assert [path.name for path in disk.rglob("*") if path.is_file() and path.stat().st_size] == ["filler"], words
+    assert files(disk) == ["filler"], words
     return ended
 
 
@@ -96,24 +106,18 @@ DATA = {
 @pytest.mark.parametrize("left", [0, 3 * 4096])
 def test_reports(words: str, left: int, disk: Path, runs: Path, tmp_path: Path) -> None:
     """Where a first small file fits and the page does not, what is there is whole."""
-    ended = None
-    for path in disk.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    empty(disk)
     fill(disk, left)
     ended = harness(*words.replace("RUNS", str(runs)).replace("DISK", str(disk)).split(), cwd=tmp_path)
     if left == 0 or ended.code:
         is_said(ended)
     assert not list(disk.rglob("*.part"))
-    if left == 0:
-        assert not any(path.stat().st_size for path in disk.rglob("*") if path.is_file() and path.name != "filler")
+    assert left or files(disk) == ["filler"]
 
 
 @pytest.mark.parametrize("words", DATA.values(), ids=DATA)
 def test_data_and_methods(words: str, disk: Path, mini_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(
-        json.dumps([{"image_id": 0, "category_id": 0, "score": 0.5, "bbox": [0, 0, 1, 1]}][:0])
-    )
+    (tmp_path / "results.json").write_text("[]")
     names = {
         "DISK": disk,
         "POOL": mini_root / "pools" / "clean.json",
@@ -144,9 +148,7 @@ def test_weights(disk: Path, trained_baseline: Trained, tmp_path: Path) -> None:
 
 def test_a_tensor_that_does_not_fit_is_lack_of_space(disk: Path) -> None:
     """Torch hides the system's words."""
-    for path in disk.rglob("*"):
-        if path.is_file():
-            path.unlink()
+    empty(disk)
     for name in ("w.pth", "w.pkl"):
         with pytest.raises(OSError, match=r"No space left on device: .*w\.p"):
             write_weights(disk / name, {"a": torch.zeros(2**21)})
@@ -174,13 +176,28 @@ def test_looking_back(words: str, disk: Path, trained_baseline: Trained, mini_ro
 
 
 def test_a_run_and_what_is_remembered_of_files(disk: Path, mini_root: Path, tmp_path: Path) -> None:
-    """A run whose folder is full says so; a cache that is full is done without."""
+    """Neither the run's folder nor the cache of annotations takes anything."""
     short = ["run", "method=baseline", "schedule.iterations=1", "evaluation.limit=1", "data.workers=0"]
     ended = on_full(disk, [*short, f"runs_dir={disk}/runs"], tmp_path)
     assert ended.code == 1
     assert "Traceback" not in ended.err
     assert "o space left" in ended.err
     stats = ["data", "pool-stats", "data=mini", "data.pool=clean", f"data.cache={disk}/cache"]
-    assert on_full(disk, stats, tmp_path).code == 0
+    is_said(on_full(disk, stats, tmp_path))
     doctor = on_full(disk, ["doctor"], tmp_path, environment={"BSGAL_BENCH_CACHE": str(disk / "cache")})
     assert "Traceback" not in doctor.err
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "status"])
+def test_a_sweep_that_is_there(command: str, disk: Path, tmp_path: Path) -> None:
+    """`status` needs no room; what would write says so, and the manifest stays as it was."""
+    empty(disk)
+    manifest = Manifest("s", "", None, [ExpectedRun("a-1", "x", ["method=baseline", "schedule.iterations=1"], {})])
+    write_manifest(disk, manifest)
+    write_record(disk, Record("a-1", "x", Status.failed, {"method": "baseline"}))
+    before = {path: path.read_bytes() for path in disk.rglob("*.json")}
+    fill(disk)
+    ended = harness(command, "s", "--runs", str(disk), cwd=tmp_path)
+    assert ended.code == (0 if command == "cancel" else 1), ended  # nothing is left to be cancelled
+    assert "Traceback" not in ended.err + ended.out
+    assert {path: path.read_bytes() for path in before} == before
