@@ -40,7 +40,7 @@ class Precision(Enum):
 
 class Determinism(Enum):
     """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
-    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+    which add in any order. strict: there too, at the cost that docs/explanation/reproducibility.md names."""
 
     native = "native"
     strict = "strict"

@@ -128,7 +128,7 @@ def test_recipes_have_words_resources_and_weights(composed: dict[str, Composed])
 
 def test_the_page_is_of_these_tables() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_fidelity.py"))["page"]()
-    assert (ROOT / "docs" / "fidelity.md").read_text() == written, "run `python docs/write_fidelity.py`"
+    assert (ROOT / "docs" / "explanation" / "fidelity.md").read_text() == written, "run `python docs/write_fidelity.py`"
 
 
 def test_mini_is_what_a_run_is_without_a_recipe() -> None:
