@@ -22,7 +22,7 @@ FILES = json.loads((Path(__file__).parent / "published_files.json").read_text())
 # Options of ours that no published setting has: places, cost, and what only the embedded dataset or an engine needs.
 OURS_ALONE = {
     "data.name", "data.root", "data.images", "data.cache", "detector.canonical_size", "schedule.channels_last",
-    "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every", "schedule.tensorboard",
+    "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every",
     "schedule.accumulate", "schedule.archive", "schedule.compile", "schedule.tf32",
     "schedule.profile", "schedule.activation_checkpointing", "backbone.stochastic_depth",
     "detector.federated_extra_images",  # stands in the row of DiverGen's CAT_FREQ_PATH; others have no extra categories
