@@ -271,7 +271,7 @@ class LauncherConfig:
     exclude: str | None = None
     comment: str | None = None
     rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
-    signal_seconds: int = 120  # before the time limit, the run saves itself
+    signal_seconds: int = 120  # how long before the time limit the run has to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
 
@@ -285,9 +285,9 @@ class RunConfig:
     determinism: Determinism = Determinism.native  # no part of the identity on the CPU
     threads: int = 1  # CPU threads per rank; part of the identity on the CPU, since sums depend on it
     train: bool = True  # false evaluates `weights` without training
-    weights: str | None = None  # a checkpoint; training starts from its raw weights, evaluation uses its moving average
-    init_from: str | None = None  # the run_id whose final weights (not EMA) this run continues from
-    needed_runs: list[str] = field(default_factory=list)  # the run_ids whose records the method reads
+    weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average
+    init_from: str | None = None  # the run_id whose final weights (not EMA) this run starts from
+    needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods
     runs_dir: str = "runs"
     trackers: list[Tracker] = field(default_factory=list)  # where metrics are sent as well; no part of the identity
