@@ -16,7 +16,7 @@ from pydantic import AfterValidator, PlainValidator
 from typing_extensions import TypedDict
 
 from harness.record.files import write_json
-from harness.record.reading import Damaged, Label, Name, is_name, of_types, read_json
+from harness.record.reading import Damaged, Label, Name, Time, is_name, of_types, read_json
 
 SCHEMA = 1
 
@@ -91,8 +91,8 @@ class Record:
     cost: Annotated[dict[str, float], PlainValidator(of_types(dict[str, float]))] = field(default_factory=dict)
     provenance: Annotated[dict[str, Any], AfterValidator(of_types(_Provenance))] = field(default_factory=dict)
     failure: dict[str, str] | None = None
-    started: float | None = None  # seconds since the epoch
-    ended: float | None = None
+    started: Time | None = None
+    ended: Time | None = None
     schema: int = SCHEMA
 
     @property

@@ -7,6 +7,9 @@ categories are in one to four; the rare third are those that fewest images hold.
 all tables: what other seeds and other images give. Nothing is evaluated here; a detection's IoU is drawn, and AP and
 its derivatives come from `reports.images` as in a report. `percentile` is the same without the corrections: resampling
 seeds and images, and taking quantiles.
+
+With --why: how far AP_r of sparse categories really varies from table to table, beside the variance that its intervals
+say, when the detectors find some categories better than others, and when they find all of them equally well.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ import numpy as np
 
 from harness.record.matches import THRESHOLDS, RankedMatches
 from reports.images import FIGURES, image_influence
-from reports.statistics import differences, image_part
+from reports.statistics import ImagePart, differences, image_part, standard_error
 from tests.evaluate.made_detections import REAL
 
 IMAGES, SEEDS, LEVEL = 200, (2, 3, 5, 10), 0.95
 SHOWN = ("", "r")  # AP and AP_r
 RESAMPLES = 1000
+WHY = "{:>10} {:>9} {:>13} {:>6} {:>7}"
 ROW = "{:>8} {:>5} {:>6} {:>9} {:>11} {:>8}"
 IOUS = np.linspace(0.5, 0.95, THRESHOLDS)
 Layout = Callable[[np.random.Generator], np.ndarray]
@@ -73,10 +77,11 @@ def made_matches(rng: np.random.Generator, instances: np.ndarray, by_category: n
     )
 
 
-def made_table(rng: np.random.Generator, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """(seeds, figures) differences in percent and their derivatives (seeds, figures, images)."""
+def made_table(rng: np.random.Generator, layout: Layout, apart: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
+    """(seeds, figures) differences in percent and their derivatives (seeds, figures, images). apart: how much better
+    some categories are found than others."""
     instances = layout(rng)
-    found = np.random.default_rng(5).normal([[0.72], [0.75]], 0.12, (2, len(instances)))
+    found = np.random.default_rng(5).normal([[0.72], [0.75]], apart, (2, len(instances)))
     hard = rng.normal(0, 0.08, IMAGES) + rng.normal(0, 0.08, (2, IMAGES))  # for both, and for each detector alone
     ap = np.zeros((2, SEEDS[-1], len(FIGURES)))
     moved = np.zeros((2, SEEDS[-1], len(FIGURES), IMAGES))
@@ -130,11 +135,41 @@ def simulate_seeds(tables: int, seed: int) -> None:
         print(ROW.format("seeds", n, "", f"{held:.1%}", "", f"{width:.1f}"), flush=True)
 
 
+def explain(tables: int, seed: int) -> None:
+    """What the intervals of AP_r of sparse categories take for chance."""
+    n, place = 5, list(FIGURES).index("r")
+    print(WHY.format("categories", "variance", "of intervals", "ratio", "held"))
+    for name, apart in (("unlike", 0.12), ("alike", 0.0)):
+        rng, layout = np.random.default_rng(seed), sparse()
+        found = []
+        for _ in range(tables):
+            values, moved = made_table(rng, layout, apart)
+            (each,) = differences([values[:n, place]], [image_part(moved[:n, place])], LEVEL)
+            assert each is not None
+            found.append((each.mean, each.low, each.high, _variance(values[:n, place], image_part(moved[:n, place]))))
+        mean, low, high, said = np.array(found).T
+        held = (low <= mean.mean()) & (mean.mean() <= high)
+        real = mean.var(ddof=1)
+        words = [f"{real:.1f}", f"{said.mean():.1f}", f"{said.mean() / real:.2f}", f"{held.mean():.1%}"]
+        print(WHY.format(name, *words), flush=True)
+
+
+def _variance(values: np.ndarray, part: ImagePart) -> float:
+    """Of the mean, as its interval takes it."""
+    figures = (np.array([each]) for each in (part.variance, part.interaction, part.freedom))
+    error, _ = standard_error(np.array([values.var(ddof=1)]), len(values), *figures)
+    return float(error[0] ** 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--why", action="store_true")
     arguments = parser.parse_args()
+    if arguments.why:
+        explain(arguments.tables, arguments.seed)
+        return
     print(ROW.format("", "seeds", "", "held", "percentile", "width"))
     simulate_seeds(10 * arguments.tables, arguments.seed)
     for name, layout in (("dense", dense), ("sparse", sparse())):
