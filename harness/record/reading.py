@@ -70,7 +70,10 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
         with regular_file(path) as file:
             if file is None:
                 raise Damaged(f"{path} is no regular file; move it away")
-            content = file.read(most + 1)
+            size = min(os.fstat(file.fileno()).st_size, most)
+            content = file.read(size + 1)  # room for `most` at once would take longer than reading
+            if len(content) > size:
+                content += file.read(most)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(content) > most:

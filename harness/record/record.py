@@ -19,6 +19,7 @@ from harness.record.files import write_json
 from harness.record.reading import Damaged, Label, Name, Time, is_name, of_types, read_json
 
 SCHEMA = 1
+READERS = 8  # threads: over a network each file waits
 
 
 class Status(str, Enum):
@@ -145,6 +146,8 @@ def read_records(runs: Path) -> list[Record]:
     if not runs.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
-    with ThreadPoolExecutor(8) as pool:
-        records = pool.map(lambda name: record_as_found(runs, name), names)
-        return [record for record in records if record is not None]
+    parts = [names[start::READERS] for start in range(READERS)]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda part: [record_as_found(runs, name) for name in part], parts))
+    records = (found[place % READERS][place // READERS] for place in range(len(names)))
+    return [record for record in records if record is not None]

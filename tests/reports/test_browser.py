@@ -202,7 +202,8 @@ def test_axe_finds_nothing_serious(browser, axe: str, request, page: str, width:
     folder: Path = request.getfixturevalue("mini" if page == "compared" else page)
     if page == "compared":
         folder = compare_command("xpaste-s0", "bsgal-s0", folder.parent / "runs", folder.parent / "compared")
-    browser.set_script_timeout(300)
+    browser.set_script_timeout(540)
+    browser.command_executor.client_config.timeout = 560
     view(browser, folder / "index.html", width, scheme)
     browser.execute_script("document.querySelectorAll('details:first-of-type').forEach(each => { each.open = true; })")
     browser.execute_script(axe)
