@@ -121,7 +121,7 @@ def load_file(path: str | Path) -> list[str]:
         spec.loader.exec_module(module)
     except Exception as error:
         _forget(module_name)
-        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     found = _names_in(module_name)
     if not found:
         _forget(module_name)

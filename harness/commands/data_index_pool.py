@@ -90,7 +90,7 @@ def index_pool(
         table = table.append_column(name, values)
     table = table.filter(good)
     if len(table) == 0:
-        raise UserError(f"{source}: none of its {len(faults)} images can be used; {fault_list} lists why")
+        raise UserError(f"{source}: none of its {len(faults)} images can be used; {fault_list} says why")
     duplicate = _duplicates(table.column("sha1").to_pylist())
     if "duplicate" in table.column_names:
         table = table.drop_columns("duplicate")

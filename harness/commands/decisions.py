@@ -96,7 +96,7 @@ def decisions_command(
     decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
     if decisions is None or pasted is None:
         raise UserError(
-            f"{finished.folder} holds no decisions: the run has not ended its training, or its method keeps everything "
+            f"{finished.folder} holds no decisions: the run has not finished training, or its method keeps everything "
             "that it pastes, or pastes nothing"
         )
     categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
@@ -151,7 +151,7 @@ def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray 
         pictures.append(picture)
         captions.append("\n".join([name, figure, *([kinds[row]] if kinds is not None else [])]))
     if not pictures:
-        raise UserError("no picture of the pool can be read, so there is no sheet to write")
+        raise UserError("none of the pool's images can be read, so there is no sheet to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(path, format="PNG")
 

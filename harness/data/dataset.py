@@ -41,7 +41,7 @@ class Dataset:
             _make_once(folder)
         if not folder.is_dir():
             raise UserError(
-                f"data.root: the folder {folder} does not exist; `harness data check` says what belongs there"
+                f"data.root: the folder {folder} does not exist; `harness data check` says what it must contain"
             )
         return folder
 
@@ -66,7 +66,7 @@ class Dataset:
         path = self.root / name
         if not path.is_file():
             raise UserError(
-                f"{path} does not exist; `harness data check data={self.config.name}` says what to download where"
+                f"{path} does not exist; `harness data check data={self.config.name}` says what to download"
             )
         return path
 
@@ -143,11 +143,11 @@ class Dataset:
             raise UserError(f"{path or 'no pool'}: {error}") from error
         name = type(method).__name__
         if not isinstance(prepared, InstancePool):
-            raise TypeError(f"{name}.prepare gives a {type(prepared).__name__}, not a pool made of its own")
+            raise TypeError(f"{name}.prepare returned a {type(prepared).__name__}, not a pool made from its argument")
         if len(prepared) == 0:
             if path is None:
-                raise UserError(f"method {name} pastes instances, and data.pool names no pool")
-            raise UserError(f"{path}: of {len(pool)} instances method {name} leaves none to paste")
+                raise UserError(f"method {name} pastes instances: give data.pool=PATH")
+            raise UserError(f"{path}: method {name} leaves none of {len(pool)} instances to paste")
         if path is not None:
             check_categories(prepared, self.num_classes, path)
         return prepared

@@ -48,7 +48,7 @@ class Policies:
         """
         if self.lag <= workers:
             raise UserError(
-                f"data.workers={workers}: the method's draws heed what was learnt lag={self.lag} steps before, and so "
+                f"data.workers={workers}: the method draws by what it learnt lag={self.lag} steps earlier, and this "
                 f"many workers draw further ahead; set data.workers={self.lag - 1}, or raise `lag` in the method"
             )
         return min(PREFETCHED, (self.lag - 1) // workers) if workers else None

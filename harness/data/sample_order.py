@@ -36,7 +36,7 @@ class SampleOrder:
 
     def __init__(self, factors: np.ndarray, seed: int) -> None:
         if not factors.any():
-            raise UserError("the training annotations hold no instance, so there is nothing to train on")
+            raise UserError("the training annotations hold no instances, so there is nothing to train on")
         self.factors = factors
         self.seed = seed
         self._starts = [0]  # position at which each epoch begins

@@ -61,7 +61,7 @@ def _yaml(path: Path) -> tuple[list[Path], list[str]]:
     try:
         tree = yaml.compose(_text(path), yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"engine.config: {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"engine.config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
     bases: list[str] = []
     if isinstance(tree, yaml.MappingNode):
         bases = [text for key, value in tree.value if key.value in BASES for text in _scalars(value)]
@@ -83,7 +83,7 @@ def _python(path: Path) -> tuple[list[Path], list[str]]:
     try:
         tree = ast.parse(_text(path))
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"engine.config: {path} is no Python: {error}") from error
+        raise UserError(f"engine.config: {path} is not valid Python: {error}") from error
     bases, imported, texts = [], [], []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in BASES for t in node.targets):

@@ -119,7 +119,7 @@ class Detections:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path} does not exist; detections as results JSON or Parquet are wanted")
+            raise UserError(f"{path} does not exist; give detections as results JSON or Parquet")
         found = _read_parquet(path) if path.suffix == ".parquet" else _read_json(path, annotations)
         return replace(found, source=str(path))
 
@@ -143,7 +143,7 @@ class Detections:
         image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
         for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
             for i in np.flatnonzero((ids != np.floor(ids)) | ~(np.abs(ids) < LARGEST_ID))[:1]:
-                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
+                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, expected an integer")
         found = cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
         if found.masks is not None:
             _check_masks(found.masks, source)
@@ -174,7 +174,7 @@ def _check_masks(masks: Masks, source: str) -> None:
         raise UserError(f"{source}: entry {entry} has a mask of {size_fault(*masks.sizes[entry])}")
     fault = first_fault(np.frombuffer(masks.counts, np.uint8), masks.offsets, pixels)
     if fault is not None:
-        raise UserError(f"{source}: entry {fault[0]} has a mask of {fault[1]}; encode it anew with pycocotools")
+        raise UserError(f"{source}: entry {fault[0]} has a mask of {fault[1]}; encode it again with pycocotools")
 
 
 def _concatenate_masks(parts: Sequence[Masks]) -> Masks:
@@ -191,14 +191,14 @@ def _read_json(path: Path, annotations: Annotations | None) -> Detections:
         results = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} of {path.stat().st_size} bytes"
-        raise UserError(f"{path}: no valid JSON at {where}: {error.msg}") from error
+        raise UserError(f"{path}: invalid JSON at {where}: {error.msg}") from error
     if not isinstance(results, list):
         raise UserError(
-            f"{path}: a list of results is wanted, {{image_id, category_id, score, bbox, segmentation}} each"
+            f"{path}: expected a list of results, each {{image_id, category_id, score, bbox, segmentation}}"
         )
     for i, entry in enumerate(results):
         if not isinstance(entry, dict):
-            raise UserError(f"{path}: entry {i} is no object")
+            raise UserError(f"{path}: entry {i} is not an object")
     return Detections.from_results(results, annotations, str(path))
 
 
@@ -215,7 +215,7 @@ def _read_parquet(path: Path) -> Detections:
         if name not in known:
             raise UserError(f"{path}: has no column {name!r}")
     if not {"bbox", "mask_counts"} & known:
-        raise UserError(f"{path}: has neither column 'bbox' nor 'mask_counts'")
+        raise UserError(f"{path}: has neither a column 'bbox' nor 'mask_counts'")
     if "bbox" in known:
         columns["bbox"] = pa.list_(pa.float64(), 4)
     if "mask_counts" in known:
@@ -247,7 +247,7 @@ def _column_of(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.
         array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
     except (ValueError, pa.ArrowException) as error:
         raise UserError(
-            f"{path}: column {name!r} holds {table[name].type} where {kind} is wanted ({first_line(error)})"
+            f"{path}: column {name!r} holds {table[name].type}, expected {kind} ({first_line(error)})"
         ) from error
     if array.null_count or (pa.types.is_nested(kind) and array.flatten().null_count):
         raise UserError(f"{path}: column {name!r} has empty cells")
@@ -284,7 +284,7 @@ def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: in
         except (ValueError, TypeError):
             good = False
         if not good:
-            raise UserError(f"{source}: entry {i}: {key!r} is {value!r}, {wanted} is wanted")
+            raise UserError(f"{source}: entry {i}: {key!r} is {value!r}, expected {wanted}")
     raise UserError(f"{source}: {key!r} of some entry is not {wanted}")
 
 
@@ -308,7 +308,7 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
     elif isinstance(value, list):
         if annotations is None:
             raise UserError(
-                f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size"
+                f"{source}: entry {i}: polygons as 'segmentation' need the annotations, for the image's size"
             )
         images = np.flatnonzero(annotations.image_ids == results[i]["image_id"])
         if not len(images):

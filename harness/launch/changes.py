@@ -34,9 +34,7 @@ def setup_lines(changes: Mapping[str, str]) -> list[str]:
     """The shell lines of a launcher.setup among the changes. Raises UserError for what is no list of lines."""
     lines = _value("setup", changes.get("setup", "[]"))
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UserError(
-            f"launcher.setup={changes['setup']}: a list of shell lines is wanted, such as ['module load x']"
-        )
+        raise UserError(f"launcher.setup={changes['setup']}: expected a list of shell lines, such as ['module load x']")
     return lines
 
 
@@ -63,7 +61,7 @@ def _value(name: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"launcher.{name}={text}: cannot be read; quote what holds brackets or colons") from error
+        raise UserError(f"launcher.{name}={text}: cannot be read; quote values with brackets or colons") from error
 
 
 def avoid_bad_node(run: ExpectedRun, row: RunState) -> None:

@@ -76,15 +76,15 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
     rows = select(runs_dir, words)
     for row in rows:
         if row.state is State.unknown:
-            raise UserError(f"{row.run.run_id} may be on its way, so nothing is submitted: {row.reason}")
+            raise UserError(f"{row.run.run_id} may already be submitted, so nothing is submitted: {row.reason}")
     chosen = [row for row in rows if row.state not in (State.complete, *ACTIVE)]
     if not chosen:
-        tables.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
+        tables.console().print("nothing to retry: every selected run is complete or under way", highlight=False)
         return 0
     code = 0
     for sweep in dict.fromkeys(row.sweep for row in chosen):
         if not sweep:
-            raise UserError("a run that belongs to no sweep is started again by `harness run` with its overrides")
+            raise UserError("restart a run that belongs to no sweep with `harness run` and its overrides")
         wanted = {row.run.run_id for row in chosen if row.sweep == sweep}
         manifest = read_manifest(runs_dir, sweep)
         failed = {row.run.run_id: row for row in chosen if row.sweep == sweep}
@@ -97,7 +97,7 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
             sweep: str = sweep,
         ) -> Manifest:
             if earlier is None:
-                raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it anew")
+                raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it again")
             for run in earlier.runs:
                 if run.run_id in wanted:
                     apply_changes(run, changes)

@@ -66,7 +66,7 @@ def expand(
     for done, row in enumerate(kept):
         run = _expected(sweep, row, runs, composer)
         if run.run_id in taken:
-            raise UserError(f"{sweep.path}: grid: two runs are one experiment: ({taken[run.run_id]}) and ({row})")
+            raise UserError(f"{sweep.path}: grid: two runs are the same experiment: ({taken[run.run_id]}) and ({row})")
         runs[id(row)], taken[run.run_id] = run, row
         if progress:
             progress(done + 1, len(kept))
@@ -309,7 +309,7 @@ def _order(sweep: Sweep, rows: Sequence[_Row]) -> list[_Row]:
 
     def level(row: _Row, trail: tuple[int, ...]) -> int:
         if id(row) in trail:
-            raise UserError(f"{sweep.path}: after: the run ({row}) would come after itself")
+            raise UserError(f"{sweep.path}: after: the run ({row}) would wait for itself")
         if id(row) not in depth:
             depth[id(row)] = max((1 + level(parent, (*trail, id(row))) for parent in row.parents()), default=0)
         return depth[id(row)]

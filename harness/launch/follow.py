@@ -31,7 +31,7 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
     rows = select(runs_dir, words)
     tails = [tail for row in rows for tail in _tails(runs_dir, row, len(rows) > 1)]
     if not tails:
-        raise UserError("these runs have written no log yet; `harness status` says why")
+        raise UserError("these runs have not written a log yet; `harness status` says why")
     for tail in tails:
         for line in tail.last():
             print(line)

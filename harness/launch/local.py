@@ -54,9 +54,9 @@ class Local:
             check_resources(run.resources)
             needed = run.resources["gpus"]
             if needed > len(self.free_gpus):
-                raise UserError(f"launcher.gpus={needed}, but this machine shows {len(self.free_gpus)} GPUs")
+                raise UserError(f"launcher.gpus={needed}, but this machine has {len(self.free_gpus)}")
             if run.resources["nodes"] != 1:
-                raise UserError("launcher.nodes is for launcher=slurm; launcher=local has one node")
+                raise UserError("launcher.nodes needs launcher=slurm; launcher=local has one node")
         name = f"{self.manifest.sweep}-{uuid.uuid4().hex[:8]}"
         folder = (self.runs_dir / "sweeps" / self.manifest.sweep / "jobs" / name).absolute()
         self.submission = Submission(name, str(folder), "local", [], [], time.time(), host=socket.gethostname())

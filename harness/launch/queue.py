@@ -61,7 +61,7 @@ class Look:
     def required(self) -> Look:
         """Itself. Raises UserError when there was no answer: nothing may be submitted on a guess."""
         if self.silence:
-            raise UserError(f"{self.silence}; is this a machine of the cluster, and is its controller up?")
+            raise UserError(f"{self.silence}; is this machine part of the cluster, and is the controller up?")
         return self
 
 

@@ -251,7 +251,7 @@ def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
         time.sleep(SECONDS_APART)
     known = f"squeue says neither: {look.silence}" if look.silence else "squeue does not show it"
     raise UserError(
-        f"whether SLURM took {submission.job_name} is unknown ({words}; {known}); the same command settles it"
+        f"whether SLURM took {submission.job_name} is unknown ({words}; {known}); run the same command again to see"
     )
 
 

@@ -54,7 +54,7 @@ def submit_runs(
     if held is None:
         other = claim.owner(folder)
         where = f"process {other.pid} on {other.host}" if other else "another process"
-        raise UserError(f"{where} is working on sweep {sweep} already; `harness status {sweep}` shows it")
+        raise UserError(f"{where} is already working on sweep {sweep}; `harness status {sweep}` shows it")
     with held:
         manifest, chosen = update(read_manifest(runs_dir, sweep)), set(wanted)
         runs = [run for run in manifest.runs if run.run_id in chosen]
@@ -67,7 +67,7 @@ def submit_runs(
             return _submit_to_slurm(runs_dir, manifest, runs, show_table)
         if launchers == {"local"}:
             return _work_locally(runs_dir, manifest, runs)
-        raise UserError(f"one launcher for all runs: local or slurm, not {', '.join(sorted(launchers))}")
+        raise UserError(f"expected one launcher for all runs, local or slurm, not {', '.join(sorted(launchers))}")
 
 
 def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Look | None = None) -> dict[str, RunState]:
@@ -148,7 +148,7 @@ def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, Ru
     """
     for row in states.values():
         if row.state is State.unknown:
-            raise UserError(f"{row.run.run_id} may be on its way, so nothing is started: {row.reason}")
+            raise UserError(f"{row.run.run_id} may already be running, so nothing is started: {row.reason}")
     chosen = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
     for run in chosen:
         cancelled_path(runs_dir, run.run_id).unlink(missing_ok=True)

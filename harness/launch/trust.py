@@ -43,20 +43,20 @@ def refuse_others_code(sweep: str, runs: Sequence[ExpectedRun], trusted: Code) -
         code = Code.of_runs([run])
         for path in sorted(code.files - trusted.files):
             raise UserError(
-                f"{run.run_id} executes {path}, which the manifest names and anyone may have written there: "
-                f"look into it, then add --trust {shlex.quote(str(path))}, or {again}"
+                f"{run.run_id} executes {path}, which the manifest names and anyone could have written there: "
+                f"read it, then add --trust {shlex.quote(str(path))}, or {again}"
             )
         if strange := sorted(code.lines - trusted.lines):
             raise UserError(
-                f"{run.run_id} has the shell line {strange[0]!r} in its launcher.setup, which anyone may have written "
-                f"into the manifest: add launcher.setup=[...] with the lines that are meant, or {again}"
+                f"{run.run_id} has the shell line {strange[0]!r} in its launcher.setup, and anyone could have written "
+                f"it there: add launcher.setup=[...] with the lines you want, or {again}"
             )
 
 
 def _files(overrides: Iterable[str]) -> set[Path]:
     plain = [text.lstrip("+") for text in overrides]
     if odd := next((text for text in plain if text.startswith(("hydra", "~"))), None):
-        raise UserError(f"a run of the manifest has the override {odd!r}, which no sweep writes")
+        raise UserError(f"a run in the manifest has the override {odd!r}, which no sweep writes")
     methods = given(plain, "method_paths")
     further = [given(plain, key) for key in ("engine.config", "stage.by")]
     named = [*(methods if isinstance(methods, list) else []), *(text for text in further if is_code(text))]

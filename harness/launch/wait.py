@@ -98,7 +98,7 @@ class _Update:
 
     def __call__(self, manifest: Manifest | None) -> Manifest:
         if manifest is None:
-            raise UserError("the sweep's manifest is gone; `harness sweep` writes it anew")
+            raise UserError("the sweep's manifest is gone; `harness sweep` writes it again")
         for run in manifest.runs:
             row = self._again.get(run.run_id)
             if row is not None:

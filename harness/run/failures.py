@@ -45,7 +45,7 @@ def message_of(error: BaseException, folder: Path) -> str:
 def as_user_error(error: BaseException, folder: Path) -> BaseException:
     """The error itself, or the sentence for one that the user can mend."""
     if _lacks_space(error):
-        return UserError(f"no space left on {folder}: free some (or raise the quota), then `harness retry` resumes")
+        return UserError(f"no space left on {folder}: free some, or raise the quota; then `harness retry` resumes")
     return error
 
 

@@ -64,7 +64,7 @@ class FinishedRun:
         elif not self.config.train and self.config.weights:
             engine.load(Path(self.config.weights))
         else:
-            raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
+            raise UserError(f"{self.record.run_id} left no weights in {self.folder / 'checkpoint'}")
         return engine
 
 
@@ -85,7 +85,9 @@ def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> Finished
         raise UserError(str(error)) from error
     path = runs / record.run_id / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{path} is missing: the run ended before it began; `harness status {record.run_id}` says why")
+        raise UserError(
+            f"{path} is missing: the run ended before training began; `harness status {record.run_id}` says why"
+        )
     plugins = record.settings.get("method_paths") or []
     refuse_strange_code(record.run_id, plugins, trusted)
     try:

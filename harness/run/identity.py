@@ -114,8 +114,8 @@ def _refuse_undeclared(method: Method) -> None:
         for text in value if isinstance(value, list | tuple) else [value]:
             if option.name not in declared and isinstance(text, str | Path) and _exists(Path(text)):
                 raise UserError(
-                    f"method.{option.name}={text} is a file whose contents would not count in the run's name: "
-                    f"{type(method).__name__}.files() has to give {{'{option.name}': Path(self.{option.name})}}"
+                    f"method.{option.name}={text} is a file whose contents are not part of the run's name: "
+                    f"{type(method).__name__}.files() must return {{'{option.name}': Path(self.{option.name})}}"
                 )
 
 

@@ -21,4 +21,4 @@ def check_needed_files(config: RunConfig, parents: Sequence[Record]) -> None:
             raise UserError(f"method.{option}: {path} is gone; delete the folder of {run} and run it again")
         pool = (records[run].provenance.get("fingerprints") or {}).get("pool")
         if pool != fingerprints(config).get("pool"):
-            raise UserError(f"method.{option}: {run} went through another pool than data.pool={config.data.pool}")
+            raise UserError(f"method.{option}: {run} used another pool than data.pool={config.data.pool}")

@@ -125,7 +125,9 @@ class _Run:
         self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
-                raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
+                raise UserError(
+                    "launcher.gpus asks for a GPU, but torch finds none; set launcher.gpus=0 to use the CPU"
+                )
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
             self.device = torch.device("cpu")
@@ -245,12 +247,12 @@ class _Run:
             able = ", ".join(engines_with(self.config.method.required())) or "none that is installed"
             raise UserError(
                 f"method {self.composed.settings['method']} needs {names}, which this model of engine "
-                f"{self.config.engine.name} lacks; engines that have it: {able}"
+                f"{self.config.engine.name} does not have; engines that do: {able}"
             )
         if self.config.init_from:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:
-                raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
+                raise UserError(f"{self.config.init_from} left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
             log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
@@ -265,12 +267,14 @@ class _Run:
         """Loads a parent's weights. Raises UserError when it is another detector's."""
         state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
-            raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
+            raise UserError(
+                f"{self.config.init_from} has fewer classes than data.num_classes, and train=false cannot add any"
+            )
         try:
             engine.module.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[1:2] or [str(error)]
-            raise UserError(f"{self.config.init_from} is another detector's run: {reason[0].strip()}") from error
+            raise UserError(f"{self.config.init_from} is a run of another detector: {reason[0].strip()}") from error
         if sentence:
             log.info("%s: %s", self.config.init_from, sentence)
 

@@ -130,7 +130,7 @@ def restore_newest(
         log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, reason)
     if ranks.any(last is not None):
         why = first_line(last) if last is not None else "another rank says why"
-        raise UserError(f"{folder}: no checkpoint can be gone on from ({why}); delete the folder to train anew")
+        raise UserError(f"{folder}: no checkpoint to resume from ({why}); delete the folder to train again")
     return False
 
 
@@ -159,7 +159,7 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
             raise ValueError("it holds no model")
     except Exception as error:  # torch raises of any kind for damaged bytes
         raise UserError(
-            f"{path} is damaged ({first_line(error)}); delete it and its run's record.json, and run it again"
+            f"{path} is damaged ({first_line(error)}); delete it and the run's record.json, then run it again"
         ) from error
     return content
 

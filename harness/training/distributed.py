@@ -163,7 +163,7 @@ def _torchrun() -> Ranks | None:
 def _count(name: str) -> int:
     text = os.environ.get(name, "0")
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"the environment has {name}={text!r}: a number from 0 on is wanted, as torchrun sets it")
+        raise UserError(f"the environment has {name}={text!r}: expected a number from 0, as torchrun sets it")
     return int(text)
 
 

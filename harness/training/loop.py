@@ -244,7 +244,7 @@ class Trainer:
         own = str(policy.dtype), policy.shape, hashlib.sha256(policy.tobytes()).hexdigest()
         if self.ranks.broadcast(own) != own:
             name = type(self.method).__name__
-            raise UserError(f"{name}.policy differs between ranks: make it of what `step.average` gives alone")
+            raise UserError(f"{name}.policy differs between ranks: compute it only from what `step.average` returns")
         return policy
 
     def _over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Any]:

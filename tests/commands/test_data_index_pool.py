@@ -142,5 +142,5 @@ def test_an_index_of_another_version_of_the_pool_is_not_used(changed: str, small
     assert dataset.pool_file == source.with_suffix(".arrow")
     text = source.with_suffix(f".{changed}").read_text()
     source.with_suffix(f".{changed}").write_text(text.replace("0001.png", "0002.png"))
-    with pytest.raises(UserError, match=r"half_bad.arrow was made of another version .*index-pool"):
+    with pytest.raises(UserError, match=r"half_bad.arrow was made from another version .*index-pool"):
         _ = dataset.pool_file

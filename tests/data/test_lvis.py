@@ -185,7 +185,7 @@ def test_file_cut_in_half_is_named_with_its_place(tmp_path):
     path = tmp_path / "half.json"
     text = REAL.read_bytes()
     path.write_bytes(text[: len(text) // 2])
-    with pytest.raises(UserError, match=rf"half.json: no valid JSON at line 1, column \d+ of {len(text) // 2} bytes"):
+    with pytest.raises(UserError, match=rf"half.json: invalid JSON at line 1, column \d+ of {len(text) // 2} bytes"):
         load_annotations(path)
 
 
@@ -215,7 +215,7 @@ def _drop(section, number, key):
         (_set("annotations", 1, "bbox", [1, 2, 3]), r"annotation 2: 'bbox' is \[1, 2, 3\], a list of 4 numbers"),
         (_set("annotations", 1, "bbox", [1, 2, "3", 4]), "annotation 2: 'bbox' is .* a list of 4 numbers"),
         (_set("annotations", 1, "area", None), "annotation 2: 'area' is None, a number is wanted"),
-        (_set("annotations", 1, "image_id", "4"), "annotation 2: 'image_id' is '4', an integer is wanted"),
+        (_set("annotations", 1, "image_id", "4"), "annotation 2: 'image_id' is '4', expected an integer"),
         (_set("annotations", 1, "segmentation", [[1, 2, 3, 4, 5]]), "annotation 2: a polygon of 5 numbers"),
         (_set("annotations", 1, "segmentation", 3), "annotation 2: the segmentation is neither"),
         (_set("annotations", 0, "segmentation", {"size": [8, 6], "counts": "a"}), "annotation 1: the run-length mask"),

@@ -360,7 +360,7 @@ def test_parts_of_a_batch_in_turn_train_as_so_many_ranks(tmp_path: Path) -> None
 
 
 def test_parts_are_for_methods_that_decide_nothing() -> None:
-    with pytest.raises(UserError, match=r"schedule\.accumulate=2 is for methods that decide nothing: what bsgal"):
+    with pytest.raises(UserError, match=r"schedule\.accumulate=2 is only for methods that decide nothing: what bsgal"):
         compose([*OVERRIDES, "schedule.accumulate=2"])
     assert compose([*PLAIN, "schedule.accumulate=2"]).config.schedule.ranks == 1
     with pytest.raises(UserError, match=r"not a multiple of schedule\.batch_per_rank=2 times schedule\.accumulate=3"):

@@ -87,7 +87,7 @@ class _Reader:
             parts = value if width is not None else [value]
             types = (int, float) if dtype is float else (int,)
             if not isinstance(parts, list) or len(parts) != (width or 1) or not all(type(p) in types for p in parts):
-                raise self._fail(f"{what} {entry.get('id')}: {key!r} is {value!r}, {wanted} is wanted")
+                raise self._fail(f"{what} {entry.get('id')}: {key!r} is {value!r}, expected {wanted}")
         raise self._fail(f"{key!r} of an entry of {what}s is not {wanted}")
 
     def _ids(self, entries: list[Any], what: str) -> np.ndarray:

@@ -87,7 +87,7 @@ class _Lists:
             raise
         for name in self.names:
             if not isinstance(content, dict) or not isinstance(content.get(name), list):
-                raise UserError(f"{self.path}: has no list {name!r}; an LVIS annotation file is wanted")
+                raise UserError(f"{self.path}: has no list {name!r}; expected an LVIS annotation file")
 
     def _brackets(self, piece: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Where lists of the object or their entries begin or end in the next piece, and how deep the text is then."""
@@ -145,4 +145,6 @@ class _Lists:
                 if b"\n" in piece:
                     column = place + len(piece) - piece.rfind(b"\n")
         where = f"line {line}, column {column} of {self.path.stat().st_size} bytes"
-        return UserError(f"{self.path}: no valid JSON at {where}: {message}; a file cut off? Download it again")
+        return UserError(
+            f"{self.path}: invalid JSON at {where}: {message}; the file may be truncated: download it again"
+        )

@@ -83,11 +83,11 @@ def check_room(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; move it away, or set data.root to another place")
+        raise UserError(f"{folder} is not a folder; move it away, or set data.root to another place")
     stamp = read_stamp(folder)
     if (stamp is None or stamp.count is not None) and any(folder.iterdir()):
         raise UserError(
-            f"{folder} holds files that are not the embedded dataset, or not its whole one; "
+            f"{folder} holds other files than the embedded dataset, or only part of it; "
             "move the folder away, or set data.root to another one"
         )
 
@@ -105,7 +105,7 @@ def move_in(building: Path, folder: Path) -> None:
         return
     for name in new.files:
         if name not in old.files and (folder / name).exists():
-            raise UserError(f"{folder / name} is in the way of the embedded dataset's; move it away or set data.root")
+            raise UserError(f"{folder / name} is in the way of the embedded dataset; move it away, or set data.root")
     write_stamp(folder, Stamp(None, {**old.files, **new.files}))
     for name in old.files.keys() - new.files.keys():
         (folder / name).unlink(missing_ok=True)

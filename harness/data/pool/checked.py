@@ -37,7 +37,7 @@ def check_pool(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     bounds = compute.min_max(table.column(CATEGORY)).as_py()
     if len(table) and not (bounds["min"] >= 0 and bounds["max"] < MOST_CATEGORIES):
         wrong = bounds["min"] if bounds["min"] < 0 else bounds["max"]
-        raise UserError(f"{path}: category {wrong}; categories are counted from 0, and at most {MOST_CATEGORIES}")
+        raise UserError(f"{path}: category {wrong}; expected 0 to {MOST_CATEGORIES - 1}")
 
 
 def _wanted(field: pa.Field) -> str | None:

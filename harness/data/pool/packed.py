@@ -34,7 +34,7 @@ def packed_index(path: Path) -> pa.Buffer:
         file.seek(max(path.stat().st_size - 80, 0))
         found = _COMMENT.search(file.read())
     if found is None:
-        raise UserError(f"{path}: no pool that `harness data pack-pool` has packed, or cut off")
+        raise UserError(f"{path}: not a pool packed by `harness data pack-pool`, or truncated")
     offset, length = map(int, found.groups())
     return pa.memory_map(str(path)).read_buffer().slice(offset, length)
 

@@ -131,7 +131,7 @@ class IndexStore:
             self.source_stamp = metadata.get(b"source", b"").decode()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.path}: no readable pool index ({first_line(error)}); delete it, or index the pool again"
+                f"{self.path}: not a readable pool index ({first_line(error)}); delete it, or index the pool again"
             ) from None
         if not checked:
             check_pool(batch, self.path)

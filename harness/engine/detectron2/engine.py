@@ -65,8 +65,8 @@ def _check_norms(model: nn.Module, ranks: int) -> None:
     name = next((name for name, module in model.named_modules() if isinstance(module, synchronised)), None)
     if ranks > 1 and name:
         raise UserError(
-            f"engine.config: {name} is a batch norm over all ranks, which stops when ranks decide differently; "
-            "override its norm by BN, GN or FrozenBN"
+            f"engine.config: {name} is a batch norm across ranks, which hangs when ranks decide differently; "
+            "override its norm with BN, GN or FrozenBN"
         )
 
 

@@ -64,7 +64,7 @@ def load_trunk(module: nn.Module, path: Path) -> str:
     found = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     if not found:
         raise UserError(
-            f"{path} holds no weights of this backbone; its names begin {some_names(sorted(weights.tensors))}"
+            f"{path} holds no weights for this backbone; its names begin with {some_names(sorted(weights.tensors))}"
         )
     missing = [name for name in own if name not in found and not _is_derived(name)]
     required = [name for name, place in places.items() if place in missing and not _may_lack(name)]

@@ -225,7 +225,9 @@ def _table(
 ) -> dict[str, Loss]:
     unknown = [n for n in parts if "loss" in n and n.rpartition(".")[2] not in KINDS]
     if unknown:
-        raise UserError(f"engine=mmdet: this model's {unknown[0]} cannot be told apart by image; see docs/engines.md")
+        raise UserError(
+            f"engine=mmdet: this model's {unknown[0]} cannot be attributed to single images; see docs/engines.md"
+        )
     n = len(stages[0].drawn)
     table = {}
     for name in loss_names(head):

@@ -24,7 +24,7 @@ def read_config(name: str, overrides: Sequence[str]) -> Config:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise UserError(f"engine.overrides: '{override}' is not of the form key=value")
+            raise UserError(f"engine.overrides: '{override}' is not key=value")
         _check_key(config, key, override)
         try:
             config.merge_from_dict({key: yaml.safe_load(value)})
