@@ -36,11 +36,11 @@ def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
         axis.set_xlabel("iteration")
     caption = (
         f"The training loss of {collection.seeds_of(list(rows))}, in {BINS} bins, mean over seeds; from metrics.jsonl. "
-        "Losses of pasted and of plain images are not of the same difficulty: AP tells methods apart, not this."
+        "Images with and without pasted objects differ in difficulty, so compare methods by AP, not by loss."
     )
     if evaluated:
         axes[1].set_title(f"AP, {kind}")
-        caption += " AP where it was taken on the way and at the end, mean over seeds; from learning_curve.json."
+        caption += " AP during training and at the end, mean over seeds, from learning_curve.json."
     style.legend_above(canvas, axes)
     return style.picture(canvas, "figure-learning", "Learning curves", caption)
 

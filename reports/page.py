@@ -303,7 +303,7 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
 def _state(entry: Mapping[Any, Any]) -> tuple[str, str]:
     run: Run = entry["run"]
     if run.superseded:
-        return "not counted", "another run stands for this row and seed"
+        return "not counted", "another run is used for this row and seed"
     if run.state == "complete" and entry["stale"]:
         return "stale", entry["stale"]
     failure = (run.record.failure or {}) if run.record else {}

@@ -96,11 +96,11 @@ def sentence(noise: Noise) -> str:
     needed = seeds_needed(noise)
     name, wanted = noise.column.plain, f"+{WANTED:g} {noise.column.plain}"
     if needed is not None:
-        reach = f"{wanted} takes {needed} seeds"
+        reach = f"{wanted} needs {needed} seeds"
     elif noise.images and smallest_shown(Noise(noise.column, 0.0, 1, noise.images, 2), MOST_SEEDS) > WANTED:
-        reach = f"no number of seeds shows {wanted} on these validation images"
+        reach = f"no number of seeds can show {wanted} on these validation images"
     else:
-        reach = f"{wanted} takes more than {MOST_SEEDS} seeds"
+        reach = f"{wanted} needs more than {MOST_SEEDS} seeds"
     return (
         f"Power: a paired difference in {name} has a standard deviation of {spread}. So {noise.usual} seeds show a "
         f"difference of {smallest_shown(noise, noise.usual):.1f} or more in four cases of five (one test at "
@@ -113,9 +113,11 @@ def power_command(name: str, runs: Path, seeds: Iterable[int] = (2, 3, 5, 10, 20
     row has two complete seeds beside the baseline's."""
     spec = read_spec(name)
     if not runs.is_dir():
-        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
+        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first, or name the folder with --runs")
     noise = report_noise(spec, runs)
     if noise is None:
-        raise ValueError(f"no row of the report {spec.name} has two complete seeds beside its baseline's in {runs}")
+        raise ValueError(
+            f"in {runs}, no row of the report {spec.name} has two complete seeds that its baseline has too"
+        )
     table = [f"{n:>6} seeds show {smallest_shown(noise, n):6.1f} {noise.column.plain} or more" for n in seeds]
     return [sentence(noise), *table]

@@ -20,7 +20,7 @@ from reports.statistics import RATE, Difference, Summary, summarise
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_SOURCE = "no figure in any source at hand"
+NO_SOURCE = "no figure in any source we have"
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Mark:
 MARKS = {
     "missing": Mark("m", "a run is missing"),
     "failed": Mark("f", "a run failed"),
-    "stale": Mark("s", "a run is stale (configuration or code changed since)"),
-    "unfinished": Mark("u", "a run has not ended"),
+    "stale": Mark("s", "a run is stale: its configuration or code has changed since"),
+    "unfinished": Mark("u", "a run has not finished"),
     "single seed": Mark("1", "a single seed", counts=False),
     "other images": Mark("e", "evaluated on other validation images, so not compared"),
-    "other machine": Mark("h", "timed on another machine than the baseline, or under another load", counts=False),
+    "other machine": Mark(
+        "h", "timed on a different machine from the baseline's, or under a different load", counts=False
+    ),
 }
 OF_TIME = "other machine"  # says nothing of AP
 LOADS_APART = 0.25  # of a core's time: processes waiting on each core, from which on times are not compared unmarked
@@ -115,8 +117,8 @@ def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) ->
         unnamed = [line for line in lines if line.source and "table" not in (line.row.row.published or {})]
         if len(sources := sorted({line.source for line in unnamed})) > 1:
             raise ValueError(
-                f"report {spec.name}: the rows of {table.heading or 'its table'} are set beside figures of several "
-                f"sources ({'; '.join(sources)}); name one table of them: `published: TABLE`, or each row's"
+                f"report {spec.name}: the rows of {table.heading or 'its table'} are compared with figures of several "
+                f"sources ({'; '.join(sources)}); name one of their tables: `published: TABLE`, or each row's"
             )
         tables.append(table)
     return tables

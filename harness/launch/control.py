@@ -153,7 +153,7 @@ def _mark(runs_dir: Path, row: RunState) -> None:
         with write_atomically(marker) as temporary:
             temporary.write_text(row.job or "")
     except OSError as error:
-        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
+        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled nevertheless", highlight=False)
 
 
 def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | None) -> str:

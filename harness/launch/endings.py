@@ -13,14 +13,14 @@ from harness.record.record import FailureKind
 
 # SLURM's word -> ours, and what to do about it.
 _ENDS = {
-    "OUT_OF_MEMORY": (FailureKind.out_of_memory, "killed for memory; raise launcher.memory_gb"),
+    "OUT_OF_MEMORY": (FailureKind.out_of_memory, "killed for exceeding its memory; raise launcher.memory_gb"),
     "TIMEOUT": (FailureKind.timeout, "killed at its time limit before it could save; raise launcher.minutes"),
     "DEADLINE": (FailureKind.timeout, "killed at its deadline"),
     "NODE_FAIL": (FailureKind.node_failure, "its node failed"),
     "BOOT_FAIL": (FailureKind.node_failure, "its node failed to boot"),
-    "PREEMPTED": (FailureKind.cancelled, "preempted without being queued again"),
+    "PREEMPTED": (FailureKind.cancelled, "preempted and not queued again"),
     "CANCELLED": (FailureKind.cancelled, "cancelled by scancel"),
-    "NO_SPACE": (FailureKind.no_space, "no space was left on its disk, or of its quota"),
+    "NO_SPACE": (FailureKind.no_space, "no space left on its disk or in its quota"),
 }
 # What SLURM writes last into a killed job's output. Memory comes first: the step that it ended is then cancelled, with
 # a line of its own.

@@ -34,6 +34,8 @@ def foreign(folder: str) -> str | None:
 
 if __name__ == "__main__":
     if os.path.isdir(sys.argv[-1]) and (path := foreign(sys.argv[-1])):
-        sys.exit(f"{path} is not its submitter's own, or others can write to it, so it is not executed; submit again")
+        sys.exit(
+            f"{path} does not belong to its submitter, or others can write to it, so it is not executed; submit again"
+        )
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGTERM))
     os.execv(sys.executable, [sys.executable, "-P", *sys.argv[1:]])

@@ -57,7 +57,7 @@ def _execute(run: ExpectedRun, folder: str) -> None:
     def queue_again() -> str:
         nonlocal code
         code = EXIT_CODES[Status.interrupted]
-        return "its job is queued again when the runs beside it have saved themselves"
+        return "its job is queued again once the other runs in it have saved"
 
     job.start(run, folder, queue_again)
     sys.exit(code)

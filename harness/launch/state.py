@@ -312,13 +312,13 @@ def _explain_end(row: RunState, runs: Path, message: str, last: Submission | Non
         row.state = State.failed if row.iteration is None else State.interrupted
         row.failure_kind = FailureKind.never_started.value if row.iteration is None else None
     elif message:
-        row.state, row.reason = State.interrupted, f"stopped: {message}; `harness retry` goes on from its checkpoint"
+        row.state, row.reason = State.interrupted, f"stopped: {message}; `harness retry` resumes from its checkpoint"
     elif code and code < 128:
         row.state, row.failure_kind = State.failed, FailureKind.no_record.value
         row.reason = f"its job ended with exit code {code} and left no record; see `harness logs`"
     else:
         killed = f"killed by signal {code - 128}" if code else "stopped"
-        row.state, row.reason = State.interrupted, f"{killed}, not queued again; `harness retry` goes on"
+        row.state, row.reason = State.interrupted, f"{killed}, not queued again; `harness retry` resumes it"
 
 
 def _silence(last: Submission, end: Job | None, known: _Known) -> str:

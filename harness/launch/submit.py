@@ -117,11 +117,11 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
         if show_table or done.jobs:
             out.print(f"{len(done.jobs)} of {len(open_runs)} runs submitted, {left} not: {why}", highlight=False)
         if show_table:
-            further = "goes on when some have ended, `--wait` by itself"
+            further = "submits more once some have ended; with `--wait` it does so by itself"
             out.print(f"`harness sweep {manifest.sweep}` {further}", highlight=False)
         return NOT_UNDER_WAY
     if show_table:
-        out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
+        out.print(f"`harness status {manifest.sweep}` shows their state, `harness report` their results so far.")
     return 0
 
 
@@ -215,7 +215,7 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     rows = collect(runs_dir, [own], look)
     out.print(tables.states(rows) if not out.is_terminal else tables.counts(rows))
     if not finished:
-        out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
+        out.print(f"stopped; `harness sweep {manifest.sweep}` resumes from the checkpoints", highlight=False)
     return exit_code(rows) if finished else STOPPED
 
 

@@ -211,10 +211,10 @@ class _Run:
         try:
             trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
         except UserError as error:
-            log.warning("%s; this run goes on from the checkpoint before", error)
+            log.warning("%s; this run resumes from the checkpoint before", error)
             return None
         if trained is not None and not trained.keys() >= OF_TRAINING:
-            log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
+            log.warning("the final weights were written by something else; this run resumes from the checkpoint before")
             return None
         return trained
 
@@ -259,7 +259,7 @@ class _Run:
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(
-                "backbone=%s starts from random weights; the papers' from %s: backbone.weights=FILE", name, origin
+                "backbone=%s starts from random weights; the papers start from %s: backbone.weights=FILE", name, origin
             )
         return engine
 
@@ -300,7 +300,7 @@ class _Run:
         on_the_way = OnTheWay(self.folder, self.ranks, config.evaluation.best, self._figures(engine), check)
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check, on_the_way)
         if trainer.resume():
-            log.info("going on from step %d", trainer.iteration)
+            log.info("resuming from step %d", trainer.iteration)
         on_the_way.forget_after(trainer.iteration)
         ranks, policies = self.ranks, trainer.policies
         batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
@@ -360,7 +360,7 @@ class _Run:
             images = len(evaluation_indices(self.dataset, config.evaluation.limit))
             write_pictures(self.folder, engine, self.dataset, pool, config.seed, images)
         except (OSError, UserError) as error:
-            log.warning("no pictures for reports: %s", error)
+            log.warning("no images for reports: %s", error)
 
     # ------------------------------------------------------------------------------------------------ what is left
 
@@ -408,7 +408,7 @@ class _Run:
         write_record(self.runs, record)
 
     def _stopped_by_a_peer(self, lost: PeerLost) -> Outcome:
-        log.error("rank %d: %s; the run goes on from its last checkpoint", self.ranks.rank, lost)
+        log.error("rank %d: %s; the run resumes from its last checkpoint", self.ranks.rank, lost)
         if self.ranks.is_main:
             self._write(self._ended(Status.interrupted, failure={"kind": "peer lost", "message": str(lost)}))
         return Outcome(self.run_id, Status.interrupted, str(lost), peer_lost=True)

@@ -71,7 +71,7 @@ def _given_up(tracker: Tracker, ways: dict[Tracker, Track]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s is given up: %s", tracker.value, first_line(error))
+        log.warning("%s is switched off: %s", tracker.value, first_line(error))
         ways.pop(tracker, None)
 
 
@@ -85,7 +85,7 @@ def _quiet_at_the_end(opened: AbstractContextManager[Track]) -> Iterator[Track]:
         try:
             opened.__exit__(None, None, None)
         except Exception as error:
-            log.warning("a tracker did not end well: %s", first_line(error))
+            log.warning("closing a tracker failed: %s", first_line(error))
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def restore_newest(
             if not ranks.any(failure is not None):
                 return True
         reason = first_line(failure) if failure is not None else "on another rank"
-        log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, reason)
+        log.warning("checkpoint %s cannot be read (%s); using the one before", candidate, reason)
     if ranks.any(last is not None):
         why = first_line(last) if last is not None else "another rank says why"
         raise UserError(f"{folder}: no checkpoint to resume from ({why}); delete the folder to train again")

@@ -118,7 +118,7 @@ def _resumed(project: Path, folder: Path, times: int) -> subprocess.Popen[str]:
     """The sweep started again, once its run has gone on from a checkpoint for so many times in all."""
     sweep = _start(project, "sweep", "two")
     end = time.monotonic() + 120
-    while (folder / "log.txt").read_text().count("going on from step") < times:
+    while (folder / "log.txt").read_text().count("resuming from step") < times:
         assert time.monotonic() < end
         time.sleep(0.2)
     return sweep

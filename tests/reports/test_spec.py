@@ -50,7 +50,7 @@ def test_misspelt_specs_name_the_nearest(text: str, message: str, tmp_path: Path
 def test_an_unknown_report_or_format_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no report 'paper_mian' .*; did you mean 'paper_main'"):
         read_spec("paper_mian")
-    with pytest.raises(ValueError, match="no report format 'htlm'; did you mean 'html'"):
+    with pytest.raises(ValueError, match="no such report format: 'htlm'; did you mean 'html'"):
         report_command("mini", tmp_path, ["htlm"])
     with pytest.raises(ValueError, match=r"folder of runs .* does not exist"):
         report_command("mini", tmp_path / "nowhere")

@@ -276,7 +276,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
 
     torchrun(tmp_path)
     calm, resumed = final(two_ranks), final(tmp_path)
-    assert f"going on from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
+    assert f"resuming from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
     pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)
