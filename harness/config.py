@@ -270,7 +270,7 @@ class LauncherConfig:
     exclude: str | None = None
     comment: str | None = None
     rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
-    signal_seconds: int = 120  # how long before the time limit the run is told to save
+    signal_seconds: int = 120  # how long before the time limit the run has to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
 
@@ -285,7 +285,7 @@ class RunConfig:
     threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
     train: bool = True  # false evaluates `weights` as they are
     weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average
-    init_from: str | None = None  # the run_id whose final weights (not EMA) this run goes on from
+    init_from: str | None = None  # the run_id whose final weights (not EMA) this run starts from
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods
     runs_dir: str = "runs"

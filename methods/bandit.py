@@ -79,7 +79,7 @@ class Bandit(PoolPasting):
         if self.window < 1:
             raise ValueError(f"window is {self.window}, and must be at least 1")
         if self.draw_by is not DrawBy.category:
-            raise ValueError("bandit draws by its arms: leave draw_by as it is")
+            raise ValueError("bandit draws by its arms: do not set draw_by")
 
     def required(self) -> frozenset[Need]:
         return frozenset(NEEDS[self.reward])

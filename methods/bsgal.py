@@ -111,8 +111,8 @@ class ReferenceProposals(Enum):
 class EmptyReference(Enum):
     """What becomes of a step of which a reference image lost its instances to the crop.
 
-    leave_out: the others serve as always. sampled: as published, the image stays, and the whole reference batch is run
-    with sampled proposals and the federated loss.
+    leave_out: the others serve as always. sampled: like the published code, the image stays, and the whole reference
+    batch is run with sampled proposals and the federated loss.
     """
 
     leave_out = "leave_out"
@@ -132,7 +132,7 @@ CACHE_DTYPES = {
 }
 PUBLISHED_TAU = -0.05
 FIRST_REFERENCES = (
-    4  # reference images that an image's first ones make up; more take a second one of each, as published
+    4  # reference images that an image's first ones make up; more take a second one of each, like the published code
 )
 
 
@@ -141,7 +141,7 @@ FIRST_REFERENCES = (
 class BSGAL(PoolPasting):
     """Accepts pasted batches by their contribution to the loss of real reference images (gradient cache).
 
-    tau: threshold of paste_only; without it -0.05 for cosines, as published, and 0 for other figures.
+    tau: threshold of paste_only; without it -0.05 for cosines, like the published code, and 0 for other figures.
     reference_images: at most so many of the batch's reference images are used; above 4 every image brings a second one,
     of a uniform class, and the batch is all first ones, then the second ones. reference_every: the reference gradient
     is taken every so many steps. shared_pass: the augmented view's training pass serves the contribution; exact unless

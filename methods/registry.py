@@ -138,7 +138,7 @@ def source_fingerprint(cls: type[Method]) -> str | None:
     """SHA-256 over the sources that a method outside this package is made of; None for a built-in one.
 
     That is its file or whole package, the plugins that it builds on, and its version where it is installed
-    (`methods.sources`). A built-in method's source is told by the run's commit.
+    (`methods.sources`). The run's commit identifies the source of a built-in method.
     """
     own = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
     own = {name for name in own if name.split(".")[0] not in sources.HOUSE}

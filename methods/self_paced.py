@@ -1,4 +1,4 @@
-"""Self-paced learning: easy pasted instances first, and more of them as training goes on."""
+"""Self-paced learning: easy pasted instances first, and more of them as training continues."""
 
 from __future__ import annotations
 

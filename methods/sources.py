@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-# Parts of this house: their sources are told by the run's commit.
+# Parts of this package: the run's commit identifies their sources.
 HOUSE = ("methods", "harness", "backbones", "reports", "sweeps")
 _PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
-_INSTALLED = {"site-packages", "dist-packages"}  # of an environment, or of one that it stands on
+_INSTALLED = {"site-packages", "dist-packages"}  # of an environment, or of one that it builds on
 
 
 def fingerprint(modules: Iterable[str], plugins: Iterable[str], files: Mapping[str, Path]) -> str:

@@ -50,7 +50,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell of a page: its text, what it is sorted by ("" sorts last), and what stands below and beside it."""
+    """A cell of a page: its text, what it is sorted by ("" sorts last), and the text below and beside it."""
 
     text: str
     sort: str = ""

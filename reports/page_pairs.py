@@ -40,7 +40,7 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class PairsPart:
-    """rows: their labels; first: the place of the one that stands as A. content: the JSON that the script reads. kind:
+    """rows: their labels; first: the place of the row shown as A. content: the JSON that the script reads. kind:
     box or mask, that AP is of."""
 
     rows: list[str]

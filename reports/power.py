@@ -1,4 +1,4 @@
-"""`harness power`, and the line below a table: what this many seeds can show, by the noise of the records at hand.
+"""`harness power`, and the line below a table: what a number of seeds can show, by the noise in the records.
 
 Noise is that of paired differences in the primary column, seeds' and images' apart (`reports.statistics`): the seeds'
 part shrinks with more seeds, the validation images' does not. A difference counts as shown when one test at 5 % finds

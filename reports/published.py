@@ -45,7 +45,7 @@ def read_published(extra: Path | None = None) -> pd.DataFrame:
 
 
 def find_published(published: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The one published row with these values; None where no source at hand has it.
+    """The one published row with these values; None if no source that we have gives it.
 
     Raises ValueError for an unknown column or table, and where several rows fit.
     """

@@ -132,7 +132,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gain:
-    """The keys of the rows between which others are told: of an oracle, over a reference."""
+    """The keys of the rows between which others are placed: of an oracle, over a reference."""
 
     of: str
     over: str
@@ -168,7 +168,7 @@ class Spec:
         return [key for key in dict.fromkeys(named) if key not in COLUMNS]
 
     def label_in_group(self, label: str, group: str | None) -> str:
-        """A row's label where rows of several groups stand together."""
+        """A row's label where rows of several groups are shown together."""
         return label if group is None else f"{label}, {self.group_values[group]}"
 
     def label_of(self, key: str) -> str:

@@ -1,7 +1,7 @@
 """Over seeds: mean and standard deviation; paired differences with intervals and tests that hold what they say.
 
 A difference is paired by seed: each seed's figure minus the same seed's baseline figure. What its mean would be with
-other seeds and other validation images is told by a two-level model: images are common to all seeds, seeds vary, and
+other seeds and other validation images comes from a two-level model: images are common to all seeds, seeds vary, and
 seeds differ in which images they find hard. The variance of the mean is put together from these three parts, and the
 interval is Student's with degrees of freedom between those of its parts. Without matches.parquet only seeds are known,
 and it is the plain t interval. `tests.benchmarks.interval_coverage` simulates how often these intervals hold the truth,

@@ -77,9 +77,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """complete of expected runs; marks: how many runs each is about. source: where the published figures stand, and
+    """complete of expected runs; marks: how many runs each is about. source: where the published figures are, and
     variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for
-    published figures, and no source at hand has them. recovery: what it has of the oracle's gain."""
+    published figures, but no source that we have gives them. recovery: what it has of the oracle's gain."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -215,7 +215,7 @@ def _word(value: object) -> str:
 
 
 def published_sources(tables: list[Table]) -> list[str]:
-    """Where the published figures beside ours stand."""
+    """Where the published figures beside ours come from."""
     return sorted({line.source for table in tables for line in table.lines if line.source})
 
 

@@ -311,7 +311,7 @@ def _html_heading(column: Column) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """A label that Markdown shows as it is."""
+    """A label escaped for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).replace("\n", " ")
 
 

@@ -18,7 +18,7 @@ from harness.data.pool.sources import FileSource
 from harness.errors import UserError
 
 OPENED = 32  # images of a split, or of a pool, that are decoded
-# LVIS v1 as published: images, annotations, categories.
+# LVIS v1's own counts: images, annotations, categories.
 LVIS_V1 = {"train": (100_170, 1_270_141, 1203), "val": (19_809, 244_707, 1203)}
 DOWNLOADS = {
     "lvis_v1_train.json": "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip (unzip: 1.1 GB)",

@@ -65,8 +65,8 @@ def index_pool(
     """Reads and checks every image of a pool and writes an index of the good ones, NAME.arrow without `out`.
 
     Adds the columns width, height (of the generated image), area_fraction (of the instance), sha1 (of the files'
-    contents) and duplicate (the same contents stand in an earlier row). Faulty ones go into NAME.faults.csv. Killed
-    and started again it goes on where it was. Raises UserError when the pool cannot be read or nothing in it is good.
+    contents) and duplicate (an earlier row has the same contents). Faulty ones go into NAME.faults.csv. Killed
+    and restarted, it resumes. Raises UserError when the pool cannot be read or nothing in it is good.
     """
     out = source.with_suffix(".arrow") if out is None else out
     table = read_pool(source, numbering)
@@ -173,7 +173,7 @@ def _sha1(source: FileSource) -> str:
 
 
 def _duplicates(hashes: list[str]) -> np.ndarray:
-    """(N,) bool: the same hash stands in an earlier row."""
+    """(N,) bool: an earlier row has the same hash."""
     _, first = np.unique(np.array(hashes), return_index=True)
     duplicate = np.ones(len(hashes), bool)
     duplicate[first] = False

@@ -18,7 +18,7 @@ STYLES = {Verdict.equal: "", Verdict.differs: "yellow", Verdict.aside: "dim", Ve
 
 
 def list_command() -> None:
-    """Every recipe with paper, file of origin, GPUs, hours and figures as published."""
+    """Every recipe with paper, original file, and published GPUs, hours and figures."""
     out = console()
     wide = out.width >= WIDE
     table = Table(box=None, pad_edge=False)

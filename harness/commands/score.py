@@ -1,6 +1,6 @@
 """`harness score` and `harness embed`: an offline stage by a finished run's weights, and its file.
 
-The stage is a run of its own, as a sweep would have it: what is complete is not done again, what was stopped goes on.
+The stage is a run of its own, as a sweep would have it: complete ones are not repeated, interrupted ones resume.
 """
 
 from __future__ import annotations

@@ -170,5 +170,5 @@ class Dataset:
 
 @cache
 def _make_once(folder: Path) -> None:
-    """Once a process: whether it is whole is told by counting thousands of files."""
+    """Once a process: checking that it is complete takes counting thousands of files."""
     make_mini(folder)

@@ -1,4 +1,4 @@
-"""Which training image stands at which position of the endless stream; a function of the position alone."""
+"""Which training image is at which position of the endless stream; a function of the position alone."""
 
 from __future__ import annotations
 

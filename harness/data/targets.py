@@ -43,7 +43,7 @@ class Instance:
 
     @property
     def box(self) -> Box:
-        """The annotation's box as long as it stands, else the mask's extent."""
+        """The annotation's box while it is valid, else the mask's extent."""
         return self.annotated or self.extent
 
 

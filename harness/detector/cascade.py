@@ -243,7 +243,7 @@ class Cascade(nn.Module):
         return Loss(
             LossKind.BOX,
             sum=rois.per_image(each),
-            count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, as published
+            count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, like the published code
             pasted=rois.per_image(each * matches.pasted(rois, truth)),
             attribution=matches.attribution(rois, truth, each, 4),
         )

@@ -1,4 +1,4 @@
-"""Other launcher settings for runs that stand in a manifest: asked for on the command line, or by why a run failed."""
+"""Other launcher settings for the runs of a manifest: given on the command line, or chosen by why a run failed."""
 
 from __future__ import annotations
 

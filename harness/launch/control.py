@@ -27,7 +27,7 @@ MOST_NAMES = 3
 
 
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:
-    """Cancels those of the selected runs that wait or run. What they have saved stays; `retry` goes on from it.
+    """Cancels those of the selected runs that wait or run. Their checkpoints stay; `retry` resumes from them.
 
     Runs of which the scheduler told nothing are cancelled as well, should it answer now. The exit code is 1 when
     something is not known to be cancelled. Raises UserError for words that name nothing.
@@ -115,7 +115,7 @@ def _is_on_slurm(row: RunState, last: tuple[Submission, str] | None) -> bool:
 
 
 def _others_need_its_job(runs_dir: Path, last: tuple[Submission, str] | None, chosen: set[str]) -> bool:
-    """Whether runs that are not to be cancelled share a run's job and have not ended in it."""
+    """Whether runs that are not to be cancelled share a run's job and are still active in it."""
     if last is None:
         return False
     submission, own = last
@@ -181,7 +181,7 @@ def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | 
 
 def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:
     found = set(roots)
-    for run in runs:  # parents stand before their children
+    for run in runs:  # parents come before their children
         if found.intersection(run.parents):
             found.add(run.run_id)
     return found - roots

@@ -24,7 +24,7 @@ LAST_LINES = 40
 def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
     """Prints the end of the selected runs' logs; with `follow` what is added, until all of them have ended.
 
-    Lines of several runs are told apart by the run's name in front. Raises UserError for words that name nothing.
+    Lines of several runs begin with the run's name. Raises UserError for words that name nothing.
     """
     if not words:
         raise UserError("say whose logs: a run, a sweep, or filters such as status=failed")

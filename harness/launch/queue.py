@@ -1,6 +1,6 @@
 """One look at SLURM: squeue for what waits, runs or has just ended, sacct for what ended earlier, scancel.
 
-A look is taken once and passed along: what is decided and what is told rest on the same answer. It can say that there
+A look is taken once and passed along: what is decided and what is shown rest on the same answer. It can say that there
 was none; that is never taken for "no such job".
 """
 

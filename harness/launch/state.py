@@ -1,8 +1,8 @@
-"""Where every run of a sweep stands: manifest, records, claims, progress and the scheduler put together.
+"""The state of every run of a sweep: manifest, records, claims, progress and the scheduler put together.
 
 A record is the truth where there is one; SLURM's own state alone lies (a node failure reads as failed while the job is
 queued again, a Python error can read COMPLETED), so it only explains what the record and the claim leave open. What
-SLURM gave no answer to is said to be unknown.
+SLURM gave no answer to is shown as unknown.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def _silence(last: Submission, end: Job | None, known: _Known) -> str:
 def _speaks(record: Record, jobs: list[tuple[Submission, str]]) -> bool:
     """Whether a record tells of the run's last job: by the job's name, since nodes' clocks differ.
 
-    Records of runs that were started by hand, and of older versions, are told by time.
+    Records of runs that were started by hand, and of older versions, are recognised by time.
     """
     if (record.failure or {}).get("kind") == FailureKind.damaged_record.value:
         return True

@@ -71,7 +71,7 @@ def submit_runs(
 
 
 def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Look | None = None) -> dict[str, RunState]:
-    """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
+    """The state of these runs, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
     listed: list[Manifest] = []
     others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != sweep])
@@ -220,7 +220,7 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
 
 
 class _PlainLines:
-    """Prints every change of a run's state in a line of its own, and once a minute how the sweep stands, for logs and
+    """Prints every change of a run's state on its own line, and the sweep's progress once a minute, for logs and
     pipes."""
 
     def __init__(self, runs_dir: Path, manifest: Manifest, look: Look) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.launch.state import RunState, State
 
-# A table that is longer than this shows what is going on or went wrong, and counts the rest.
+# A longer table shows what is running or went wrong, and counts the rest.
 MOST_ROWS = 100
 WIDE = 120  # characters
 _COLOURS = {

@@ -73,7 +73,7 @@ def _startable(rows: Sequence[RunState]) -> list[RunState]:
     well = {row.run.run_id for row in rows if row.state in (State.complete, *ACTIVE)}
     listed = {row.run.run_id for row in rows}
     found = []
-    for row in rows:  # parents stand before their children
+    for row in rows:  # parents come before their children
         parents = listed.intersection(row.run.parents)
         if row.state in (State.missing, State.waiting) and parents <= well:
             found.append(row)

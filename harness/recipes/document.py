@@ -17,8 +17,8 @@ Written by `python docs/write_fidelity.py` from the tables in `harness/recipes`;
 composed recipe departs from the tables, and when a published file sets what has no row. `harness recipes show NAME`
 prints the same for one recipe.
 
-*Equal* is computed where a key or a constant of ours stands for the published setting, and otherwise held by the test
-or the line of code that is named. *Differs* has its reason. *No part of it*: bookkeeping, or what no source states.
+*Equal* is computed where one of our keys or constants has the role of the published setting. Otherwise the test or the
+line of code that is named holds it. *Differs* has its reason. *No part of it*: bookkeeping, or what no source states.
 File and line are those of the recipe file or of the default that it leaves in force, in
 """
 
@@ -37,7 +37,7 @@ def document(composed: Mapping[str, Mapping[str, Any]]) -> str:
         "\n## What differs\n",
         _differences(),
         "\n## Every setting\n",
-        "`all` stands for all recipes. `…` in a path is `third_party/CenterNet2`.\n",
+        "`all` means all recipes. `…` in a path is `third_party/CenterNet2`.\n",
         *(_section(section, composed) for section in SECTIONS),
     ]
     return "\n".join(parts)

@@ -11,6 +11,6 @@
                   log.txt, checkpoint/, claim/
     runs/sweeps/<name>/manifest.json    `manifest.Manifest`
 
-This room imports nothing of the harness, since reports stand on it alone; and neither torch nor pandas where a module
+This room imports nothing of the harness, since reports build on it alone; and neither torch nor pandas where a module
 is imported, so that `harness status` starts at once.
 """

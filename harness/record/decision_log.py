@@ -2,7 +2,7 @@
 
 decisions/rank0.arrow   an Arrow stream without its end mark: the schema, then batches of rows
 
-What a checkpoint keeps is how long the file was, so a run that goes on from it cuts off what came later. After
+What a checkpoint keeps is how long the file was, so a run that resumes from it cuts off what came later. After
 training, `write_decisions` makes decisions.parquet of all ranks' files.
 """
 

@@ -194,7 +194,7 @@ def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | No
 
 
 def silent_seconds(run_folder: Path) -> float | None:
-    """Seconds between the last heartbeat and now by the clocks at hand, good for showing only; None without a claim.
+    """Seconds between the last heartbeat and now by this machine's clocks, only to be shown; None without a claim.
 
     One from far in the future tells of no life either: a clock was wrong, and is not any more.
     """

@@ -1,4 +1,4 @@
-"""Detections of the images that an evaluation has been through, so that one which is stopped goes on where it was.
+"""Detections of the images that an evaluation has been through, so that an interrupted one resumes.
 
 evaluation/<weights>/rank1of2-000040-000080.parquet   of the images 40..79 of those that rank 1 of 2 evaluates
 """

@@ -1,6 +1,6 @@
 """What the result of a run depends on, and the name that follows from it.
 
-The same experiment has the same run_id everywhere: fields that equal their defaults are left out, contents stand in
+The same experiment has the same run_id everywhere: fields that equal their defaults are left out, contents take the
 place of paths, and where or how fast a run is executed does not count.
 """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.record.record import Status
 
-# Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what goes on when it is started again.
+# Beyond 1, an error: sysexits.h's EX_TEMPFAIL for what resumes when it is restarted.
 EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
 

@@ -66,7 +66,7 @@ OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped
 
 
 class Waiting(Exception):
-    """A run that this one goes on from, or reads, has not ended well."""
+    """A run that this one starts from, or reads, did not complete."""
 
 
 def execute(overrides: Sequence[str]) -> Outcome:
@@ -207,7 +207,7 @@ class _Run:
     # ---------------------------------------------------------------------------------------------------- its parts
 
     def _trained(self) -> dict[str, Any] | None:
-        """What training has left; None where it has not ended, or what it left is damaged."""
+        """What training left; None if it has not finished, or if what it left is damaged."""
         try:
             trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
         except UserError as error:
@@ -224,7 +224,7 @@ class _Run:
         return self.dataset.prepared_pool(self.config.method, self.config.seed)
 
     def _parents(self) -> list[Record]:
-        """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
+        """The records of the runs that this one starts from or reads; raises Waiting when one is not complete."""
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
         found = []
         for name in wanted:
@@ -430,7 +430,7 @@ class _Run:
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes what only a run that goes on would need."""
+    """Deletes what only an unfinished run needs."""
     checkpoint.drop_intermediate(folder / "checkpoint")
     drop_logs(folder)
     drop_shards(folder)

@@ -77,7 +77,7 @@ def _given_up(tracker: Tracker, ways: dict[Tracker, Track]) -> Iterator[None]:
 
 @contextmanager
 def _quiet_at_the_end(opened: AbstractContextManager[Track]) -> Iterator[Track]:
-    """What fails in closing is said, and does not hide how the run ended."""
+    """Logs a failure to close, so that it does not hide how the run ended."""
     way = opened.__enter__()
     try:
         yield way

@@ -153,7 +153,7 @@ class _Category:
         return float(torch.stack([self._score(sample) for sample in hosts]).mean())
 
     def _score(self, host: Sample) -> Tensor:
-        # The host stands first; the other samples only bring their reference images along.
+        # The host comes first; the other samples only contribute their reference images.
         others = [Sample(0, 0, view, None, (view,)) for view in self.references[1:]]
         first = dataclasses.replace(Batch([host]).to(self.device).samples[0], references=(self.references[0],))
         step = self._step([first, *others])

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes checkpoints of all ranks from copies in memory, while training goes on.
+    """Writes checkpoints of all ranks from copies in memory, while training continues.
 
     A checkpoint appears when every rank's part is written; a process that is killed before leaves the one before.
     Older ones beyond `keep` are deleted. `before_write` is called before one appears.
@@ -53,7 +53,7 @@ class Saver:
 
     @property
     def written(self) -> bool:
-        """Whether this rank's part of a checkpoint that has not appeared yet is written."""
+        """Whether this rank has written its part of a checkpoint that has not appeared yet."""
         return self._writing is not None and self._writing.done()
 
     def conclude(self, known_at: int) -> None:
@@ -104,7 +104,7 @@ def restore_newest(
     """Hands (shared, own) of the newest checkpoint to `restore`, of the one before where any rank cannot read it or
     go on from it, which the log says; False where none can be read.
 
-    Raises UserError where some can be read, and none can be gone on from.
+    Raises UserError if some can be read, but training can resume from none.
     """
     last: Exception | None = None
     for candidate in ranks.broadcast(_folders(folder)):

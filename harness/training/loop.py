@@ -55,7 +55,7 @@ class Trainer:
 
     `before_write` is called before anything is written below `folder` (it stops a process whose claim was taken
     over); `stop_asked` says whether a signal asked this rank to save and end. `evaluate` is called every
-    `evaluation.every` iterations, once a checkpoint to go on from is saved, and again when one is gone on from.
+    `evaluation.every` iterations, once a checkpoint to resume from is saved, and again after resuming from one.
     """
 
     config: RunConfig
@@ -149,7 +149,7 @@ class Trainer:
         return every > 0 and self.iteration % every == 0 and 0 < self.iteration < self.schedule.iterations
 
     def _evaluate(self) -> None:
-        """Once a checkpoint to go on from is there; training then goes on as if nothing had been."""
+        """Called once a checkpoint to resume from exists; training then continues as if nothing had happened."""
         self.saver.finish()
         with torch.random.fork_rng(devices=[]):
             self.evaluate(self)
@@ -157,7 +157,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
-        """The moving average of the weights, where there is one, stands in the module."""
+        """Inside, the module has the moving average of the weights, where there is one."""
         if self.ema is None:
             yield
             return
@@ -403,7 +403,7 @@ def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:
 
 
 def _keep_metrics_before(path: Path, iteration: int, ranks: Ranks) -> None:
-    """Drops what an earlier, interrupted life logged after the checkpoint that is gone on from."""
+    """Drops what an earlier, interrupted start logged after the checkpoint that training resumes from."""
     if not ranks.is_main or not path.is_file():
         return
     kept = []

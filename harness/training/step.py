@@ -21,7 +21,7 @@ from methods.contract import Instances, LossTable, Proposals, Scope, Selection, 
 
 @dataclass(frozen=True)
 class StepPosition:
-    """Where in which run a step stands; all of its randomness follows from this."""
+    """The run and position of a step; all of its randomness follows from this."""
 
     seed: int
     iteration: int
@@ -132,7 +132,7 @@ class TrainingStep:
         known = self._tables.get((*key, True)) or self._tables.get((*key, grad))
         if known is not None:
             return known
-        # A pass that is not trained on draws for itself, as published.
+        # A pass that is not trained on draws for itself, like the published code.
         apart = "/apart" if backbone_in_eval and view is not ViewKind.REFERENCE else ""
         with torch.set_grad_enabled(grad):
             table = self._pass(view, views, proposals, backbone_in_eval, apart)

@@ -151,7 +151,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch
 
 
 def _number(name: str) -> Callable[[], _DType]:
-    """What stands for one of `numpy.dtypes`' classes."""
+    """The replacement of one of `numpy.dtypes`' classes."""
     return lambda: _DType(getattr(np.dtypes, name)().str)
 
 

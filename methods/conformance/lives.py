@@ -1,4 +1,4 @@
-"""Checks of whole lives of a method: the same twice, going on after a restart, on two ranks, in bounded memory."""
+"""Checks of whole lives of a method: the same twice, resuming after a restart, on two ranks, in bounded memory."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def check_memory(method: Method, life: Life) -> None:
 
 
 def _check_growth(life: Life) -> None:
-    """What has grown is made far longer: what is kept short is then cut again, what is not goes on growing."""
+    """What has grown is made far longer: what is kept short is then cut again, what is not keeps growing."""
     early = life.sizes
     grown = [name for name, size in _sizes(life.method).items() if size - early.get(name, 0) >= (STEPS - AGAIN) // 2]
     for name, value in list(_containers(life.method)):

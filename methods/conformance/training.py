@@ -28,7 +28,7 @@ from methods.contract import Method, Need, Scope, Selection
 
 SOME = 6  # steps
 
-# Shapes that a selection's tensors may have; None stands for (n, G), those of `Step.instances`.
+# Shapes that a selection's tensors may have; None means (n, G), those of `Step.instances`.
 SHAPES: dict[str, list[tuple[int, ...] | None]] = {
     "contribution": [(), (IMAGES,), None],
     "threshold": [(), (IMAGES,), None],

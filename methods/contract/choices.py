@@ -14,7 +14,7 @@ class ViewKind(Enum):
 
 
 class Proposals(Enum):
-    """What the box heads are run on. Ground-truth proposals imply no federated mask, as published."""
+    """What the box heads are run on. Ground-truth proposals imply no federated mask, like the published code."""
 
     SAMPLED = "sampled"
     GROUND_TRUTH = "ground_truth"

@@ -77,7 +77,7 @@ def test_a_cut_off_annotation_file_and_an_unknown_pool(copied: DataConfig) -> No
     path.write_bytes(path.read_bytes()[:1000])
     findings = check_dataset(replace(copied, pool="cleen"))
     assert not findings.complete
-    assert "no valid JSON" in str(findings)
+    assert "invalid JSON" in str(findings)
     assert "did you mean 'clean'?" in str(findings)
 
 

@@ -76,7 +76,7 @@ def test_columns_beside_the_json(write_pool: Writer, tmp_path: Path) -> None:
         ('{"0": "a.png"}', "category 0 holds something other than a list"),
         ('{"0": [1]}', "category 0 holds something other than a list"),
         ('["a.png"]', "holds no object"),
-        ('{"0": ["a.png"', "no valid JSON at line 1"),
+        ('{"0": ["a.png"', "invalid JSON at line 1"),
     ],
 )
 def test_bad_pools(content: str, message: str, write_pool: Writer, tmp_path: Path) -> None:

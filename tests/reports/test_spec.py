@@ -71,7 +71,7 @@ def test_published_rows_are_found_by_all_that_is_named() -> None:
     row = find_published(published, {"table": "divergen_scaling", "num_generated": 600000, "gdde": True})
     assert row is not None
     assert (row["AP_box"], row["APr_mask"]) == (50.67, 43.63)
-    assert find_published(published, {"method": "bsgal"}) is None  # in no source at hand
+    assert find_published(published, {"method": "bsgal"}) is None  # in no source that we have
     with pytest.raises(ValueError, match=r"\d published results fit"):
         find_published(published, {"method": "xpaste"})
     with pytest.raises(ValueError, match="no table 'divergen_scalng'; did you mean 'divergen_scaling'"):

@@ -19,7 +19,7 @@ OPENING, CLOSING = (np.isin(np.arange(256), list(each)) for each in (b"[{", b"]}
 def read_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
     """The entries of the named lists of a file that holds one JSON object, some thousand at a time, in its order.
 
-    Raises UserError for a file that cannot be read, is no valid JSON, or has not all of the lists.
+    Raises UserError for a file that cannot be read, is not valid JSON, or lacks one of the lists.
     """
     reader = _Lists(path, names)
     try:

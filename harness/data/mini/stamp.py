@@ -2,8 +2,8 @@
 
 mini.json  {"recipe": {...}, "files": {"coco/train2017/x.png": null, "pools/x.columns.csv": "<sha256>", ...}}
 
-Files that do not stand there are somebody else's, and never deleted. Folders that older versions made have the number
-of files in place of their names. While files are replaced, the recipe is null.
+Files that are not listed there belong to somebody else, and are never deleted. Folders that older versions made have
+the number of files in place of their names. While files are replaced, the recipe is null.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def check_room(folder: Path) -> None:
 def move_in(building: Path, folder: Path) -> None:
     """Puts what was built in place of what an earlier recipe made. Raises UserError where something else is in the way.
 
-    Killed between, it leaves a stamp that knows of all files and of no recipe, so that the next start goes on.
+    Killed between, it leaves a stamp that knows of all files and of no recipe, so that the next start continues.
     """
     new = read_stamp(building)
     assert new is not None

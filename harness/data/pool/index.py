@@ -5,7 +5,7 @@ Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png
 file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. A pool may name
 categories otherwise than by number where it says how (`harness.data.pool.numbering`). Beside NAME.json,
 NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an entry, keyed by `category` and `path`
-(both as they stand in the JSON).
+(both as in the JSON).
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
 
 
 def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[str], list[str]]:
-    """Of every entry its category, the key that it stands under, and itself."""
+    """Of every entry its category, its key, and itself."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

@@ -15,7 +15,12 @@ from harness.errors import UserError
 from harness.record.names import nearest
 
 BY, INSTANCES = "by", "instances"
-KINDS = ("index", "name", "synset", "lvis_id")  # 0-based number, as published; LVIS's name; its synset; its 1-based id
+KINDS = (
+    "index",
+    "name",
+    "synset",
+    "lvis_id",
+)  # 0-based number, like the published pools; LVIS's name; its synset; its 1-based id
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _names(shipped: dict[str, Path]) -> list[str]:
 
 
 def _check_key(config: Config, key: str, override: str) -> None:
-    """What a key stands in has to exist; the last word may be new, for options have defaults."""
+    """The parent of a key has to exist; its last word may be new, since options have defaults."""
     place: Any = config
     *folders, _ = key.split(".")
     for word in folders:
