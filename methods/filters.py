@@ -1,6 +1,6 @@
-"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns.
+"""Offline filters of a pool: each gives a boolean mask over its rows, all true if the pool lacks the columns.
 
-`require` says so, or refuses.
+`require` warns of that, or refuses.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
 
 
 def few_of_each(categories: np.ndarray, groups: np.ndarray, limit: int) -> np.ndarray:
-    """(N,) bool: `limit` rows of each category at most, as evenly as can be from its `groups` (N,) int64.
+    """(N,) bool: at most `limit` rows of each category, as evenly as possible from its `groups` (N,) int64.
 
-    Always the same rows, of which a smaller limit's are among a larger one's.
+    Always the same rows; a larger limit includes those of a smaller one.
     """
     rng = np.random.Generator(np.random.PCG64(ORDER_SEED))
     turn = rng.random(len(categories))

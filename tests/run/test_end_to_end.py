@@ -85,7 +85,7 @@ def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: P
     for record in records.values():
         assert record.run_id in page
     assert "data:image/jpeg;base64," in page
-    assert "Accepts pasted batches by their contribution" in page  # a method's card
+    assert "Accepts pasted batches that would lower the loss" in page  # a method's card
     table = pd.read_csv(tmp_path / "report" / "mini" / "table.csv")
     assert len(table) > 0
 
