@@ -39,7 +39,7 @@ class Precision(Enum):
 
 
 class Determinism(Enum):
-    """Every run on the CPU is bit-identical. native: on a GPU, use torch's and torchvision's fastest operations, some of
+    """Runs on the CPU are always bit-identical. native: on a GPU, torch's and torchvision's fastest operations, some of
     which sum in any order. strict: bit-identical there too, at a cost that the guide on GPUs gives."""
 
     native = "native"
