@@ -97,7 +97,7 @@ def number_fault(key: str, value: Any) -> str:
 def text_fault(value: Any) -> str:
     """What is wrong with a text that becomes part of a job script or of a table; empty for a good one."""
     if isinstance(value, str) and not value.isprintable():
-        return "line breaks and control characters have no place in it"
+        return "it must not contain line breaks or control characters"
     return ""
 
 

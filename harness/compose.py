@@ -177,7 +177,7 @@ def check(config: RunConfig) -> None:
         times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
-            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: the number of ranks is the quotient"
+            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: their quotient is the number of ranks"
         )
     for option, wanted in (("accumulate", schedule.accumulate > 1), ("compile", schedule.compile)):
         if wanted and config.engine.name != "native":

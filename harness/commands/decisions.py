@@ -27,7 +27,7 @@ from harness.run.finished_run import FinishedRun, finished_run
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
 LISTED = 40  # categories that are listed in full
 THUMBNAIL = 96  # pixels
-CEILING = "the auroc of a judge that knows the truth, but decides on as many instances at once"
+CEILING = "the AUROC of a judge that knows the truth, but decides about as many instances at once"
 RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
 
 
@@ -110,7 +110,7 @@ def decisions_command(
         _print(out, "by category", ranked)
     else:
         ends = pd.concat([ranked.head(LISTED // 2), ranked.tail(LISTED // 2)])
-        _print(out, f"the most and the least accepted of {len(ranked)} categories", ends)
+        _print(out, f"the most and least accepted of {len(ranked)} categories", ends)
     kinds = finished.dataset.kinds(finished.prepared_pool)
     if kinds is not None:
         _print(out, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))

@@ -48,7 +48,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
         if row not in on_slurm:
             why = _stop_process(runs_dir, row, last.get(row.run.run_id))
         else:
-            why = refused.get(row.job, "") if row.job else f"it has no job that is known: {row.reason}"
+            why = refused.get(row.job, "") if row.job else f"it has no known job: {row.reason}"
         if why:
             kept[row.run.run_id] = why
         else:
@@ -176,7 +176,7 @@ def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | 
     host = owner.host if owner and not owner.is_here else last[0].host if last else ""
     if host and host != socket.gethostname():
         return f"it runs on {host}; `harness cancel {row.run.run_id}` there stops it"
-    return "its process is not to be seen from here"
+    return "its process cannot be seen from here"
 
 
 def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:

@@ -177,7 +177,7 @@ def _state(
             _set_rows(row, int(record.cost.get("iterations", 0)))
             row.iteration = row.run.iterations
         if record.provenance.get("code", known.code) != known.code:
-            row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
+            row.stale, row.reason = True, "stale: made by other code or defaults; delete its folder to run it again"
         return row
     _add_progress(row, runs)
     active = next((known.look.jobs[job] for _, job in reversed(jobs) if job in known.look.jobs), None)
@@ -356,7 +356,7 @@ def _say_what_is_waited_for(rows: Iterable[RunState]) -> None:
             row.failure_kind = None
             row.reason = "for " + ", ".join(f"{parent.run.run_id} ({parent.state.value})" for parent in open_parents)
         elif row.state is State.waiting:
-            row.reason = "its parents are complete by now: `harness sweep` or `harness retry` starts it"
+            row.reason = "its parents are complete now: `harness sweep` or `harness retry` starts it"
 
 
 def _was_given_up(row: RunState, open_parents: Sequence[RunState]) -> bool:

@@ -73,7 +73,7 @@ def requeue_self() -> str:
     if answer.silence:
         return f"not queued again: {answer.silence}"
     if "JobState=RUNNING" not in answer.text:
-        return "SLURM is ending or queueing the job already"
+        return "SLURM is already ending or requeueing the job"
     answer = ask("scontrol", "requeue", job)
     return f"not queued again: {answer.silence}" if answer.silence else f"job {job} is queued again"
 

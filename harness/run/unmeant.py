@@ -28,7 +28,7 @@ def refuse_unmeant(composed: Composed) -> None:
     if unmeant:
         raise UserError(
             f"{' and '.join(unmeant)} {'are' if len(unmeant) > 1 else 'is'} made for data=mini, not for "
-            f"data={config.data.name}: take recipe={_fitting(composed)} (`harness recipes` lists them), or ask "
+            f"data={config.data.name}: use recipe={_fitting(composed)} (`harness recipes` lists them), or ask "
             f"for {'them' if len(unmeant) > 1 else 'it'} by name"
         )
 

@@ -116,7 +116,7 @@ def convert(path: Path, out: Path, to: Layout) -> list[str]:
     if layout is Layout.MMDET:
         raise UserError(
             f"{path} holds an mmdet detector, which other engines do not have; backbone.weights={path} "
-            "takes its backbone on every engine"
+            "loads its backbone on every engine"
         )
     left: list[str] = []
     if layout is Layout.DETECTRON2:

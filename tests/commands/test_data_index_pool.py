@@ -120,7 +120,7 @@ def test_statistics_say_what_is_there(small, tmp_path: Path) -> None:
         text = pool_stats(without, small.facts, small.annotations.category_names, tmp_path / f"stats.{suffix}")
         assert (tmp_path / f"stats.{suffix}").stat().st_size > 10_000
     assert f"{len(without)} instances of 27 categories" in text
-    assert f"categories without any: {small.annotations.category_names[4]}" in text
+    assert f"categories without instances: {small.annotations.category_names[4]}" in text
     extra = next(line for line in text.splitlines() if line.startswith("extra"))
     assert extra.split() == ["extra", "4", "0", "24", "6", "6", "6"]
     share = np.mean(without.column("generator") == "soft")

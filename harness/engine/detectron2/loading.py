@@ -90,7 +90,7 @@ def _warn_of_caffe(module: Any, path: Path) -> None:
     caffe = resnet.res3[0].conv1.stride == (2, 2) and hasattr(resnet.res3[0], "conv3")
     if caffe or module.input_format == "BGR" or module.pixel_std.max() <= 1:
         log.warning(
-            "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
+            "%s is not one of Caffe's ResNets, for which this configuration is made; engine.overrides should hold "
             "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
             path,
             list(PIXEL_MEAN),
