@@ -88,7 +88,7 @@ def number_fault(key: str, value: Any) -> str:
         return ""
     low, high = BOUNDS.get(key, (-MOST, MOST) if isinstance(value, int) else (-math.inf, math.inf))
     if not math.isfinite(value) and value != BOUNDS.get(key, (0, 0))[1]:
-        return "a finite number is wanted"
+        return "expected a finite number"
     if value < low:
         return "more than 0" if low == ABOVE_ZERO else f"at least {low:g}"
     return "" if value <= high else f"at most {high:g}"

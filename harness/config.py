@@ -40,7 +40,7 @@ class Precision(Enum):
 
 class Determinism(Enum):
     """Runs on the CPU are always bit-identical. native: on a GPU, torch's and torchvision's fastest operations, some of
-    which sum in any order. strict: bit-identical there too, at a cost that the guide on GPUs gives."""
+    which sum in any order. strict: bit-identical there too, see docs/explanation/reproducibility.md."""
 
     native = "native"
     strict = "strict"

@@ -38,7 +38,7 @@ class Confidence(PoolPasting):
     together; `warmup`: so many of a category are kept first, whatever they are. soft: instances are weighted by their
     rank among the window instead. The others are ignored, and the rest of the image trains as it is. A detector that
     has not learnt the categories believes no label: start from one that has (init_from, weights).
-    On a clean pool it loses against keeping everything: docs/selection.md.
+    On a clean pool it loses against keeping everything: docs/explanation/selection.md.
     """
 
     paper = "beyond the papers"

@@ -225,7 +225,7 @@ def _spec(path: Path, content: Any) -> Spec:
         _known(path, "column", key, COLUMNS)
     level = content.get("level", 0.95)
     if not (isinstance(level, float) and 0 < level < 1):
-        raise ValueError(f"{path}: level is {level!r}; a share such as 0.95 is wanted")
+        raise ValueError(f"{path}: level is {level!r}; expected a share such as 0.95")
     return Spec(
         name=path.stem,
         title=_text(path, "title", content.get("title", path.stem)),
@@ -324,7 +324,7 @@ def _names(path: Path, what: str, value: Any) -> tuple[str, ...]:
     """One word, or several."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: {what} is {str(value)[:40]!r}; a name or a list of names is wanted")
+        raise ValueError(f"{path}: {what} is {str(value)[:40]!r}; expected a name or a list of names")
     return tuple(names)
 
 
@@ -332,7 +332,7 @@ def _text(path: Path, what: str, value: Any) -> str:
     """A word or a line of a table."""
     text = str(value)
     if len(text) > MOST_LABEL or not text.isprintable():
-        raise ValueError(f"{path}: {what} is {text[:40]!r}...; a line of at most {MOST_LABEL} characters is wanted")
+        raise ValueError(f"{path}: {what} is {text[:40]!r}...; expected a line of at most {MOST_LABEL} characters")
     return text
 
 
@@ -346,4 +346,4 @@ def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) ->
 
 def _known(path: Path, what: str, name: Any, known: Collection[str]) -> None:
     if name not in known:
-        raise ValueError(f"{path}: no {what} is called '{name}'; {nearest(str(name), known)}")
+        raise ValueError(f"{path}: no {what} is called {str(name)[:100]!r}; {nearest(str(name)[:100], known)}")

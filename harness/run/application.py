@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import Composed, compose, explained, register_groups, validated
+from harness.compose import Composed, check_groups, compose, explained, initialised, register_groups, validated
 from harness.errors import UserError, sentence_of
 from harness.record.reading import Damaged
 from harness.record.record import Status
@@ -40,6 +40,8 @@ def main() -> None:
 
 def _hydra_application(overrides: list[str]) -> None:
     register_groups(overrides)
+    with initialised():
+        check_groups(overrides)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors, so that ours can name the nearest word
     try:
         _application()

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.commands.data_pools import pack_pool
 from harness.data.paste.cutout import FaultyInstance, read_rgba
 from harness.data.pool.index import open_pool, write_index
 from harness.data.pool.pool import IndexStore
@@ -28,15 +30,15 @@ def a_table(**columns: Any) -> pa.Table:
 
 
 WRONG = {
-    "categories as text": (a_table(category_id=["0", "1"]), "category_id.*integers are wanted"),
-    "categories as decimals": (a_table(category_id=pa.array([0, 1]).cast(pa.decimal128(25, 2))), "integers are wanted"),
-    "categories as lists": (a_table(category_id=[[0], [1]]), "integers are wanted"),
+    "categories as text": (a_table(category_id=["0", "1"]), "category_id.*expected integers"),
+    "categories as decimals": (a_table(category_id=pa.array([0, 1]).cast(pa.decimal128(25, 2))), "expected integers"),
+    "categories as lists": (a_table(category_id=[[0], [1]]), "expected integers"),
     "categories with gaps": (a_table(category_id=pa.array([0, None], pa.int64())), "empty cells"),
     "a huge category": (a_table(category_id=[0, 2**60]), "categories are counted from 0"),
     "a negative category": (a_table(category_id=[-1, 0]), "category -1"),
-    "paths as numbers": (a_table(path=[1, 2]), "path.*texts are wanted"),
+    "paths as numbers": (a_table(path=[1, 2]), "path.*expected texts"),
     "paths with gaps": (a_table(path=["a", None]), "empty cells"),
-    "masks as numbers": (a_table(mask_path=[1, 2]), "mask_path.*texts are wanted"),
+    "masks as numbers": (a_table(mask_path=[1, 2]), "mask_path.*expected texts"),
     "truth as text": (a_table(isolated=["yes", "no"]), "isolated.*true or false"),
     "scores as lists": (a_table(clip_score=[[1.0], []]), "clip_score"),
     "a column twice": (pa.table([[0], ["a"], ["b"]], ["category_id", "path", "path"]), "twice"),
@@ -126,7 +128,34 @@ def test_images_that_are_none_or_absurdly_large_are_faulty(tmp_path: Path) -> No
     good = (tmp_path / "good.png").read_bytes()
     sides = (30000).to_bytes(4, "big") * 2
     (tmp_path / "vast.png").write_bytes(good[:16] + sides + good[24:])
-    for name in ("pipe.png", "vast.png"):
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "vast.png", "folder.png"):
         for source in (FileSource(str(tmp_path / name)), FileSource(str(tmp_path / "good.png"), str(tmp_path / name))):
             with pytest.raises(FaultyInstance):
                 read_rgba(source)
+
+
+@pytest.mark.timeout(20)
+def test_packed_pictures_are_as_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(tmp_path / "good.png"), np.full((8, 8, 4), 255, np.uint8))
+    good = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "vast.png").write_bytes(good[:16] + (30000).to_bytes(4, "big") * 2 + good[24:])
+    (tmp_path / "pool.json").write_text(json.dumps({"0": ["good.png", "vast.png"]}))
+    pack_pool(tmp_path / "pool.json", tmp_path / "pool.zip", None)
+    whole, vast = (open_pool(tmp_path / "pool.zip", None, tmp_path).source(row) for row in (0, 1))
+    assert isinstance(whole, FileSource)
+    assert isinstance(vast, FileSource)
+    assert read_rgba(whole).shape == (8, 8, 4)
+    for faulty in (vast, *(replace(whole, span=span) for span in ((0, 2**62), (-5, 2**62), (2**62, 5), (0, -1)))):
+        with pytest.raises(FaultyInstance):
+            read_rgba(faulty)
+    monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", "63")
+    for source in (whole, FileSource(str(tmp_path / "good.png"))):
+        with pytest.raises(FaultyInstance):
+            read_rgba(source)
+    monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", "64")
+    assert read_rgba(whole).shape == (8, 8, 4)
+    for wrong in ("many", "-1", "0", "1e9"):
+        monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", wrong)
+        with pytest.raises(UserError, match=r"BSGAL_BENCH_MOST_PIXELS=.*: expected a number of pixels"):
+            read_rgba(whole)

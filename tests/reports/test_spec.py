@@ -31,7 +31,7 @@ def test_the_expected_reports_are_shipped() -> None:
         ("rows: {a: {}}\nfigures: [{kind: curv, x: b}]", "no kind of figure is called 'curv'; did you mean 'curve'"),
         ("rows: {a: {}}\nfigures: [{kind: cost, colum: b}]", "no option of the figure 'cost' is called 'colum'"),
         ("rows: {a: {}}\nprimary: AP_msk", "no metric among the columns is called 'AP_msk'; did you mean 'AP_mask'"),
-        ("rows: {a: {}}\nlevel: 95", "level is 95; a share such as 0.95 is wanted"),
+        ("rows: {a: {}}\nlevel: 95", "level is 95; expected a share such as 0.95"),
         ("rows: {a: {}}\ngroup: {b: {x: X}}\npublished: {y: t}", "no value of the group is called 'y'"),
         ("rows: {}", "a report needs rows"),
         ("rows: [a, b]", "rows must be a mapping, not list"),

@@ -31,7 +31,7 @@ def polygon_fault(polygons: Sequence[Sequence[Any]]) -> str:
     lengths = [len(polygon) for polygon in polygons]
     for length in lengths:
         if length < 4 or length % 2:
-            return f"a polygon of {length} numbers; x, y pairs are wanted"
+            return f"a polygon of {length} numbers; expected x, y pairs"
     try:
         numbers = np.fromiter(chain.from_iterable(polygons), np.float64, sum(lengths))
     except (TypeError, ValueError) as error:

@@ -124,7 +124,7 @@ class _Lists:
         if not self.fresh and text.strip():
             skipped = len(text) - len(text.lstrip()) + 1
             if text[skipped - 1 : skipped] != b",":
-                raise self._invalid(self.start + start + skipped - 1, "a comma is wanted between entries")
+                raise self._invalid(self.start + start + skipped - 1, "expected a comma between entries")
             text = text[skipped:]
         try:
             entries: list[Any] = orjson.loads(b"[" + text + b"]")

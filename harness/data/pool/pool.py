@@ -123,7 +123,7 @@ class IndexStore:
         try:
             reader = pa.ipc.open_file(packed_index(self.path) if self._packed else pa.memory_map(str(self.path)))
             if reader.num_record_batches != 1:
-                raise ValueError(f"{reader.num_record_batches} batches where one is wanted")
+                raise ValueError(f"{reader.num_record_batches} batches, expected one")
             batch = reader.get_batch(0)
             metadata = batch.schema.metadata or {}
             # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
@@ -180,7 +180,7 @@ class IndexStore:
         if f"{prefix}{OFFSET}" not in self.columns:
             return None
         offset, length = (self._batch.column(f"{prefix}{name}")[row].as_py() for name in (OFFSET, BYTES))
-        return None if offset is None else (offset, length)
+        return (offset, length) if isinstance(offset, int) and isinstance(length, int) else None
 
     def open(self, row: int) -> np.ndarray:
         return read_rgba(self.source(row))
