@@ -29,7 +29,7 @@ MOST_NAMES = 3
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:
     """Cancels those of the selected runs that wait or run. Their checkpoints stay; `retry` resumes from them.
 
-    Runs of which the scheduler told nothing are cancelled as well, should it answer now. The exit code is 1 when
+    Runs about which the scheduler said nothing are also cancelled, if it answers now. The exit code is 1 when
     something is not known to be cancelled. Raises UserError for words that name nothing.
     """
     if not words:
@@ -64,10 +64,10 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
 
 
 def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) -> int:
-    """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
+    """Resubmits the selected runs that failed, were cancelled or stopped, and those that wait for them.
 
-    Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
-    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
+    Words that begin with `launcher.` are not filters: they change the resources of the submitted runs, such as
+    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes on which runs failed
     are avoided. Code that the manifest names is executed where it is among the `trusted` files, or the lines of a
     launcher.setup that is given. Raises UserError.
     """
@@ -110,7 +110,7 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
 
 
 def _is_on_slurm(row: RunState, last: tuple[Submission, str] | None) -> bool:
-    """By what it was handed to; its settings may have been changed since."""
+    """By the launcher that it was submitted to; its settings may have changed since."""
     return (last[0].launcher if last else row.run.resources.get("name")) == "slurm"
 
 
@@ -130,7 +130,7 @@ def _is_over(runs_dir: Path, run_id: str, job: str) -> bool:
 
 
 def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
-    """Cancels runs in jobs that go on without them; why that failed, by run.
+    """Cancels runs in jobs that continue without them; returns why that failed, by run.
 
     All runs of such a job save themselves, and it is queued again for those that are not marked.
     """
@@ -147,7 +147,7 @@ def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
 
 
 def _mark(runs_dir: Path, row: RunState) -> None:
-    """Leaves the marker by which the run's job, told to stop, knows that it is not to queue itself again."""
+    """Writes the marker that keeps a stopped job from queueing itself again."""
     marker = cancelled_path(runs_dir, row.run.run_id)
     try:
         with write_atomically(marker) as temporary:
@@ -157,7 +157,7 @@ def _mark(runs_dir: Path, row: RunState) -> None:
 
 
 def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | None) -> str:
-    """Stops a run of this machine; why it could not be stopped, empty when it was.
+    """Stops a run on this machine; returns why it could not be stopped, empty if it was.
 
     Only a process that is known to be the run's is sent a signal: by machine and start time as its claim has them, or
     by the command line of submitit's controller.

@@ -41,7 +41,7 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
 
 
 def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:
-    """Hours of a run, from complete runs of the same method and backbone on the same data; None without one."""
+    """Hours of a run, from complete runs of the same method and backbone on the same data; None without any."""
     seconds = [record.cost["wall_seconds"] / record.cost["iterations"] for record in _alike(run, records)]
     return statistics.median(seconds) * run.iterations / 3600 if seconds else None
 

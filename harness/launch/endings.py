@@ -42,7 +42,7 @@ _TAIL_BYTES = 8000
 
 
 def ending(submission: Submission | None, job: str | None, accounted: Job | None) -> tuple[FailureKind, str] | None:
-    """The kind and the words for a job that did not end by its run's own doing; None where that is not known."""
+    """The kind and message for a job that its run did not end itself; None if that is not known."""
     lines = list(last_lines(submission, job)) if submission is not None and job is not None else []
     of_slurm = [line for line in lines if SCHEDULER_LINE.match(line)]
     spoken = [word for text, word in _LAST_WORDS.items() if any(text in line for line in of_slurm)]
@@ -68,7 +68,7 @@ def last_lines(submission: Submission, job: str) -> Iterator[str]:
 
 
 def exit_code(accounted: Job | None) -> int | None:
-    """A job's exit code as a shell has it: 128 and the number of the signal that killed it; None where unknown."""
+    """A job's exit code as in a shell: 128 plus the number of the signal that killed it; None if unknown."""
     found = re.search(r"(\d+):(\d+)$", accounted.reason) if accounted else None
     if found is None:
         return None

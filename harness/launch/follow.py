@@ -1,4 +1,4 @@
-"""`harness logs`: what runs have said, and what they are saying."""
+"""`harness logs`: the end of runs' logs, and what is added to them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
 
 @dataclass
 class _Tail:
-    """The end of a file. only: the lines that are shown, all without it."""
+    """The end of a file. only: a pattern of the lines to show; all by default."""
 
     path: Path
     prefix: str

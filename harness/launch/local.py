@@ -1,4 +1,4 @@
-"""Running a sweep on this machine by submitit's local executor: so many runs at a time, a process each."""
+"""Running a sweep on this machine by submitit's local executor: several at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Running:
 
 @dataclass
 class Local:
-    """Runs in progress. `on_change` is called after every change and now and then between."""
+    """Runs in progress. `on_change` is called after every change, and from time to time in between."""
 
     runs_dir: Path
     manifest: Manifest
@@ -78,7 +78,7 @@ class Local:
             return False
 
     def _next(self) -> ExpectedRun | None:
-        """The first run whose parents have all ended well."""
+        """The first run whose parents are all complete."""
         return next((run for run in self.waiting if self._is_ready(run)), None)
 
     def _is_ready(self, run: ExpectedRun) -> bool:
@@ -168,7 +168,7 @@ def _interrupts_ignored_by_children() -> Iterator[None]:
 
 @contextmanager
 def _without_working_folder() -> Iterator[None]:
-    """submitit starts `python -m`, which would import a user's own methods.py in the working folder for ours."""
+    """submitit starts `python -m`, which would import a user's own methods.py from the working folder."""
     earlier = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:

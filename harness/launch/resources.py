@@ -33,7 +33,7 @@ _AFTERWARDS = [
 
 
 def check_resources(resources: Mapping[str, Any]) -> None:
-    """Raises UserError for settings that are missing, numbers that SLURM would take and that nobody means, and texts of
+    """Raises UserError for settings that are missing, numbers that SLURM would accept by mistake, and texts of
     several lines."""
     if missing := sorted(_NEEDED - resources.keys()):
         raise UserError(f"a run in the manifest has no launcher.{missing[0]}; `harness sweep` writes it again")
@@ -101,7 +101,7 @@ def script_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def python_command() -> str:
-    """Python as a job starts it, with stop signals held back until the run can hear them."""
+    """The Python command of a job, with stop signals held back until the run can handle them."""
     return shlex.join([sys.executable, "-I", "-S", held.__file__])
 
 

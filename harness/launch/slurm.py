@@ -32,7 +32,7 @@ LOOKS, SECONDS_APART = 4, 2.0
 
 
 class _LimitReached(Exception):
-    """SLURM takes no more jobs for the time being."""
+    """SLURM accepts no more jobs for now."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ def _are_elements(array: Array, jobs: Mapping[str, str]) -> bool:
 
 @dataclass
 class Submitted:
-    """The job of each run that was submitted; limit: SLURM's words where it took no more, empty otherwise."""
+    """The job of each run that was submitted; limit: SLURM's message if it accepted no more, else empty."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     limit: str = ""

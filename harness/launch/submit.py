@@ -1,4 +1,4 @@
-"""What a sweep's runs still lack is found out, submitted to SLURM or worked off here, and reported."""
+"""Finds the runs of a sweep that are not complete, and submits them to SLURM or runs them here."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def submit_runs(
     trusted: Code,
     show_table: bool = True,
 ) -> int:
-    """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
+    """Submits the `wanted` runs of a sweep that are neither complete nor under way.
 
-    The exit code is 3 where a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
+    The exit code is 3 if a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
     on with. One submitter works on a sweep at a time. trusted: the code that runs may execute. Raises UserError.
     """
     share_with_group(runs_dir)
@@ -142,9 +142,9 @@ def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
 
 
 def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, RunState]) -> list[ExpectedRun]:
-    """Runs that are neither complete nor on their way, cleared of an earlier cancelling.
+    """Runs that are neither complete nor under way, with earlier cancellations cleared.
 
-    Raises UserError where one may be on its way.
+    Raises UserError if one may be under way.
     """
     for row in states.values():
         if row.state is State.unknown:

@@ -26,7 +26,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class After:
-    """The runs that `when` selects go on from the weights of one run and read the records of others.
+    """The runs that `when` selects start from the weights of one run and read the records of others.
 
     files: options of the method that name a file, with the offline stage that leaves it.
     """

@@ -28,9 +28,9 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that lines are not broken in logs and pipes.
+    """Standard output; wide if it is not a terminal, so that lines are not broken in logs and pipes.
 
-    Names of runs may hold brackets, which are none of Rich's markup.
+    Names of runs may hold brackets, which must not count as Rich's markup.
     """
     plain = Console(markup=False)
     return plain if plain.is_terminal else Console(width=200, markup=False)

@@ -23,7 +23,7 @@ class Code:
 
     @classmethod
     def of_runs(cls, runs: Iterable[ExpectedRun]) -> Code:
-        """What runs name. Raises UserError for overrides that cannot be read."""
+        """The code that runs name. Raises UserError for overrides that cannot be read."""
         files: set[Path] = set()
         lines: set[str] = set()
         for run in runs:
@@ -37,7 +37,7 @@ class Code:
 
 
 def refuse_others_code(sweep: str, runs: Sequence[ExpectedRun], trusted: Code) -> None:
-    """Raises UserError for runs that name code which is not among the trusted, with what to type."""
+    """Raises UserError, with a remedy, for runs that name code that is not trusted."""
     again = f"`harness sweep {sweep}` starts the runs from their file"
     for run in runs:
         code = Code.of_runs([run])

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Shards:
-    """One rank's. What another number of ranks has left is no use, since they share out the images otherwise."""
+    """The shards of one rank. Those of another number of ranks are useless: they share the images differently."""
 
     def __init__(self, folder: Path, ranks: Ranks) -> None:
         self.folder = folder

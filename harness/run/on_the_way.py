@@ -35,7 +35,7 @@ class OnTheWay:
     told: Callable[[Point], None] = lambda point: None
 
     def __call__(self, trainer: Trainer) -> None:
-        """Nothing where an earlier life has evaluated at this iteration. Raises Interrupted."""
+        """Does nothing if an earlier start has evaluated at this iteration. Raises Interrupted."""
         if self.ranks.broadcast(any(point["iteration"] == trainer.iteration for point in read_curve(self.folder))):
             return
         shards = self.folder / "evaluation" / f"{trainer.iteration:09d}"

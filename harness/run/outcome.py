@@ -1,4 +1,4 @@
-"""How a run ends for whoever started it: its outcome, and the exit code of its process."""
+"""How a run ends for its caller: its outcome, and the exit code of its process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_CODES = {Status.failed: 1, Status.waiting: 3, Status.interrupted: 75}
 
 @dataclass(frozen=True)
 class Outcome:
-    """status is None where another process holds the run. peer_lost: it was stopped by the loss of another rank."""
+    """status is None if another process holds the run. peer_lost: it was stopped by the loss of another rank."""
 
     run_id: str
     status: Status | None

@@ -72,7 +72,7 @@ class Waiting(Exception):
 def execute(overrides: Sequence[str]) -> Outcome:
     """Composes and executes one run, or finds that it is complete or held by another process.
 
-    Raises UserError for a configuration or data that the user must mend; what goes wrong later ends in a record too.
+    Raises UserError for a configuration or data that the user must fix; later failures are recorded.
     """
     return execute_composed(compose(overrides))
 
@@ -133,7 +133,7 @@ class _Run:
             self.device = torch.device("cpu")
 
     def execute(self) -> Outcome:
-        """Runs to an end and records it, whatever the end is."""
+        """Runs to the end and records how it ended."""
         log.info("run %s", self.run_id)
         tracked = Tracked(self.run_id, self.composed.settings, self.folder)
         try:
@@ -194,7 +194,7 @@ class _Run:
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, curve=curve, cost=cost)
 
     def _carry_out(self, engine: Engine) -> Record:
-        """An offline stage in the place of training and evaluation."""
+        """An offline stage instead of training and evaluation."""
         begun = time.time()
         check = self.claim.check if self.claim else lambda: None
         work = ChunkedWork(self.ranks, self.folder, self.stop.is_set, check)
@@ -220,7 +220,7 @@ class _Run:
 
     @cached_property
     def pool(self) -> InstancePool:
-        """As the method prepared it."""
+        """The pool that the method prepared."""
         return self.dataset.prepared_pool(self.config.method, self.config.seed)
 
     def _parents(self) -> list[Record]:
@@ -264,7 +264,7 @@ class _Run:
         return engine
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
-        """Loads a parent's weights. Raises UserError when it is another detector's."""
+        """Loads a parent's weights. Raises UserError if they belong to another detector."""
         state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
             raise UserError(
@@ -332,7 +332,7 @@ class _Run:
         return in_percent(evaluation.metrics)
 
     def _figures(self, engine: Engine) -> Callable[[Path], dict[str, dict[str, float | None]]]:
-        """What evaluates and keeps nothing but the metrics."""
+        """A function that evaluates and keeps only the metrics."""
 
         def figures(shards: Path) -> dict[str, dict[str, float | None]]:
             found = self._found(engine, shards)
@@ -348,12 +348,12 @@ class _Run:
             return evaluating.run(engine, partial(evaluation_images, self.dataset), indices, shards)
 
     def _check(self) -> None:
-        """Raises ClaimLost where another process has taken the run over."""
+        """Raises ClaimLost if another process has taken the run over."""
         if self.claim:
             self.claim.check()
 
     def _write_pictures(self, engine: Engine) -> None:
-        """They explain a result and are none of it: a run without them is complete."""
+        """Pictures explain a result and are not part of it: a run without them is complete."""
         config = self.config
         try:
             pool = self.pool if config.train else None
@@ -394,7 +394,7 @@ class _Run:
         }
 
     def _name(self) -> str:
-        """Given weights are a row of their own: they are no run of the method's."""
+        """Given weights get a row of their own, since they are not a run of the method."""
         evaluated = None if self.config.train else self.config.weights
         if self.config.stage.name is not Stage.none:
             return self.config.name or self.config.stage.name.name
@@ -414,7 +414,7 @@ class _Run:
         return Outcome(self.run_id, Status.interrupted, str(lost), peer_lost=True)
 
     def _record_failure(self, error: BaseException) -> None:
-        """Leaves a record where the disk and the claim still allow it; other ranks tell rank 0."""
+        """Writes a record if the disk and the claim still allow it; other ranks tell rank 0."""
         text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
         failure = {"kind": kind_of(error).value, "message": message_of(error, self.folder)}

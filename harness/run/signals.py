@@ -1,4 +1,4 @@
-"""A stop that is asked for from outside: handlers set a flag and nothing else, the training loop reads it."""
+"""Requests to stop: signal handlers only set a flag, and the training loop reads it."""
 
 from __future__ import annotations
 

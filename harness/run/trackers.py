@@ -40,7 +40,7 @@ class Tracked:
 
 @contextmanager
 def tracking(trackers: Sequence[Tracker], run: Tracked) -> Iterator[Track]:
-    """Gives what takes the figures at an iteration. A tracker that fails is given up with a warning: it costs no run.
+    """Yields a function that takes the metrics of an iteration. A tracker that fails is switched off with a warning.
 
     Raises UserError for a package that is not installed.
     """
