@@ -102,7 +102,7 @@ def text_fault(value: Any) -> str:
 
 
 def first_fault(settings: Mapping[str, Any]) -> str:
-    """The first number out of its bounds, in words, of settings by dotted key; empty where all are good."""
+    """The first number out of its bounds, in words, of settings by dotted key; empty if all are good."""
     for key, value in settings.items():
         for item in value if isinstance(value, list) else [value]:
             if fault := number_fault(key, item):

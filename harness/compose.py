@@ -256,7 +256,7 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _override(text: str) -> Override | None:
-    """An override as Hydra reads it; None where it cannot."""
+    """An override as Hydra reads it; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:

@@ -140,7 +140,7 @@ class Bandit(PoolPasting):
         return self._chances[-1]
 
     def _value(self, step: Step) -> Tensor:
-        """(n, G): the reward of each pasted instance; NaN where there is none yet."""
+        """(n, G): the reward of each pasted instance; NaN if there is none yet."""
         if self.reward is Reward.contribution:
             self._reference.update(step)
         pasted, reference = step.instances.pasted, self._reference.mean

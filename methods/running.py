@@ -57,7 +57,7 @@ class InstanceThresholds:
     def judge(self, instances: Instances, values: Tensor, share: float) -> Tensor:
         """(n, G) what values (n, G) of pasted instances have to reach: the value that `share` (0..1) are below.
 
-        NaN elsewhere, and where there is none yet. The values other than NaN are then added: all are judged by what
+        NaN elsewhere, and if there is none yet. The values other than NaN are then added: all are judged by what
         came before the step, so their order within it does not matter.
         """
         threshold = torch.full(values.shape, math.nan, dtype=values.dtype, device="cpu")  # filled one by one
@@ -79,5 +79,5 @@ class InstanceThresholds:
 
 
 def reaching(values: Tensor, threshold: Tensor) -> Tensor:
-    """(n, G) bool: where values reach their threshold; true where there is none."""
+    """(n, G) bool: where values reach their threshold; true if there is none."""
     return threshold.isnan() | (values >= threshold)

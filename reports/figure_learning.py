@@ -18,7 +18,7 @@ BINS = 50  # of iterations
 
 
 def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
-    """None where no run has left its losses, or runs are too many."""
+    """None if no run has left its losses, or runs are too many."""
     if len(collection.frame) > MOST_RUNS:
         return None
     rows = {row: curves for row in collection.with_runs(collection.rows) if (curves := _losses(collection, row))}
@@ -73,7 +73,7 @@ def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:
 
 
 def read_losses(path: Path) -> np.ndarray:
-    """(n, 2) iteration and loss of a metrics.jsonl; nothing where there is none. Raises Damaged."""
+    """(n, 2) iteration and loss of a metrics.jsonl; nothing if there is none. Raises Damaged."""
     found = []
     for number, line in enumerate((read_bytes(path) or b"").splitlines(), 1):
         try:

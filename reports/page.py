@@ -103,7 +103,7 @@ def render(
     folder: Path,
 ) -> str:
     """The page's HTML; `folder` is where it will lie, since links to records are relative to it. parts: what the
-    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty where there is nothing."""
+    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty if there is nothing."""
     return _template("report.html").render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
@@ -146,7 +146,7 @@ def heading_of(column: Column) -> Heading:
 
 
 def sortable(value: float | None) -> str:
-    """A figure unrounded, as the CSV writes it; empty where there is none."""
+    """A figure unrounded, as the CSV writes it; empty if there is none."""
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 

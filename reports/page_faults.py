@@ -45,7 +45,7 @@ class FaultPart:
 
 
 def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
-    """Of masks where the primary column is of masks, else of boxes; None where no run has left its matches, or runs
+    """Of masks where the primary column is of masks, else of boxes; None if no run has left its matches, or runs
     are too many."""
     if len(collection.frame) > MOST_RUNS:
         return None

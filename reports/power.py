@@ -27,7 +27,7 @@ MOST_SEEDS = 200  # beyond which nobody goes
 @dataclass(frozen=True)
 class Noise:
     """Of paired differences in one column: variance between single seeds with its degrees of freedom, variance of a
-    mean by the validation images, None where no run has left its matches, and the seeds that most differences have."""
+    mean by the validation images, None if no run has left its matches, and the seeds that most differences have."""
 
     column: Column
     seeds: float
@@ -49,7 +49,7 @@ def noise_of(column: Column, differences: Iterable[Difference]) -> Noise | None:
 
 
 def report_noise(spec: Spec, runs: Path) -> Noise | None:
-    """Of a report's differences to its first baseline; None where no two seeds of a row are complete."""
+    """Of a report's differences to its first baseline; None if no two seeds of a row are complete."""
     if spec.primary is None or not spec.baselines:
         return None
     found = find_differences(spec, collect(spec, runs))
@@ -78,7 +78,7 @@ def smallest_shown(noise: Noise, seeds: int) -> float:
 
 
 def seeds_needed(noise: Noise, difference: float = WANTED) -> int | None:
-    """The fewest seeds that show it; None where `MOST_SEEDS` do not."""
+    """The fewest seeds that show it; None if `MOST_SEEDS` do not."""
     if smallest_shown(noise, MOST_SEEDS) > difference:
         return None
     low, high = 1, MOST_SEEDS  # low does not suffice, high does

@@ -51,7 +51,7 @@ NO_IMAGES = ImagePart(0.0, 0.0, float("inf"))
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean paired difference, its interval, n pairs; NaN where there is none.
+    """Mean paired difference, its interval, n pairs; NaN if there is none.
 
     p: two-sided, of no difference. equivalent: p of a difference of `EQUIVALENT` or more (two one-sided tests).
     seeds, images: variance between single seeds, and of the mean by the validation images (below 0 by chance).
@@ -105,7 +105,7 @@ def image_interval(mean: float, part: ImagePart, level: float) -> tuple[float, f
 def differences(
     pairs: Sequence[np.ndarray], images: Sequence[ImagePart | None], level: float
 ) -> list[Difference | None]:
-    """What can be said of each array of paired differences; None for an empty one. images: None where unknown."""
+    """What can be said of each array of paired differences; None for an empty one. images: None if unknown."""
     found: list[Difference | None] = [None] * len(pairs)
     for n in {len(values) for values in pairs} - {0}:
         places = [place for place, values in enumerate(pairs) if len(values) == n]

@@ -40,7 +40,7 @@ def spread_text(summary: Summary, decimals: int) -> str:
 
 
 def interval_text(difference: Difference, decimals: int) -> str:
-    """[low, high]; empty where there is none."""
+    """[low, high]; empty if there is none."""
     if math.isnan(difference.low):
         return ""
     return f"[{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"

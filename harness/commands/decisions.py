@@ -129,7 +129,7 @@ def decisions_command(
 
 
 def thumbnail(pool: InstancePool, row: int) -> np.ndarray | None:
-    """(96, 96, 3) uint8 of a pool instance on a checkerboard; None where its image cannot be read."""
+    """(96, 96, 3) uint8 of a pool instance on a checkerboard; None if its image cannot be read."""
     source = pool.source(row)
     if not isinstance(source, FileSource):
         return None

@@ -72,7 +72,7 @@ class Dataset:
 
     @property
     def pool_file(self) -> Path | None:
-        """A path, or the name of a pool below root/pools; None where none is configured.
+        """A path, or the name of a pool below root/pools; None if none is configured.
 
         By name, a packed pool is taken before an index, and the index that `harness data index-pool` made before the
         JSON that it was made from.
@@ -163,12 +163,12 @@ class Dataset:
         return kinds_of(pool, self.root / "truth" / f"{file.stem}.parquet")
 
     def clean_rows(self, pool: Pool) -> np.ndarray | None:
-        """(N,) bool by pool row: whether `kinds` says clean; None where it says nothing."""
+        """(N,) bool by pool row: whether `kinds` says clean; None if it says nothing."""
         kinds = self.kinds(pool)
         return None if kinds is None else kinds == CLEAN
 
 
 @cache
 def _make_once(folder: Path) -> None:
-    """Once a process: checking that it is complete takes counting thousands of files."""
+    """Once per process: checking that it is complete takes counting thousands of files."""
     make_mini(folder)

@@ -44,7 +44,7 @@ class Policies:
     def prefetch(self, workers: int) -> int | None:
         """How many batches a worker may be asked for ahead; None without workers.
 
-        Raises UserError where even one each would be asked for before its policy is known.
+        Raises UserError if even one each would be asked for before its policy is known.
         """
         if self.lag <= workers:
             raise UserError(

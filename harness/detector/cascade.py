@@ -86,7 +86,7 @@ class Matches:
 class StageOutput:
     """inputs (R, F) of the last layers, without gradient; logits (R, C + 1), the last column unused; deltas (R, 4).
 
-    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None where none were.
+    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None if none were.
     """
 
     rois: Rois

@@ -21,7 +21,7 @@ BASES = ("_base_", "_BASE_")  # mmdet's word, detectron2's word
 
 
 def own_file(name: str | None) -> Path | None:
-    """`engine.config` where it is a file of the user's; None where the framework ships it."""
+    """`engine.config` where it is a file of the user's; None if the framework ships it."""
     path = Path(name).expanduser() if name is not None else None
     return path if path is not None and path.is_file() else None
 

@@ -55,7 +55,7 @@ class Detections:
     """N detections, in the order in which equal scores are ranked.
 
     image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
-    width, height in pixels, None where only masks are known; masks None where only boxes are. source: what messages
+    width, height in pixels, None if only masks are known; masks None if only boxes are. source: what messages
     call them.
     """
 

@@ -199,7 +199,7 @@ def reconcile(runs_dir: Path, manifest: Manifest, look: Look) -> list[str]:
 
 
 def found_jobs(submission: Submission, look: Look) -> list[str]:
-    """The jobs of a submission whose submitter did not write them down, by its name; empty where SLURM has none."""
+    """The jobs of a submission whose submitter did not write them down, by its name; empty if SLURM has none."""
     named = [job for job in (*look.jobs.values(), *look.gone.values()) if job.name == submission.job_name]
     if not named:
         return []
@@ -241,7 +241,7 @@ def _sbatch_from(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[
 
 
 def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
-    """The jobs of a submission that sbatch had no answer to. Raises UserError where squeue does not show them."""
+    """The jobs of a submission that sbatch had no answer to. Raises UserError if squeue does not show them."""
     for _ in range(LOOKS):
         look = queue.look([submission])
         if jobs := found_jobs(submission, look):

@@ -56,7 +56,7 @@ ACTIVE = (State.running, State.pending)
 
 @dataclass
 class RunState:
-    """job: the last job of the run, None where none is known. eta: seconds of training that are left, as far as known.
+    """job: the last job of the run, None if none is known. eta: seconds of training that are left, as far as known.
 
     metrics: those of the record, per IoU type. failure_kind: one of `FailureKind` for failed and cancelled runs.
     node: where its last job ran, as far as accounting tells. stale: the run is complete, and other code or other
@@ -87,7 +87,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the scheduler knows of a sweep's jobs; ended is None where accounting gave no answer.
+    """What the scheduler knows of a sweep's jobs; ended is None if accounting gave no answer.
 
     code: the fingerprint of the code installed.
     """
@@ -323,7 +323,7 @@ def _explain_end(row: RunState, runs: Path, message: str, last: Submission | Non
 
 
 def _silence(last: Submission, end: Job | None, known: _Known) -> str:
-    """Why nothing is known of a run's last job; empty where it is known to have ended."""
+    """Why nothing is known of a run's last job; empty if it is known to have ended."""
     if known.look.silence:
         return known.look.silence
     if end is None and known.look.hides and last.user not in ("", getuser()):

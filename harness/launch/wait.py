@@ -26,7 +26,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], trusted: Code, noti
 
     Meanwhile runs that were not submitted, for a limit on jobs, are, and those whose failure more memory, more time or
     another node may cure are tried again, `launcher.retries` times each. `notify` is a shell command that then gets
-    the count of states on stdin, once. Raises UserError where SLURM refuses the last runs that are left.
+    the count of states on stdin, once. Raises UserError if SLURM refuses the last runs that are left.
     """
     pace, out, errors = Pace(), tables.console(), 0
     while True:

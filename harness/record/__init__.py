@@ -3,7 +3,7 @@
     runs/<run_id>/config.yaml           the resolved configuration
                   record.json           `record.Record`
                   metrics.jsonl         one line a logged step
-                  decisions.parquet     one row an image and decision; see `decisions`
+                  decisions.parquet     one row per image and decision; see `decisions`
                   per_category.parquet  AP of every category
                   matches.parquet, ground_truth.parquet  what was found, for further questions; see `matches`
                   gallery/              a few pictures for reports; see `gallery`

@@ -63,7 +63,7 @@ class DecisionLog:
         return {"bytes": self._bytes, "recent": [list(row) for row in self._recent]}
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Goes back to what `save` gave; to nothing without. Raises ValueError where the file has become shorter."""
+        """Goes back to what `save` gave; to nothing without. Raises ValueError if the file has become shorter."""
         self._held.clear()
         self._recent.clear()
         self._bytes = state["bytes"] if state else 0
@@ -93,7 +93,7 @@ class DecisionLog:
 def write_decisions(folder: Path, ranks: int, clean: np.ndarray | None) -> None:
     """Writes decisions.parquet from the ranks' files, rank by rank.
 
-    clean: (N,) bool by pool row, None where no truth is known.
+    clean: (N,) bool by pool row, None if no truth is known.
     """
     batches = (batch for rank in range(ranks) for batch in _batches(_path(folder, rank)))
     with (

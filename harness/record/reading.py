@@ -61,7 +61,7 @@ def regular_file(path: Path | str) -> Iterator[BinaryIO | None]:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
-    """A regular file's contents; None where there is none. Raises Damaged for what is no file, or larger than `most`.
+    """A regular file's contents; None if there is none. Raises Damaged for what is no file, or larger than `most`.
 
     A pipe in its place is not waited for. Raises OSError as `open` does.
     """
@@ -78,7 +78,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
 
 
 def read_json(path: Path, kind: Any, what: str, remedy: str, newest: int | None = None) -> Any:
-    """An object of a dataclass, with those of the file's entries that it knows; None where there is no file.
+    """An object of a dataclass, with those of the file's entries that it knows; None if there is no file.
 
     what, remedy: such as "a record" and "delete it". newest: the newest known `schema`. Raises Damaged.
     """

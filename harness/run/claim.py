@@ -180,7 +180,7 @@ def owner(run_folder: Path) -> Owner | None:
 def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | None:
     """Whether a live process holds a run, as far as is known without waiting; None if only waiting could tell.
 
-    `is_active` says whether a SLURM job waits or runs, None where it cannot know.
+    `is_active` says whether a SLURM job waits or runs, None if it cannot know.
     """
     folder = run_folder / "claim"
     generation = _newest(folder)
@@ -319,7 +319,7 @@ def _machine() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process started, in ticks since its machine did; None where it is gone, or /proc does not say."""
+    """When a process started, in ticks since its machine did; None if it is gone, or /proc does not say."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):

@@ -1,5 +1,5 @@
-"""What nobody means: the embedded dataset's detector or schedule, the defaults, on another dataset, and a stage that
-has nothing to go by."""
+"""Combinations that nobody means: the embedded dataset's detector or schedule, which are the defaults, on another
+dataset, and a stage without weights to use."""
 
 from __future__ import annotations
 

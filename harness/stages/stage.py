@@ -43,7 +43,7 @@ def check_stage(config: RunConfig) -> None:
 
 
 def carry_out(config: RunConfig, dataset: Dataset, engine: Engine, work: ChunkedWork) -> dict[str, Any] | None:
-    """Does what is left of a stage and writes its file; figures for the record, None where it was asked to stop."""
+    """Does what is left of a stage and writes its file; figures for the record, None if it was asked to stop."""
     pool = dataset.pool
     is_score = config.stage.name is Stage.score
     rows = _chosen(pool, config) if is_score else np.arange(len(pool))

@@ -1,7 +1,7 @@
 """Checkpoints of a run in training: every rank's part in one folder that appears complete or not at all.
 
 checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
-                     rank0.pt    the method's state and how many decisions there were, one file a rank
+                     rank0.pt    the method's state and how many decisions there were, one file per rank
 checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
            best.pt               the same of the best evaluation on the way
            000000300.pt          the same of an iteration of schedule.archive
@@ -150,7 +150,7 @@ def has_final(folder: Path) -> bool:
 
 
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `save_final` wrote; None where training has not ended. Raises UserError for a damaged file."""
+    """What `save_final` wrote; None if training has not ended. Raises UserError for a damaged file."""
     path = folder / "final.pt"
     if not path.is_file():
         return None
@@ -166,7 +166,7 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def drop_intermediate(folder: Path) -> None:
-    """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
+    """Deletes everything but the final weights: optimiser state is of no use once per run has ended."""
     for old in [*_folders(folder), *folder.glob(".*.part")]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)

@@ -27,7 +27,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    control: dist.ProcessGroup | None = None  # gloo's, beside NCCL's; None where gloo's is the only one
+    control: dist.ProcessGroup | None = None  # gloo's, beside NCCL's; None if gloo's is the only one
 
     @property
     def is_main(self) -> bool:
@@ -119,7 +119,7 @@ class Agreement:
         return known
 
     def finish(self) -> tuple[bool, ...] | None:
-        """What the last exchange comes to; None where there was none. After it, nothing is on its way."""
+        """What the last exchange comes to; None if there was none. After it, nothing is on its way."""
         if self._sent is None:
             return None
         value, work = self._sent

@@ -303,7 +303,7 @@ class Trainer:
         self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
-        """Restores the newest checkpoint that can be; False without one. Raises UserError where none of some can be."""
+        """Restores the newest checkpoint that can be; False without one. Raises UserError if none of some can be."""
         found = checkpoint.restore_newest(self.folder / "checkpoint", self.ranks, self.device, self._restore)
         if not found:
             self.decisions.restore(None)
@@ -346,7 +346,7 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:
-    """One row an image into which something was pasted."""
+    """One row per image into which something was pasted."""
     pasted = batch.has_pasted.tolist()
     if not any(pasted):
         return []
@@ -389,7 +389,7 @@ def _is_by_instance(selection: Selection) -> bool:
 
 
 def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
-    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    """The figures (n, G) of an image's pasted instances; None if there are none of single instances."""
     if value is None or value.dim() < 2:
         return None
     return value[image, : len(pasted)][pasted.to(value.device)].tolist()

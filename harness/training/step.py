@@ -249,7 +249,7 @@ class TrainingStep:
     def batch_losses(self, table: LossTable, counts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Every loss of the batch, over normalisers that ranks share where they must: `counts`, where they are known.
 
-        The one collective of the forward side; every rank calls it once a step, whatever it decided.
+        The one collective of the forward side; every rank calls it once per step, whatever it decided.
         """
         shared = [name for name, loss in table.losses.items() if loss.across_ranks]
         if counts is None and shared:

@@ -142,7 +142,7 @@ def load_by_name(
 ) -> LoadReport:
     """Loads a file's tensors into the parameters and buffers of a module.
 
-    `place_of` gives the module's name for one of the file's, None where there is none. What the file lacks keeps its
+    `place_of` gives the module's name for one of the file's, None if there is none. What the file lacks keeps its
     value, where `may_lack` allows that of its name. With `new_classes`, the module may have more classes than the file.
     Raises UserError for a file that lacks more, and for a tensor of another shape.
     """

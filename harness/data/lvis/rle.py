@@ -48,7 +48,7 @@ def list_fault(counts: Sequence[Any], pixels: int) -> str:
 
 
 def first_fault(counts: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tuple[int, str] | None:
-    """The first of N compressed masks that is none, and why; None where all are good.
+    """The first of N compressed masks that is none, and why; None if all are good.
 
     counts uint8; mask i's are counts[offsets[i] : offsets[i + 1]], with offsets (N + 1,); pixels (N,) of its image.
     """

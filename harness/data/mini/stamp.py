@@ -93,7 +93,7 @@ def check_room(folder: Path) -> None:
 
 
 def move_in(building: Path, folder: Path) -> None:
-    """Puts what was built in place of what an earlier recipe made. Raises UserError where something else is in the way.
+    """Puts what was built in place of what an earlier recipe made. Raises UserError if something else is in the way.
 
     Killed between, it leaves a stamp that knows of all files and of no recipe, so that the next start continues.
     """
