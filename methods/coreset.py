@@ -72,7 +72,7 @@ def embeddings(path: Path, pool: Pool) -> np.ndarray:
     try:
         features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is no array of NumPy's: {error}") from error
+        raise ValueError(f"{path} is not a NumPy array: {error}") from error
     if features.ndim != 2 or len(features) != len(pool):
         raise ValueError(
             f"{path} has the shape {features.shape}, and the pool has {len(pool)} instances: embeddings are of the "

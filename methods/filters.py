@@ -91,9 +91,7 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
         reader = csv.DictReader(file)
         missing = {"category", "path", "score"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(
-                f"{path} lacks the column {', '.join(sorted(missing))}: `harness score` writes such a file"
-            )
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: `harness score` writes such a file")
         scores = {(int(row["category"]), row["path"]): float(row["score"] or "nan") for row in reader}
     pairs = list(zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True))
     if pairs and scores.keys().isdisjoint(pairs):

@@ -72,7 +72,7 @@ class DecisionLog:
         if size < self._bytes:
             raise ValueError(
                 f"{self.path} holds {size} bytes, and the checkpoint knows of {self._bytes}: the disk has lost some; "
-                "delete the folder checkpoint beside it to train anew"
+                "delete the folder checkpoint beside it to train again"
             )
         if size > self._bytes:
             os.truncate(self.path, self._bytes)

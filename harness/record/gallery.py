@@ -74,5 +74,5 @@ def read_picture(folder: Path, name: str) -> bytes:
     path = folder / FOLDER / name
     content = read_bytes(path, MOST_BYTES)
     if content is None or not content.startswith(_BEGINNINGS[path.suffix]):
-        raise Damaged(f"{path} is no picture; delete the folder")
+        raise Damaged(f"{path} is not an image; delete the folder")
     return content

@@ -186,7 +186,7 @@ def _check_found(path: Path, found: pa.Table, images: int, categories: int, inst
     _check_range(path, found, "image", 0, images)
     _check_range(path, found, "category", 0, categories)
     if not np.isfinite(found["score"].to_numpy()).all():
-        raise Damaged(f"{path}: a score is no number; delete it")
+        raise Damaged(f"{path}: a score is not a number; delete it")
     if (np.diff(found["category"].to_numpy()) < 0).any():
         raise Damaged(f"{path}: its rows are not in the order of their categories; delete it")
     for name, low, high in (("fault", 0, len(FAULTS)), ("truth", -1, instances)):

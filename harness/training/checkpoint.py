@@ -185,7 +185,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path.name} is no file")  # a pipe, say, that would be waited for
+        raise ValueError(f"{path.name} is not a file")  # a pipe, say, that would be waited for
     check_torch(path)
     content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict):

@@ -102,7 +102,7 @@ def _check_contribution(contribution: Tensor, pasted: Tensor, step: TrainingStep
     figures = contribution[step.has_pasted] if contribution.dim() else contribution
     require(
         figures.isfinite().all(),
-        "Selection.contribution is NaN or infinite where something was pasted: None says that there is no figure",
+        "Selection.contribution is NaN or infinite where something was pasted: use None for no value",
     )
 
 

@@ -228,7 +228,7 @@ def _drop(section, number, key):
         (_drop("categories", 0, "frequency"), "category 9 has no 'frequency'"),
         (_drop("annotations", 1, "id"), "annotation number 1 has no 'id'"),
         (lambda data: data.pop("images"), "has no list 'images'"),
-        (lambda data: data["annotations"].append(5), "annotation number 3 is no object"),
+        (lambda data: data["annotations"].append(5), "annotation number 3 is not an object"),
         (lambda data: data["images"].clear(), "has no images"),
         (lambda data: data["categories"].clear(), "has no categories"),
     ],

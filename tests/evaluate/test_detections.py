@@ -96,7 +96,7 @@ def test_bad_entries_are_named(tmp_path, results, change, message):
     [
         ("a.json", b'[{"image_id": 1', "invalid JSON at line 1"),
         ("a.json", b'{"annotations": []}', "expected a list of results"),
-        ("a.json", b"[1]", "entry 0 is no object"),
+        ("a.json", b"[1]", "entry 0 is not an object"),
         ("a.parquet", b"PAR1", "not a readable Parquet"),
     ],
 )

@@ -67,7 +67,7 @@ class _Reader:
         except (KeyError, TypeError):
             for number, entry in enumerate(entries, self.read if what == "annotation" else 0):
                 if not isinstance(entry, dict):
-                    raise self._fail(f"{what} number {number} is no object") from None
+                    raise self._fail(f"{what} number {number} is not an object") from None
                 if key not in entry:
                     name = f"{what} {shown(entry['id'])}" if "id" in entry else f"{what} number {number}"
                     raise self._fail(f"{name} has no {key!r}") from None

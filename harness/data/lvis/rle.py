@@ -18,9 +18,9 @@ MOST_DIGITS = 6  # of a run length, five bits each
 def size_fault(height: Any, width: Any) -> str:
     """Why this is no image's size; empty for a good one."""
     if not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in (height, width)):
-        return f"size {[height, width]} is no pair of integers"
+        return f"size {[height, width]} is not a pair of integers"
     if height < 1 or width < 1 or int(height) * int(width) > MOST_PIXELS:
-        return f"size {[int(height), int(width)]} is no image's"
+        return f"size {[int(height), int(width)]} is not the size of an image"
     return ""
 
 
