@@ -80,7 +80,7 @@ def test_what_does_not_fit_together_is_named(names: list[str], generated: Path) 
         made(generated)
     mask.with_name("9.png").rename(mask)
     (generated / "images" / names[0] / "0003.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"has 3 clip_scores of .*, whose folder holds 4 pictures"):
+    with pytest.raises(UserError, match=r"has 3 clip_scores of .*, whose folder holds 4 images"):
         made(generated)
     (generated / "segs" / "u2net" / "results.json").write_text("[3]")
     with pytest.raises(UserError, match=r"not a results\.json"):
@@ -96,7 +96,7 @@ def test_categories_by_other_names(by: str, small, tmp_path: Path) -> None:
     path = tmp_path / "pool.json"
     path.write_text(json.dumps({"by": by, "instances": {str(key): ["a.png"]}}))
     assert opened(path, small, tmp_path).categories.tolist() == [3]
-    with pytest.raises(UserError, match="no dataset tells"):
+    with pytest.raises(UserError, match="which needs a dataset"):
         open_pool(path, 24, tmp_path / "other")
     path.write_text(json.dumps({"by": by, "instances": {"nothing_like_it": ["a.png"]}}))
     with pytest.raises(UserError, match=f"no category with {by} 'nothing_like_it'"):
@@ -137,7 +137,7 @@ def test_subsets_by_columns_and_number(small, generated: Path) -> None:
     assert set(few.column("path")) <= set(more.column("path"))
     with pytest.raises(UserError, match=r"clip_scores>=21: write .*clip_score"):
         part(where=["clip_scores>=21"])
-    with pytest.raises(UserError, match="nothing of it is left"):
+    with pytest.raises(UserError, match="nothing is left of it"):
         part(where=["clip_score>=99"])
 
 

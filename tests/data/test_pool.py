@@ -71,11 +71,11 @@ def test_columns_beside_the_json(write_pool: Writer, tmp_path: Path) -> None:
     [
         ('{"cat": ["a.png"]}', "category 'cat' is not an integer"),
         ('{"1.5": ["a.png"]}', "category '1.5' is not an integer"),
-        ('{"-1": ["a.png"]}', "category -1; categories are counted from 0"),
+        ('{"-1": ["a.png"]}', "category -1; expected 0 to"),
         ('{"0": ["a.png"], "3": ["b.png"]}', "category 3 is outside the 3 categories.*num_classes=4"),
         ('{"0": "a.png"}', "category 0 holds something other than a list"),
         ('{"0": [1]}', "category 0 holds something other than a list"),
-        ('["a.png"]', "holds no object"),
+        ('["a.png"]', "not an object"),
         ('{"0": ["a.png"', "invalid JSON at line 1"),
     ],
 )

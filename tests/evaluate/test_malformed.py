@@ -99,7 +99,9 @@ def test_malformed_masks_of_annotations_are_named(annotations: Annotations, tmp_
     content["annotations"].remove(first)
     content["images"][2]["height"] = 2**31
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"image {content['images'][2]['id']}: size \[2147483648, \d+\] is not the size of an image"):
+    with pytest.raises(
+        UserError, match=rf"image {content['images'][2]['id']}: size \[2147483648, \d+\] is not the size of an image"
+    ):
         load_annotations(path)
 
 
