@@ -188,5 +188,5 @@ def test_a_report_is_of_the_other_runs(tmp_path: Path, caplog: pytest.LogCapture
     assert "the password" not in page
     assert page.count("data:image/jpeg") >= 2
     assert len(caplog.messages) == len(set(caplog.messages)) == 7
-    with pytest.raises(Damaged, match=r"per_category\.parquet: no readable Parquet file"):
+    with pytest.raises(Damaged, match=r"per_category\.parquet: not a readable Parquet file"):
         compare_command(folders[0].name, folders[1].name, runs, tmp_path / "compared")
