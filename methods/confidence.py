@@ -122,4 +122,5 @@ class Confidence(PoolPasting):
 def log_odds(confidence: np.ndarray) -> np.ndarray:
     """Of probabilities in 0..1, finite."""
     within = confidence.clip(LEAST, 1 - LEAST)
-    return np.log(within / (1 - within))
+    odds: np.ndarray = np.log(within / (1 - within))
+    return odds
