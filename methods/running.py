@@ -28,10 +28,6 @@ class CategoryWindows:
         """How many figures of the category are held."""
         return len(self._values.get(category, ()))
 
-    def values(self, category: int) -> np.ndarray:
-        """(N,) the figures of the category that are held, oldest first."""
-        return np.array(self._values[category])
-
     def quantile(self, category: int, share: float) -> float:
         """The figure that `share` (0..1) of the category's lie below, linear between neighbours."""
         return float(np.quantile(list(self._values[category]), share))

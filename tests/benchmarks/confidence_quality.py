@@ -23,13 +23,13 @@ from harness.record.decisions import roc
 from harness.training import checkpoint
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
-from methods.confidence import log_odds
+from methods.confidence import BEST, log_odds
 from methods.two_groups import dividing_line
 from tests.small_training import setup
 
-# Rules beside the method's own: confidence of at least so much; of so much times its category's best, which is the 0.9
-# quantile; among so much of its category's best.
-ABSOLUTE, RELATIVE, SHARES, BEST = (0.05, 0.2), (0.25,), (0.5, 0.25), 0.9
+# Rules beside two groups: confidence of at least so much; of so much times its category's best; among so much of its
+# category's best.
+ABSOLUTE, RELATIVE, SHARES = (0.05, 0.2), (0.1, 0.25, 0.5), (0.5, 0.25)
 SEED = 10  # of what is drawn; none of the sweeps' seeds
 
 

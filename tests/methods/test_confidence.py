@@ -29,15 +29,6 @@ def first_step(*overrides: str) -> tuple[Method, TrainingStep]:
     return method, TrainingStep(engine, batch, StepPosition(0, 0, 1), Ranks())
 
 
-def believed(step: TrainingStep, share: float) -> torch.Tensor:
-    """(n, G) confidences of two groups, by turns: about `share` of them low. NaN where nothing was pasted."""
-    pasted = step.instances.pasted
-    rng = np.random.default_rng(0)
-    low = rng.random(tuple(pasted.shape)) < share
-    odds = np.where(low, -5.0, 1.0) + rng.normal(0, 0.5, tuple(pasted.shape))
-    return torch.tensor(1 / (1 + np.exp(-odds)), dtype=torch.float32).masked_fill(~pasted, torch.nan)
-
-
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_a_line_parts_two_groups_of_any_shares(share: float) -> None:
     rng = np.random.default_rng(1)
@@ -54,29 +45,33 @@ def test_one_group_has_no_line() -> None:
     assert np.isnan(dividing_line(np.array([-5.0, 5.0])))
 
 
-def test_the_lower_of_two_groups_is_left_out_once_enough_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, step = first_step("method=confidence", "method.per_category=false", "method.warmup=8")
-    confidence = believed(step, 0.6)
-    monkeypatch.setattr(step, "confidence", lambda: confidence)
+def test_in_training_an_instance_stays_when_it_reaches_a_share_of_its_category_s_best() -> None:
+    method, step = first_step("method=confidence", "method.level=0.6", "method.warmup=1", "method.window=4")
+    pasted, labels = step.instances.pasted, step.instances.labels
+    confidence = step.confidence()
+    first = method.select(step)
+    assert first.instances is not None
+    assert first.instances[pasted].all()
+    assert first.keep.all()
+    second = method.select(step)
+    assert second.instances is not None
+    for label in labels[pasted].unique().tolist():
+        own = confidence[pasted & (labels == label)]
+        stays = own >= 0.6 * np.quantile(own[-4:].numpy(), 0.9)
+        assert torch.equal(second.instances[pasted & (labels == label)], stays)
+    assert 0 < second.instances[pasted].float().mean() <= 1
+
+
+def test_categories_are_kept_whole_until_enough_was_seen() -> None:
+    method, step = first_step("method=confidence", "method.level=1", "method.warmup=8")
     pasted = step.instances.pasted
-    kept = [method.select(step) for _ in range(4)]
-    assert all(each.keep.all() and each.instances is not None for each in kept)
-    assert kept[0].instances[pasted].all()
-    last = kept[-1].instances[pasted]
-    assert torch.equal(last, confidence[pasted] > 0.2)
-    assert 0 < last.float().mean() < 1
-
-
-def test_categories_are_judged_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is little for one category is all that the detector believes of another."""
-    method, step = first_step("method=confidence", "method.warmup=1", "method.window=16")
-    instances = step.instances
-    own = instances.labels.float() / 100  # every category its own confidence
-    monkeypatch.setattr(step, "confidence", lambda: own.masked_fill(~instances.pasted, torch.nan))
-    for _ in range(20):
-        selection = method.select(step)
-    assert selection.instances is not None
-    assert selection.instances[instances.pasted].all()
+    first = method.select(step)
+    assert first.instances is not None
+    assert first.instances[pasted].all()
+    for _ in range(8):
+        last = method.select(step)
+    assert last.instances is not None
+    assert not last.instances[pasted].all()
 
 
 def test_scores_leave_out_the_lower_group_of_each_category_before_training(tmp_path: Path) -> None:
@@ -102,8 +97,8 @@ def test_scores_leave_out_the_lower_group_of_each_category_before_training(tmp_p
 
 
 def test_options_of_judging_in_training_are_refused_with_scores() -> None:
-    with pytest.raises(UserError, match="warmup belongs to judging in training"):
-        compose([*PASTE, "method=confidence", "method.scores=scores.csv", "method.warmup=8"])
+    with pytest.raises(UserError, match="level belongs to judging in training"):
+        compose([*PASTE, "method=confidence", "method.scores=scores.csv", "method.level=0.2"])
 
 
 def test_random_selection_by_instance_keeps_images_and_a_share_of_what_was_pasted() -> None:
