@@ -1,10 +1,11 @@
 # make demo: the embedded dataset, a sweep of every method on it, and the report.   make test: the tests.
+# make docs: the documentation in site/.   make docs-serve: the same at http://127.0.0.1:8000, rebuilt on every change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: venv demo test slow lint mmdet clean
+.PHONY: venv demo test slow lint docs docs-serve mmdet clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini
@@ -22,6 +23,15 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The variable silences an advertisement of mkdocs-material.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(VENV)/.docs-installed
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs-installed
+	$(BIN)/mkdocs serve
 
 venv: $(VENV)/.installed
 
@@ -46,8 +56,12 @@ $(VENV)/.test-installed: $(VENV)/.installed
 $(VENV)/.dev-installed: $(VENV)/.installed
 	$(call install_headless,.[dev])
 
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
 $(VENV)/.mmdet-installed: $(VENV)/.installed
 	$(call install_headless,.[mmdet])
 
 clean:
-	rm -rf $(VENV) runs report
+	rm -rf $(VENV) runs report site

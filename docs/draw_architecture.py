@@ -21,7 +21,7 @@ NAMED_EXCEPTION = "conformance"  # the kit below methods/, which tries methods o
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 196, 64, 26, 52, 24
 CHARACTERS = 30  # in a line of a room
-# Ways through the house, each the rooms in the order in which they are passed.
+# Paths through the house, each the rooms in the order in which they are passed.
 WAYS = {
     "a setting": ("#b35806", ["cli", "launch", "compose", "config", "run"]),
     "a batch": ("#1b7837", ["data", "training", "engine", "detector"]),
@@ -110,14 +110,14 @@ def draw() -> str:
     dots, words = [], []
     for way, (name, (color, stops)) in enumerate(WAYS.items()):
         dots += [_stop(place, room, color, way, number) for number, room in enumerate(stops, 1)]
-        text = f"the way of {name}: {' → '.join(stops)}"
+        text = f"the path of {name}: {' → '.join(stops)}"
         words.append(f'<text x="{MARGIN}" y="{legend + 18 * way}" fill="{color}" class="w">{text}</text>')
     height = legend + 18 * len(WAYS)
     return "\n".join([_HEAD.format(width=width, height=height), *lines, *boxes, *dots, *words, "</svg>", ""])
 
 
 _HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" role="img">
-<title>The rooms of bsgal-bench, who imports whom, and the ways of a setting, a batch and a decision</title>
+<title>The rooms of bsgal-bench, who imports whom, and the paths of a setting, a batch and a decision</title>
 <defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">
 <path d="M0,0 L8,4 L0,8 z" fill="#9a9a9a"/></marker></defs>
 <style>.n{{font-weight:bold;font-size:15px}}.t{{font-size:11px;fill:#444}}.w{{font-size:14px}}

@@ -1,4 +1,4 @@
-"""Writes docs/fidelity.md from the tables in harness/recipes and the composed recipes.
+"""Writes docs/explanation/fidelity.md from the tables in harness/recipes and the composed recipes.
 
 python docs/write_fidelity.py [OUT.md]
 """
@@ -12,7 +12,7 @@ from harness.compose import compose
 from harness.recipes.document import document
 from harness.recipes.table import papers
 
-PAGE = Path(__file__).with_name("fidelity.md")
+PAGE = Path(__file__).parent / "explanation" / "fidelity.md"
 
 
 def page() -> str:

@@ -14,6 +14,7 @@ import typer
 from harness.commands import data
 from harness.errors import UserError, sentence_of
 from harness.record.reading import Damaged
+from harness.run.own_packages import refuse_hidden
 
 app = typer.Typer(
     name="harness",
@@ -51,7 +52,7 @@ Trust = Annotated[
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
     """One run: train, evaluate, record. Arguments are Hydra's: `method=bsgal seed=1`, `--help`, `--cfg job`."""
-    from harness.run.__main__ import main as run_main
+    from harness.run.application import main as run_main
 
     sys.argv = ["harness run", *context.args]
     run_main()
@@ -414,6 +415,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal shows a question mark for what it lacks
     try:
+        refuse_hidden()
         app()
     except (UserError, Damaged) as error:
         sys.exit(f"error: {error}")

@@ -25,7 +25,7 @@ import backbones
 import methods
 from harness.bounds import first_fault, text_fault
 from harness.config import MaskTargets, RunConfig, profile_steps
-from harness.errors import UserError, first_line, nearest, quoting
+from harness.errors import UserError, first_line, nearest, quoting, shown
 from harness.record.learning_curve import FIGURES
 
 
@@ -53,7 +53,7 @@ def compose(overrides: Sequence[str]) -> Composed:
     """Composes and validates a run's configuration. Raises UserError with one line."""
     register_groups(overrides)
     try:
-        with _hydra():
+        with initialised():
             return validated(*_composed_tree(overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, overrides) from error
@@ -63,7 +63,7 @@ def group_choices(overrides: Sequence[str]) -> dict[str, str | None]:
     """The option that every configuration group comes to, whatever else is missing yet. Raises UserError."""
     register_groups(overrides)
     try:
-        with _hydra():
+        with initialised():
             return _without_hydra_s(_composed_tree(overrides)[1])
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, overrides) from error
@@ -84,15 +84,28 @@ def _without_hydra_s(choices: Mapping[str, str | None]) -> dict[str, str | None]
     return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
 
 
-def _hydra() -> AbstractContextManager[None]:
+def initialised() -> AbstractContextManager[None]:
     return hydra.initialize_config_module("harness.conf", version_base="1.3")
 
 
 def _composed_tree(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
     """A run's tree, and every group's option; to be called while Hydra is initialised."""
+    check_groups(overrides)
     tree = hydra.compose("run", list(overrides), return_hydra_config=True)
     with open_dict(tree):
         return tree, tree.pop("hydra").runtime.choices
+
+
+def check_groups(overrides: Sequence[str]) -> None:
+    """To be called while Hydra is initialised. Raises UserError for a group that is given something else than a word,
+    at which Hydra fails in words of its own."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    for text in overrides:
+        read = _override(text)
+        if read is None or read.is_delete() or read.is_sweep_override() or read.key_or_group not in groups:
+            continue
+        if not isinstance(read.value(), str):
+            raise UserError(f"{shown(text)}: one word is wanted, such as {read.key_or_group}=NAME")
 
 
 def register_groups(overrides: Sequence[str] = ()) -> None:
@@ -211,7 +224,7 @@ def check(config: RunConfig) -> None:
 
 def explained(error: Exception, overrides: Sequence[str]) -> UserError:
     """One line: the first override that names a group option or a key that does not exist, else Hydra's first line."""
-    with _hydra():
+    with initialised():
         return UserError(_explanation(error, overrides))
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """Where the embedded dataset lies and what is remembered of files: BSGAL_BENCH_CACHE, else the user's cache."""
-    chosen = os.environ.get("BSGAL_BENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("bsgal-bench")
+    """Where the embedded dataset and what is remembered of files are kept.
+
+    BSGAL_BENCH_CACHE names the folder; without it, it is `bsgal-bench` in XDG_CACHE_HOME or ~/.cache.
+    """
+    if chosen := os.environ.get("BSGAL_BENCH_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bsgal-bench"
 
 
 OmegaConf.register_new_resolver("cache_folder", lambda: str(cache_folder()), replace=True)
@@ -37,7 +40,7 @@ class Precision(Enum):
 
 class Determinism(Enum):
     """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
-    which add in any order. strict: there too, at the cost that docs/gpus.md names."""
+    which add in any order. strict: there too, at the cost that docs/explanation/reproducibility.md names."""
 
     native = "native"
     strict = "strict"
@@ -68,6 +71,7 @@ class MaskTargets(Enum):
 
 
 class Tracker(Enum):
+    tensorboard = "tensorboard"
     wandb = "wandb"
     mlflow = "mlflow"
 
@@ -209,7 +213,6 @@ class ScheduleConfig:
     archive: list[int] = field(default_factory=list)  # iterations whose weights are kept for good
     log_every: int = 20
     profile: str | None = None  # steps, 10:15, whose trace goes to runs/<run_id>/profile
-    tensorboard: bool = True  # metrics also as TensorBoard events, in runs/<run_id>/tensorboard
 
     @property
     def ranks(self) -> int:

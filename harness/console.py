@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("harness")
 
@@ -47,26 +44,19 @@ def run_log(path: Path, is_main: bool) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Called with each line of metrics; a context manager. `events` is the folder of TensorBoard events, if any;
-    `track` hears of the figures at each iteration too."""
+    """Called with each line of metrics; a context manager. `track` is called with the figures of each iteration too."""
 
     def __init__(
         self,
         total: int,
         start: int,
         shown: bool,
-        events: Path | None = None,
         track: Callable[[int, Mapping[str, float]], None] = lambda iteration, figures: None,
     ) -> None:
         self.track = track
         self.bar = tqdm(total=total, initial=start, desc="train", unit="step", disable=not (shown and _on_terminal()))
         self.shown = shown
         self.reported_at = 0.0
-        self.events: SummaryWriter | None = None
-        if events is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(events), purge_step=start)
 
     def __call__(self, line: dict[str, Any]) -> None:
         self.bar.update(line["iteration"] - self.bar.n)
@@ -74,7 +64,7 @@ class TrainingProgress:
         if line["acceptance"] is not None:
             figures["accepted"] = f"{line['acceptance']:.0%}"
         self.bar.set_postfix(figures)
-        self._tell(
+        self.track(
             line["iteration"], {k: value for k, value in line.items() if isinstance(value, float) and k != "time"}
         )
         last = line["iteration"] == line["total"]
@@ -88,21 +78,13 @@ class TrainingProgress:
 
     def evaluated(self, point: dict[str, Any]) -> None:
         """Hears of a point of the learning curve."""
-        self._tell(point["iteration"], flat_metrics(point))
-
-    def _tell(self, iteration: int, figures: Mapping[str, float]) -> None:
-        self.track(iteration, figures)
-        for name, value in figures.items():
-            if self.events:
-                self.events.add_scalar(name, value, iteration)
+        self.track(point["iteration"], flat_metrics(point))
 
     def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-        if self.events:
-            self.events.close()
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Errors that are the user's to mend, and the words of their messages."""
 
 import errno
+import os
 import shlex
 
 from harness.record.names import nearest
 
-__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of"]
+__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of", "shown"]
 
 _USERS_TO_MEND = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
@@ -34,10 +35,16 @@ def first_line(error: BaseException) -> str:
     return next((line[:200] for line in lines if line), type(error).__name__)
 
 
+def shown(value: object) -> str:
+    """A value from somebody's file within a sentence: on one line, at most 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
 def sentence_of(error: OSError) -> str | None:
     """What a folder, a disk or a limit did not allow, in a sentence; None for what no user can mend."""
     if error.errno not in _USERS_TO_MEND:
         return None
     remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror}; {remedy}, or use another folder (--runs, runs_dir=, --out)"
+    return f"{where}{os.strerror(error.errno)}; {remedy}, or use another folder (--runs, runs_dir=, --out)"

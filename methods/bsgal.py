@@ -243,6 +243,11 @@ class BSGAL(PoolPasting):
 
     # ------------------------------------------------------------------------------------------ per step, on the device
 
+    def brings_gradient(self) -> bool:
+        """The accepted view's is the training gradient, where it is of the pass that is trained on."""
+        compared = self.mode is Mode.paste_or_ori and self.estimator is Estimator.gradient
+        return compared and self.scope is Scope.all and self.shared_pass and not self.sync
+
     def start(self, start: Start) -> None:
         brought = start.images_per_rank * (1 if self.reference_images <= FIRST_REFERENCES else 2)
         if FIRST_REFERENCES < self.reference_images > brought:
@@ -270,15 +275,13 @@ class BSGAL(PoolPasting):
 
     def _between_views(self, step: Step, cache: GradientCache) -> Selection:
         buffer = self._buffers(step)[1]
-        # The accepted view's gradient is the training gradient, where it is of the pass that is trained on.
-        reusable = self.scope is Scope.all and self.shared_pass and not self.sync
         if self._of_original is None:
-            self._of_original = torch.zeros_like(buffer) if reusable else buffer
+            self._of_original = torch.zeros_like(buffer) if self.brings_gradient() else buffer
         held = self._of_original
         original = self._contribution(step, cache, self._view_loss(step, ViewKind.ORIGINAL), "original", out=held)
         augmented = self._contribution(step, cache, self._view_loss(step, ViewKind.AUGMENTED), "augmented")
         selection = _for_all(step, augmented, original)
-        if not reusable:
+        if not self.brings_gradient():
             return selection
         return replace(selection, gradient=torch.where(augmented >= original, buffer, held, out=held))
 

@@ -38,7 +38,8 @@ class Confidence(PoolPasting):
     Without, each instance is judged as it is pasted, by the detector as it is then. It stays when its confidence
     reaches `level` times the 0.9 quantile of the last `window` ones of its category; `warmup`: so many of a category
     stay first, whatever they are. The others are ignored, and the rest of the image trains as it is. One look at a
-    crowded image tells less, and on a clean pool this loses against keeping everything: docs/selection.md.
+    crowded image tells less, and on a clean pool this loses against keeping everything:
+    docs/explanation/selection.md.
 
     per_category=false judges by all categories together.
     """

@@ -26,7 +26,7 @@ def require(pool: Pool, columns: tuple[str, ...], what: str, strict: bool) -> No
         return
     sentence = (
         f"{what} reads {' and '.join(missing)}, which the pool lacks: `harness data index-pool` measures areas, "
-        "`harness data score-pool` scores, and NAME.columns.csv beside the pool holds your own (docs/pools.md)"
+        "`harness data score-pool` scores, and NAME.columns.csv beside the pool holds yours (docs/reference/pools.md)"
     )
     if strict:
         raise ValueError(sentence)

@@ -8,20 +8,26 @@ it was made by other code than the newest record of the report.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from harness.record.manifest import ExpectedRun, read_manifests
+from harness.record.reading import Damaged
 from harness.record.record import Record, Status, read_records
 from reports.spec import IOU_TYPES, METRICS, Row, Spec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STEP_CLOCKS = {"gpu": "step_gpu_seconds", "cpu": "step_cpu_seconds"}  # and where the record has them
 MOST_RUNS = 500  # of a report whose runs' larger files are read: matches, categories, metrics, pictures
@@ -59,13 +65,29 @@ class Collection:
     """What a report is made from.
 
     frame: one row a run: row (TableRow.key), seed, run_id, state, stale, superseded, the columns of `figures_of`, the
-    spec's settings and `run`, the Run itself.
+    spec's settings and `run`, the Run itself. damaged: a sentence for each file that `tolerant` readers have found so.
     """
 
     rows: list[TableRow]
     frame: pd.DataFrame
     folder: Path
     sweeps: list[str]
+    damaged: list[str] = field(default_factory=list)
+
+    def tolerant(self, read: Callable[P, T | None]) -> Callable[P, T | None]:
+        """A reader of what a run left beside its record, which gives None for a damaged file too and notes it: the
+        others are reported all the same."""
+
+        def tried(*args: P.args, **options: P.kwargs) -> T | None:
+            try:
+                return read(*args, **options)
+            except (Damaged, OSError) as damage:
+                if str(damage) not in self.damaged:
+                    log.warning("%s", damage)
+                    self.damaged.append(str(damage))
+                return None
+
+        return tried
 
     @cached_property
     def by_spec_row(self) -> dict[tuple[str, str | None], list[TableRow]]:

@@ -69,7 +69,7 @@ def agreement(decisions: pd.DataFrame) -> dict[str, float]:
 def decisions_of(collection: Collection, row: TableRow) -> list[pd.DataFrame]:
     """The decisions of a row's complete runs, those that made any."""
     folders = [collection.folder / run for run in collection.complete(row.key)["run_id"]]
-    return [found for found in map(read_decisions, folders) if found is not None]
+    return [found for found in map(collection.tolerant(read_decisions), folders) if found is not None]
 
 
 def agreement_of(collection: Collection) -> dict[TableRow, dict[str, Summary]]:

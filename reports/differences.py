@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.record.matches import read_matches
 from reports.collect import Collection, TableRow
 from reports.images import ImageParts
 from reports.spec import Column, Spec
@@ -54,7 +55,7 @@ def compared(collection: Collection, spec: Spec) -> Iterable[tuple[TableRow, str
 def find_differences(spec: Spec, collection: Collection) -> Differences:
     """Of every row to every baseline in every metric. Seeds are paired where both runs saw the same validation
     images."""
-    images = ImageParts(collection.folder)
+    images = ImageParts(collection.folder, collection.tolerant(read_matches))
     metrics = [column for column in spec.columns if column.metric]
     names = [column.key for column in metrics]
     keys, pairs, parts = [], [], []

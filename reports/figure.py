@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.record.reading import read_typed
+from harness.record.reading import Damaged, read_typed
 from reports import style
 from reports.collect import Collection, TableRow
 from reports.differences import baseline_row
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_DOTS = 60  # of a group of categories
+LONGEST_NAME = 1024  # letters of a category
 
 
 def draw_figures(spec: Spec, collection: Collection, tables: list[Table]) -> tuple[list[Picture], list[str]]:
@@ -148,8 +149,8 @@ def _row_axis(axis: Axes, rows: int) -> None:
 
 
 def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
-    """A run's AP in percent by category_id, with name and frequency; None without per_category.parquet."""
-
+    """A run's AP in percent by category_id, with name and frequency; None without per_category.parquet. Raises
+    Damaged."""
     path = folder / "per_category.parquet"
     if not path.is_file():
         return None
@@ -159,7 +160,16 @@ def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
     }  # fmt: skip
     table: pd.DataFrame = read_typed(path, columns, gaps=["AP"]).to_pandas()
     table = table[table["iou_type"].astype(str) == iou].set_index("category_id")
-    return table.assign(AP=100 * table["AP"].astype(float))
+    ap = table["AP"].astype(float)
+    if (
+        table.index.has_duplicates
+        or not ap.dropna().between(0, 1.001).all()
+        or (table[["instances", "images"]] < 0).any(axis=None)
+    ):
+        raise Damaged(f"{path}: a category twice, an AP beyond 0 to 1 or a count below 0; delete it")
+    if not (table["frequency"].isin(list(FREQUENCIES)).all() and (table["name"].str.len() <= LONGEST_NAME).all()):
+        raise Damaged(f"{path}: a frequency that is none of r, c, f, or a name of more than {LONGEST_NAME} letters")
+    return table.assign(AP=100 * ap)
 
 
 def _category_difference(collection: Collection, row: TableRow, other: TableRow, iou: str) -> pd.DataFrame | None:
@@ -168,7 +178,7 @@ def _category_difference(collection: Collection, row: TableRow, other: TableRow,
     ours, theirs = collection.complete(row.key)["run_id"], collection.complete(other.key)["run_id"]
     found, groups = [], None
     for seed in ours.index.intersection(theirs.index):
-        mine, base = (category_ap(collection.folder / runs[seed], iou) for runs in (ours, theirs))
+        mine, base = (collection.tolerant(category_ap)(collection.folder / runs[seed], iou) for runs in (ours, theirs))
         if mine is not None and base is not None:
             found.append(mine["AP"] - base["AP"])
             groups = mine["frequency"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.record.learning_curve import read_curve
+from harness.record.reading import Damaged, read_bytes
 from reports import style
 from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.spec import IOU_TYPES, Spec
@@ -49,10 +51,10 @@ def _points(collection: Collection, row: TableRow, iou: str) -> np.ndarray:
     """(n, 2) iteration and AP in percent of the runs that were evaluated on the way, their ends with them."""
     found = []
     for run in collection.complete(row.key)["run"]:
-        path = collection.folder / run.run_id / "learning_curve.json"
-        if path.is_file():
+        points = collection.tolerant(read_curve)(collection.folder / run.run_id)
+        if points:
             end = {"iteration": run.record.cost.get("iterations"), **run.record.metrics}
-            points = [*json.loads(path.read_bytes()), end]
+            points = [*points, end]
             found += [(point["iteration"], point.get(iou, {}).get("AP")) for point in points]
     return np.array(found, float).reshape(-1, 2)
 
@@ -65,20 +67,31 @@ def _by_iteration(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:
     """(n, 2) iteration and loss of each run that has any."""
-    found = (_read(collection.folder / run / "metrics.jsonl") for run in collection.complete(row.key)["run_id"])
-    return [each for each in found if len(each)]
+    read = collection.tolerant(read_losses)
+    found = (read(collection.folder / run / "metrics.jsonl") for run in collection.complete(row.key)["run_id"])
+    return [each for each in found if each is not None and len(each)]
 
 
-def _read(path: Path) -> np.ndarray:
-    lines = path.read_text().splitlines() if path.is_file() else []
-    entries = [json.loads(line) for line in lines]
-    return np.array([(e["iteration"], e["loss"]) for e in entries if "loss" in e], float).reshape(-1, 2)
+def read_losses(path: Path) -> np.ndarray:
+    """(n, 2) iteration and loss of a metrics.jsonl; nothing where there is none. Raises Damaged."""
+    found = []
+    for number, line in enumerate((read_bytes(path) or b"").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if "loss" in entry:
+                iteration, loss = int(entry["iteration"]), float(entry["loss"])
+                if not 0 <= iteration < 2**53:
+                    raise ValueError(f"iteration {iteration}")
+                found.append((iteration, loss))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise Damaged(f"{path}: line {number} is not of ours ({str(error)[:100]}); delete the line") from error
+    return np.array(found, float).reshape(-1, 2)
 
 
 def _binned(curves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean iteration and loss of each bin that any curve has points in; each point of each seed counts as much."""
     iteration, loss = np.concatenate(curves).T
-    which = np.minimum((iteration / iteration.max() * BINS).astype(int), BINS - 1)
+    which = np.minimum((iteration / max(iteration.max(), 1) * BINS).astype(int), BINS - 1)
     count = np.bincount(which, minlength=BINS)
     known = count > 0
     means = [np.bincount(which, values, BINS)[known] / count[known] for values in (iteration, loss)]

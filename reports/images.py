@@ -13,6 +13,7 @@ single image counts with what its removal does to the mean (the jackknife).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,9 +40,13 @@ FIGURES = {
 
 @dataclass
 class ImageParts:
-    """The images' part in the variance of paired differences; remembers runs, since rows share their baselines."""
+    """The images' part in the variance of paired differences; remembers runs, since rows share their baselines.
+
+    read: `read_matches`, or one that passes over damaged files.
+    """
 
     runs: Path
+    read: Callable[[Path, str], RankedMatches | None] = read_matches
     _of_runs: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
 
     def of(self, ours: pd.Series, baseline: pd.Series, column: Column) -> ImagePart | None:
@@ -56,6 +61,8 @@ class ImageParts:
             if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
                 return None
             moved.append(pair[0] - pair[1])
+        if len({len(each) for each in moved}) > 1:
+            return None
         return image_part(np.array(moved))
 
     def derivatives(self, run: str, column: Column) -> np.ndarray | None:
@@ -69,7 +76,7 @@ class ImageParts:
     def _of_run(self, run: str, iou_type: str) -> np.ndarray | None:
         key = (run, iou_type)
         if key not in self._of_runs:
-            matches = read_matches(self.runs / run, iou_type)
+            matches = self.read(self.runs / run, iou_type)
             self._of_runs[key] = None if matches is None else image_influence(matches)[1]
         return self._of_runs[key]
 

@@ -120,6 +120,7 @@ def render(
         agreement_notes=[f"{column.base}: {column.about}." for column in AGREEMENT],
         runs=[_row_runs(spec, collection, row, folder) for row in collection.rows],
         facts=_facts(collection),
+        damaged=sorted(collection.damaged),
         **parts,
         marks=MARKS,
         files=["table.csv", "table.md", "table.tex"],

@@ -74,7 +74,7 @@ def _measured(collection: Collection, row: TableRow, iou: str) -> Measured:
     """By seed."""
     found: dict[Hashable, tuple[Calibration, Mapping[str, float]]] = {}
     for seed, run in collection.complete(row.key)["run_id"].items():
-        matches = read_half_matches(collection.folder / run, iou)
+        matches = collection.tolerant(read_half_matches)(collection.folder / run, iou)
         if matches is not None:
             measured = calibration(matches)
             gains = fault_gains(matches) or dict.fromkeys(KINDS, float("nan"))

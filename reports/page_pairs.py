@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.record.gallery import FOLDER, read_gallery
+from harness.record.gallery import read_gallery, read_picture
 from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.figure import category_ap
 from reports.spec import IOU_TYPES, Spec
@@ -78,8 +78,8 @@ def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
         ],
     }
     labels = [spec.label_in_group(row.label, row.group) for row in shown]
-    # "</" would end the script that the page holds it in.
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    # "</" would end the script that the page holds it in, and "<!--" would let it go on.
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     first = next((i for i, row in enumerate(shown[:-1]) if row.row.key in spec.baselines[:1]), 0)
     return PairsPart(labels, first, text, kind, bool(ap), bool(pictures))
 
@@ -88,7 +88,9 @@ def _categories(collection: Collection, row: TableRow, iou: str) -> pd.DataFrame
     """By category_id: name, frequency, instances, images, and AP in percent, the mean over seeds."""
     import pandas as pd
 
-    found = [category_ap(collection.folder / run, iou) for run in collection.complete(row.key)["run_id"]]
+    found = [
+        collection.tolerant(category_ap)(collection.folder / run, iou) for run in collection.complete(row.key)["run_id"]
+    ]
     known = [each for each in found if each is not None]
     return known[0].assign(AP=pd.concat([each["AP"] for each in known], axis=1).mean(axis=1)) if known else None
 
@@ -109,42 +111,50 @@ def _values(table: pd.DataFrame | None, tables: list[pd.DataFrame]) -> list[floa
     return [None if value != value else round(value, 2) for value in values.tolist()]
 
 
-def _galleries(collection: Collection, row: TableRow) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _galleries(collection: Collection, row: TableRow) -> Iterator[dict[str, Any]]:
     for run in collection.complete(row.key)["run_id"]:
-        found = read_gallery(collection.folder / run)
+        found = collection.tolerant(gallery_with_pictures)(collection.folder / run)
         if found is not None:
-            yield collection.folder / run / FOLDER, found
+            yield found
+
+
+def gallery_with_pictures(folder: Path) -> dict[str, Any] | None:
+    """A run's gallery, each picture as an address that holds it in `data`. Raises Damaged."""
+    found = read_gallery(folder)
+    if found is None:
+        return None
+    return {
+        kind: [{**entry, "data": data_address(folder, entry["file"])} for entry in found[kind]]
+        for kind in ("images", "instances")
+    }
 
 
 def _images(collection: Collection, row: TableRow) -> list[dict[str, Any]]:
     """Of the row's first seed that has any."""
-    for folder, found in _galleries(collection, row):
-        if found["images"]:
-            return [{**image, "data": data_address(folder / image["file"])} for image in found["images"]]
-    return []
+    return next((found["images"] for found in _galleries(collection, row) if found["images"]), [])
 
 
 def judged_rows(spec: Spec, collection: Collection) -> list[JudgedRow]:
     """Instances of each row's first seed that judged any."""
     shown = []
     for row in collection.with_runs(collection.rows) if len(collection.frame) <= MOST_RUNS else ():
-        for folder, found in _galleries(collection, row):
+        for found in _galleries(collection, row):
             if found["instances"]:
                 ranked = sorted(found["instances"], key=lambda e: -(e["contribution"] or 0))
-                sides = [[_judged(folder, e) for e in ranked if e["accepted"] == side] for side in (True, False)]
+                sides = [[_judged(e) for e in ranked if e["accepted"] == side] for side in (True, False)]
                 shown.append(JudgedRow(spec.label_in_group(row.label, row.group), *sides))
                 break
     return shown
 
 
-def _judged(folder: Path, entry: dict[str, Any]) -> Judged:
+def _judged(entry: dict[str, Any]) -> Judged:
     known = {True: "clean", False: "bad", None: ""}[entry["clean"]]
     contribution = "" if entry["contribution"] is None else f"{entry['contribution']:+.3f}".replace("-", "−")
     figures = ", ".join(part for part in (contribution, known) if part)
-    return Judged(data_address(folder / entry["file"]), entry["category"], figures, entry["clean"])
+    return Judged(entry["data"], entry["category"], figures, entry["clean"])
 
 
-def data_address(path: Path) -> str:
-    """A picture as an address that holds it."""
-    kind = {".jpg": "jpeg", ".png": "png"}[path.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def data_address(folder: Path, name: str) -> str:
+    """A picture of a run's gallery as an address that holds it. Raises Damaged."""
+    kind = {"jpg": "jpeg", "png": "png"}[name.rpartition(".")[2]]
+    return f"data:image/{kind};base64,{base64.b64encode(read_picture(folder, name)).decode()}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.record.matches import read_matches
 from reports.collect import Collection, TableRow
 from reports.differences import baseline_row
 from reports.images import ImageParts
@@ -36,7 +37,7 @@ def find_recoveries(spec: Spec, collection: Collection) -> Mapping[str, Recovery
     """By the row's key; of rows that share seeds with both ends. Empty for a report that names no oracle."""
     if spec.gain is None or spec.primary is None:
         return {}
-    images = ImageParts(collection.folder)
+    images = ImageParts(collection.folder, collection.tolerant(read_matches))
     found = {}
     for row in collection.rows:
         ends = [baseline_row(collection, row, key) for key in (spec.gain.over, spec.gain.of)]
@@ -61,7 +62,8 @@ def _recovery(
     gain = float(oracle.mean() - reference.mean())
     share = float(ours.mean() - reference.mean()) / gain if gain else float("nan")
     moved = [[images.derivatives(each.loc[seed, "run_id"], column) for seed in seeds] for each in runs]
-    known = [np.array(each) for each in moved if all(one is not None for one in each)]
+    lengths = {None if one is None else len(one) for each in moved for one in each}
+    known = [np.array(each) for each in moved] if len(lengths) == 1 and None not in lengths else []
     parts: list[ImagePart | None] = [None] * len(SHARES)
     if len(known) == len(moved):
         parts = [image_part(known[0] - (1 - s) * known[1] - s * known[2]) for s in SHARES]

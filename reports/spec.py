@@ -346,4 +346,4 @@ def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) ->
 
 def _known(path: Path, what: str, name: Any, known: Collection[str]) -> None:
     if name not in known:
-        raise ValueError(f"{path}: no {what} is called '{name}'; {nearest(str(name), known)}")
+        raise ValueError(f"{path}: no {what} is called {str(name)[:100]!r}; {nearest(str(name)[:100], known)}")

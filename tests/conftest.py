@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LONGEST = (
     "tests/slurm/",
     "tests/golden/test_bsgal.py",
-    "tests/test_readme.py",
+    "tests/test_docs.py",
     "tests/run/test_end_to_end.py",
     "tests/launch/test_local.py",
     "tests/training/test_distributed.py",

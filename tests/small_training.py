@@ -118,7 +118,7 @@ class Trained:
 
 def train_baseline(runs: Path) -> Trained:
     """Twelve steps with an average of the weights, detections and TensorBoard's events; nothing when they are there."""
-    steps = ["schedule.iterations=12", "schedule.lr=0.002", "schedule.ema=0.9", "schedule.tensorboard=true"]
+    steps = ["schedule.iterations=12", "schedule.lr=0.002", "schedule.ema=0.9", "trackers=[tensorboard]"]
     outcome = execute([*TINY, *steps, "evaluation.save_detections=true", f"runs_dir={runs}"])
     assert outcome.status is Status.complete
     record = read_record(runs, outcome.run_id)

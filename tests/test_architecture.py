@@ -1,4 +1,4 @@
-"""The picture in docs/architecture.md is the one that the sources give."""
+"""The picture in docs/explanation/architecture.md is the one that the sources give."""
 
 import runpy
 from pathlib import Path

@@ -22,6 +22,7 @@ from harness.data.pool.sources import FileSource
 from harness.errors import UserError
 from harness.launch.tables import console
 from harness.record.decisions import ceiling, read_decisions, read_pasted
+from harness.record.files import write_atomically
 from harness.run.finished_run import FinishedRun, finished_run
 
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
@@ -99,6 +100,11 @@ def decisions_command(
             f"{finished.folder} holds no decisions: the run has not ended its training, or its method keeps everything "
             "that it pastes, or pastes nothing"
         )
+    if (last := int(pasted["pool_row"].max())) >= len(finished.prepared_pool):
+        raise UserError(
+            f"{finished.folder / 'decisions.parquet'} names row {last} of a pool of {len(finished.prepared_pool)}; the "
+            "pool was exchanged, or the file is another run's"
+        )
     categories = by_category(pasted, finished.dataset.train.category_names, finished.dataset.train.frequency)
     instances = by_instance(pasted)
     out = console()
@@ -152,8 +158,8 @@ def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray 
         captions.append("\n".join([name, figure, *([kinds[row]] if kinds is not None else [])]))
     if not pictures:
         raise UserError("no picture of the pool can be read, so there is no sheet to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(path, format="PNG")
+    with write_atomically(path) as temporary:
+        Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(temporary, format="PNG")
 
 
 def _print(out: Console, title: str, frame: pd.DataFrame) -> None:

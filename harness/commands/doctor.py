@@ -19,6 +19,7 @@ from rich.text import Text
 from harness.config import cache_folder
 from harness.errors import UserError, first_line
 from harness.launch.tables import console
+from harness.run.own_packages import in_the_way
 
 # What each engine runs on besides torch, by distribution name; of the last two, mmcv or mmcv-lite.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -64,6 +65,7 @@ def doctor() -> int:
 def findings() -> Iterator[Finding]:
     """Everything that is looked at, in the order in which it is printed."""
     yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    yield _working_folder(Path.cwd())
     yield _torch()
     for engine in PARTS:
         yield _engine(engine)
@@ -79,6 +81,13 @@ def version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _working_folder(folder: Path) -> Finding:
+    if found := list(in_the_way(folder)):
+        detail = f"`python -m harness.run` here would import {', '.join(map(str, found))} in place of our own packages"
+        return Finding("working folder", "broken", detail, "rename them; `harness run` is not affected")
+    return Finding("working folder", "ok", f"nothing in {folder} hides our packages")
 
 
 def _torch() -> Finding:

@@ -3,15 +3,19 @@ process on absurd sizes, and take the memory that a header asks for."""
 
 from __future__ import annotations
 
+import io
 import os
-import stat
 import struct
 import warnings
 from typing import BinaryIO
 
 from PIL import Image
 
-MOST_PIXELS = 2**26  # 8192², a quarter of a gigabyte as RGBA
+from harness.errors import UserError
+from harness.record.reading import regular_file
+
+MOST_PIXELS = "BSGAL_BENCH_MOST_PIXELS"  # the variable that sets the limit
+USUAL_MOST = 2**26  # 8192², a quarter of a gigabyte as RGBA
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -19,23 +23,43 @@ class NoPicture(Exception):
     """There is something of the file's name that is not to be decoded; the message says why."""
 
 
+def most_pixels() -> int:
+    """How large a picture may be: BSGAL_BENCH_MOST_PIXELS, else USUAL_MOST. Raises UserError for what is no number."""
+    chosen = os.environ.get(MOST_PIXELS, str(USUAL_MOST))
+    if not chosen.isdecimal() or not 1 <= int(chosen) <= 2**31:
+        raise UserError(
+            f"{MOST_PIXELS}={chosen}: a number of pixels is wanted, {USUAL_MOST} is usual and 2^31 the most"
+        )
+    return int(chosen)
+
+
 def check_picture(path: str) -> None:
-    """Raises NoPicture for what is no regular file, and for more than MOST_PIXELS by the file's header.
+    """Raises NoPicture for what is no regular file, and for more than `most_pixels` by the file's header.
 
     What is missing or of no known format passes: decoders say so.
     """
     if "\0" in path:
         raise NoPicture("no file's name")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with regular_file(path) as file:
+            if file is None:
+                raise NoPicture("no regular file")
+            _check(file)
     except OSError:
         return
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise NoPicture("no regular file")
-        width, height = _size(file)
-    if width * height > MOST_PIXELS:
-        raise NoPicture(f"{width}x{height} pixels, and more than {MOST_PIXELS} are not decoded")
+
+
+def check_encoded(content: bytes) -> None:
+    """The same of a picture's bytes."""
+    _check(io.BytesIO(content))
+
+
+def _check(file: BinaryIO) -> None:
+    width, height = _size(file)
+    if width * height > most_pixels():
+        raise NoPicture(
+            f"{width}x{height} pixels, and more than {most_pixels()} are not decoded; {MOST_PIXELS} sets the limit"
+        )
 
 
 def _size(file: BinaryIO) -> tuple[int, int]:
@@ -49,6 +73,6 @@ def _size(file: BinaryIO) -> tuple[int, int]:
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             return image.size
     except Image.DecompressionBombError:
-        return MOST_PIXELS, MOST_PIXELS
+        return 2**16, 2**16
     except Exception:  # Pillow raises of any kind for damaged headers
         return 0, 0

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.data.lvis.numbers import as_numbers
 from harness.data.lvis.rle import MOST_PIXELS, first_fault, list_fault, polygon_fault, size_fault
-from harness.errors import UserError, first_line
+from harness.errors import UserError, first_line, shown
 from harness.record.files import write_table
 from harness.record.reading import Damaged, read_parquet
 
@@ -134,16 +135,16 @@ class Detections:
         if not results:
             return cls.build([], [], [], [], [])
         has_boxes, has_masks = (any(key in entry for entry in results) for key in ("bbox", "segmentation"))
+        image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
+        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+            for i in np.flatnonzero((ids != np.floor(ids)) | ~(np.abs(ids) < LARGEST_ID))[:1]:
+                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
         boxes = rles = None
         if has_boxes or not has_masks:
             boxes = _numbers(results, "bbox", source, width=4)
         if has_masks:
             segmentations = _column(results, "segmentation", source)
-            rles = [_as_rle(value, i, results, annotations, source) for i, value in enumerate(segmentations)]
-        image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
-        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
-            for i in np.flatnonzero((ids != np.floor(ids)) | ~(np.abs(ids) < LARGEST_ID))[:1]:
-                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
+            rles = [_as_rle(v, i, int(image_ids[i]), annotations, source) for i, v in enumerate(segmentations)]
         found = cls.build(image_ids, category_ids, _numbers(results, "score", source), boxes, rles)
         if found.masks is not None:
             _check_masks(found.masks, source)
@@ -270,25 +271,22 @@ def _column(results: Sequence[dict[str, Any]], key: str, source: str) -> list[An
 
 def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: int | None = None) -> np.ndarray:
     values = _column(results, key, source)
-    shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
-    try:
-        numbers = np.array(values)
-        if numbers.shape == shape and numbers.dtype.kind in "iuf":
-            return numbers.astype(np.float64)
-    except (ValueError, TypeError):
-        pass
+    numbers = as_numbers(values, width)
+    if numbers is not None:
+        return numbers.astype(np.float64)
+    shape: tuple[int, ...] = () if width is None else (width,)
     wanted = "a number" if width is None else f"a list of {width} numbers"
     for i, value in enumerate(values):
         try:
-            good = np.shape(value) == shape[1:] and np.array(value).dtype.kind in "iuf"
+            good = np.shape(value) == shape and np.array(value).dtype.kind in "iuf"
         except (ValueError, TypeError):
             good = False
         if not good:
-            raise UserError(f"{source}: entry {i}: {key!r} is {value!r}, {wanted} is wanted")
+            raise UserError(f"{source}: entry {i}: {key!r} is {shown(value)}, {wanted} is wanted")
     raise UserError(f"{source}: {key!r} of some entry is not {wanted}")
 
 
-def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: Annotations | None, source: str) -> Rle:
+def _as_rle(value: Any, i: int, image_id: int, annotations: Annotations | None, source: str) -> Rle:
     """Compressed run lengths from any of COCO's segmentation forms; compressed ones are checked later, all at once."""
 
     def fault(message: str) -> UserError:
@@ -310,11 +308,9 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
             raise UserError(
                 f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size"
             )
-        images = np.flatnonzero(annotations.image_ids == results[i]["image_id"])
+        images = np.flatnonzero(annotations.image_ids == image_id)
         if not len(images):
-            raise UserError(
-                f"{source}: entry {i} names image {results[i]['image_id']}, which the annotations do not have"
-            )
+            raise UserError(f"{source}: entry {i} names image {image_id}, which the annotations do not have")
         if wrong := polygon_fault(value):
             raise fault(f"is {wrong}")
         height, width = int(annotations.heights[images[0]]), int(annotations.widths[images[0]])
@@ -327,4 +323,4 @@ def _as_rle(value: Any, i: int, results: Sequence[dict[str, Any]], annotations: 
         rle: Rle = mask_utils.merge(made) if isinstance(made, list) else made
         return rle
     except Exception as error:  # pycocotools raises bare Exception, and anything else, for malformed input
-        raise fault(f"cannot be read ({error!r})") from error
+        raise fault(f"cannot be read ({shown(error)})") from error

@@ -229,7 +229,8 @@ def _areas(detections: Detections, rows: np.ndarray, of_mask: bool) -> np.ndarra
         batches = [detections.masks.rles(rows[a : a + 255]) for a in range(0, len(rows), 255)]
         return np.concatenate([np.zeros(0), *map(mask_utils.area, batches)])
     boxes = _boxes(detections, rows)
-    areas: np.ndarray = boxes[:, 2] * boxes[:, 3]
+    with np.errstate(over="ignore"):  # of boxes of 1e300 pixels
+        areas: np.ndarray = boxes[:, 2] * boxes[:, 3]
     return areas
 
 

@@ -104,9 +104,10 @@ def _box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     other_x, other_y, other_w, other_h = others.T
     width = np.minimum(w + x, other_w + other_x) - np.maximum(x, other_x)
     height = np.minimum(h + y, other_h + other_y) - np.maximum(y, other_y)
-    intersection = width * height
-    union = w * h + other_w * other_h - intersection
-    ratio: np.ndarray = np.divide(intersection, union, out=np.zeros(len(union)), where=(width > 0) & (height > 0))
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes of 1e300 pixels
+        intersection = width * height
+        union = w * h + other_w * other_h - intersection
+        ratio: np.ndarray = np.divide(intersection, union, out=np.zeros(len(union)), where=(width > 0) & (height > 0))
     return ratio
 
 

@@ -1,4 +1,4 @@
-"""What commands about many runs end with, so that scripts can rely on it. docs/slurm.md has the table."""
+"""The exit codes of commands about many runs, for scripts to rely on; the table is in docs/reference/run-states.md."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from harness.record.manifest import read_manifest
 
 POLL_SECONDS = 0.5
 LAST_LINES = 40
+MOST_TAIL_BYTES = 2**20  # that they are looked for in
 
 
 def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
@@ -63,8 +64,11 @@ class _Tail:
     position: int = 0
 
     def last(self) -> list[str]:
-        content = self.path.read_bytes()
-        self.position = content.rfind(b"\n") + 1
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - MOST_TAIL_BYTES))
+            content = file.read()
+            end = file.tell()
+        self.position = end - len(content) + content.rfind(b"\n") + 1
         return self._shown(content)[-LAST_LINES:]
 
     def new(self) -> list[str]:
@@ -77,8 +81,9 @@ class _Tail:
         return self._shown(content)
 
     def _shown(self, content: bytes) -> list[str]:
-        lines = content.decode(errors="replace").splitlines()
-        return [self.prefix + line for line in lines if self.only is None or self.only.match(line)]
+        """Without what a terminal would obey."""
+        lines = "".join(c if c.isprintable() or c in "\n\r\t" else "�" for c in content.decode(errors="replace"))
+        return [self.prefix + line for line in lines.splitlines() if self.only is None or self.only.match(line)]
 
 
 def _tails(runs_dir: Path, row: RunState, several: bool) -> Iterator[_Tail]:
@@ -90,4 +95,5 @@ def _tails(runs_dir: Path, row: RunState, several: bool) -> Iterator[_Tail]:
     manifest = read_manifest(runs_dir, row.sweep) if row.sweep else None
     for submission, job in (jobs_of(manifest).get(row.run.run_id, []) if manifest else [])[-1:]:
         for path in sorted(Path(submission.folder).glob(f"{job}_*log.err")):
-            yield _Tail(path, prefix, SCHEDULER_LINE if own.is_file() else None)
+            if path.is_file():  # and no pipe, which would be waited for
+                yield _Tail(path, prefix, SCHEDULER_LINE if own.is_file() else None)

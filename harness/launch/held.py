@@ -1,8 +1,10 @@
-"""What a job starts first: `python -I -S held.py ARGUMENTS` becomes `python ARGUMENTS` with stop signals held back.
+"""What a job starts first: `python -I -S held.py ARGUMENTS` becomes `python -P ARGUMENTS` with stop signals held back.
 
 Python, torch and this package take seconds to load, in which a signal would end the process, unsaved and not queued
 again. Blocked signals stay pending over exec until `StopFlag` has its handlers in place. Imports nothing, to be there
 within milliseconds.
+
+-P leaves the working folder out of Python's path: a user's own methods.py there is not to be imported for ours.
 
 The last argument is the folder of submitit's pickles, which are executed when they are read: refused where others could
 have written them while the job waited.
@@ -34,4 +36,4 @@ if __name__ == "__main__":
     if os.path.isdir(sys.argv[-1]) and (path := foreign(sys.argv[-1])):
         sys.exit(f"{path} is not its submitter's own, or others can write to it, so it is not executed; submit again")
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGTERM))
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-P", *sys.argv[1:]])

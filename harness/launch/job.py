@@ -13,6 +13,7 @@ import submitit
 
 from harness.launch.resources import runs_a_job
 from harness.record.manifest import ExpectedRun
+from harness.record.reading import Damaged, read_bytes
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run import claim, scheduler
 from harness.run.outcome import EXIT_CODES
@@ -65,9 +66,12 @@ def cancelled_path(runs: Path, run_id: str) -> Path:
 def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
     """Whether a run was cancelled in `job`, which is its last one; a later job of the run is not meant."""
     try:
-        jobs = cancelled_path(runs, run_id).read_text().split()
-    except OSError:
+        content = read_bytes(cancelled_path(runs, run_id))
+    except (OSError, Damaged):
         return False
+    if content is None:
+        return False
+    jobs = content.decode(errors="replace").split()
     return not jobs or job in jobs  # markers of older versions name no job
 
 

@@ -98,7 +98,7 @@ class Local:
                 visible_gpus=gpus,
             )
             private = private_folder(Path(self.submission.folder))
-            with private, _interrupts_ignored_by_children(), outside_of_allocations():
+            with private, _interrupts_ignored_by_children(), _without_working_folder(), outside_of_allocations():
                 handle = executor.submit(job.start, run, str(self.runs_dir))
             self.running.append(_Running(run, handle, gpus))
             self.submission.run_ids.append(run.run_id)
@@ -164,3 +164,17 @@ def _interrupts_ignored_by_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """submitit starts `python -m`, which would import a user's own methods.py in the working folder for ours."""
+    earlier = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = earlier

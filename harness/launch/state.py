@@ -26,6 +26,7 @@ from harness.launch.job import has_failed, is_cancelled
 from harness.launch.queue import Job, Look
 from harness.launch.slurm import found_jobs
 from harness.record.manifest import ExpectedRun, Manifest, Submission
+from harness.record.reading import regular_file
 from harness.record.record import FailureKind, Record, Status, record_as_found
 from harness.run import claim
 from harness.run.provenance import code_fingerprint
@@ -396,7 +397,9 @@ def _set_rows(row: RunState, rows: int) -> None:
 def last_metrics(path: Path) -> dict[str, Any] | None:
     """The last complete line of a metrics file, without reading the rest."""
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
+            if file is None:
+                return None
             size = file.seek(0, 2)
             file.seek(max(0, size - 16384))
             lines = file.read().splitlines()

@@ -1,4 +1,4 @@
-"""The table of published settings as text: docs/fidelity.md, which `python docs/write_fidelity.py` writes."""
+"""The table of published settings as text: `python docs/write_fidelity.py` writes docs/explanation/fidelity.md."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from harness.recipes.table import SECTIONS, Paper, Setting, Verdict, papers, set
 
 FIGURES = "AP box / mask, rare AP box / mask"
 
-_HEAD = """# What is equal to the published configurations, and what is not
+_HEAD = """---
+hide: [toc]
+---
 
-Written by `python docs/write_fidelity.py` from the tables in `harness/recipes`; a test fails when it is stale, when a
-composed recipe departs from the tables, and when a published file sets what has no row. `harness recipes show NAME`
-prints the same for one recipe.
+# Fidelity to the published code
 
-*Equal* is computed where a key or a constant of ours stands for the published setting, and otherwise held by the test
-or the line of code that is named. *Differs* has its reason. *No part of it*: bookkeeping, or what no source states.
-File and line are those of the recipe file or of the default that it leaves in force, in
+This page lists every setting of the published configurations beside ours. `python docs/write_fidelity.py` writes it
+from the tables in `harness/recipes`. A test fails if the page is out of date, if a composed recipe departs from the
+tables, or if a published file sets something that has no row. `harness recipes show NAME` prints the same for one
+recipe.
+
+| verdict | meaning |
+| :-- | :-- |
+| equal | a key or constant of ours has the published value, or the named test or line of code ensures it |
+| differs | for the reason given |
+| no part of it | bookkeeping, or something that no source states |
+
+File and line are those of the recipe file, or of the default that it leaves in force, in
 """
 
 

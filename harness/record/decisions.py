@@ -131,15 +131,37 @@ def _decided(folder: Path, columns: list[str]) -> pa.Table | None:
     table = read_parquet(path, [name for name in columns if name in known], pc.field("decided"))
     try:
         table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))
-        pairs = [(table["pool_rows"], table[name]) for name in ("categories",) if {"pool_rows", name} <= {*columns}]
-        if any(not pc.all(pc.equal(*map(pc.list_value_length, pair))).as_py() for pair in pairs if len(table)):
-            raise ValueError("lists of different lengths in a row")
+        _check(table)
     except (ValueError, KeyError, pa.ArrowException) as error:
         raise Damaged(f"{path}: no decisions of ours ({str(error)[:100]}); delete it and its run's record") from error
     for name in columns:
         if name not in known:
             table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
     return table.append_column("row", pa.array(np.arange(len(table)))) if len(table) else None
+
+
+def _check(table: pa.Table) -> None:
+    """Raises ValueError where figures would be taken for other instances' than their own, or of none at all."""
+    for name in ("iteration", "rank", "pool_rows", "categories", "accepted"):
+        if name not in table.column_names or table[name].null_count:
+            raise ValueError(f"{name} is not everywhere")
+    length = pc.list_value_length(table["pool_rows"])
+    for name in ("categories", "contributions", "kept", "weights", "clean"):
+        if name in table.column_names:
+            same = pc.equal(pc.list_value_length(table[name]), length)  # null where the list is
+            if not pc.all(pc.fill_null(same, True)).as_py() and len(table):
+                raise ValueError(f"as many {name} as pool_rows are wanted in each row")
+    if "clean_share" in table.column_names:
+        shares = table["clean_share"].drop_null().to_numpy()
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise ValueError("clean_share goes beyond 0 to 1")
+    for name in ("iteration", "pool_rows", "categories"):
+        values = table[name] if name == "iteration" else pc.list_flatten(table[name])
+        least = pc.min(values).as_py()
+        if values.null_count or (least is not None and least < 0):
+            raise ValueError(
+                f"{name} holds {least if least is not None and least < 0 else 'nothing'} where it counts from 0"
+            )
 
 
 def decision_statistics(folder: Path) -> dict[str, Any]:
@@ -176,7 +198,7 @@ def roc(scores: ArrayLike, good: ArrayLike, bad: ArrayLike) -> Roc | None:
     if not good.sum() or not bad.sum():
         return None
     # Equal scores are passed by a threshold together.
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
     kept_good, kept_bad = np.cumsum(good)[last] / good.sum(), np.cumsum(bad)[last] / bad.sum()
     return Roc(np.append(0.0, kept_good), np.append(0.0, kept_bad))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def is_written_short(error: BaseException) -> bool:
+    """Whether torch or NumPy could not write to a file's end, in whose words the system's own are hidden."""
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in ("unexpected pos", "PytorchStreamWriter failed writing"))
+    return isinstance(error, OSError) and error.errno is None and "requested and" in str(error)
 
 
 @contextmanager
@@ -31,6 +39,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if is_written_short(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a write itself does not know it
         raise

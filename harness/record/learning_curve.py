@@ -5,11 +5,14 @@ A point is an object: `iteration`, and by IoU type (bbox, segm) the metrics of a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
 
 from harness.record.files import write_json
+from harness.record.reading import of_types, read_json
 
 NAME = "learning_curve.json"
 FIGURES = tuple(
@@ -21,6 +24,12 @@ FIGURES = tuple(
 Point = dict[str, Any]
 
 
+class _Point(TypedDict):
+    iteration: int
+    bbox: NotRequired[dict[str, float | None]]
+    segm: NotRequired[dict[str, float | None]]
+
+
 def figure_of(point: Point, name: str) -> float:
     """One of `FIGURES`, in percent; minus infinity where it is undefined."""
     kind, figure = name.split(".")
@@ -29,9 +38,10 @@ def figure_of(point: Point, name: str) -> float:
 
 
 def read_curve(folder: Path) -> list[Point]:
-    """By rising iteration; empty where nothing was evaluated on the way."""
-    path = folder / NAME
-    return json.loads(path.read_bytes()) if path.is_file() else []
+    """By rising iteration; empty where nothing was evaluated on the way. Raises Damaged."""
+    kind = list[Annotated[dict[str, Any], AfterValidator(of_types(_Point))]]
+    points: list[Point] | None = read_json(folder / NAME, kind, "a learning curve", "delete it")
+    return points or []
 
 
 def write_curve(folder: Path, points: list[Point]) -> None:

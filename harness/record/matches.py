@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.record.files import write_table
+from harness.record.reading import Damaged, read_schema, read_typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +42,8 @@ DETECTION = {
 TRUTH = {"image": "int32", "category": "int32", "instances": "int32", "frequency": "string"}
 FAULTS = ("", "class", "localisation", "both", "duplicate", "background")  # of false positives, "" for none
 THRESHOLDS = 10  # of IoU: 0.5, 0.55, ... 0.95
+MOST = {b"images": 10**8, b"categories": 10**6}
+MOST_INSTANCES = 10**8
 
 Columns = Mapping[str, np.ndarray]
 
@@ -105,11 +108,11 @@ class HalfMatches:
 
 
 def read_half_matches(folder: Path, iou_type: str) -> HalfMatches | None:
-    """From a run's folder; None where it has left no matches of this IoU type."""
+    """From a run's folder; None where it has left no matches of this IoU type. Raises Damaged."""
     tables = _read(folder, iou_type)
     if tables is None:
         return None
-    found, truth = tables
+    found, truth, counts = tables
     counted = (found["ignored"].to_numpy() & 1) == 0
     known = all(name in found.column_names and not found[name].null_count for name in ("fault", "truth"))
     return HalfMatches(
@@ -120,17 +123,16 @@ def read_half_matches(folder: Path, iou_type: str) -> HalfMatches | None:
         fault=found["fault"].to_numpy() if known else None,
         truth=found["truth"].to_numpy() if known else None,
         instance_category=np.repeat(truth["category"].to_numpy(), truth["instances"].to_numpy()),
-        frequency=_frequency(truth),
+        frequency=_frequency(truth, counts[1]),
     )
 
 
 def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
-    """From a run's folder; None where it has left none of this IoU type."""
+    """From a run's folder; None where it has left none of this IoU type. Raises Damaged."""
     tables = _read(folder, iou_type)
     if tables is None:
         return None
-    found, truth = tables
-    images, categories = (int(truth.schema.metadata[key]) for key in (b"images", b"categories"))
+    found, truth, (images, categories) = tables
     category, matched, ignored = (found[name].to_numpy() for name in ("category", "matched", "ignored"))
     bits = (np.uint16(1) << np.arange(THRESHOLDS, dtype=np.uint16))[:, None]
     counted = (ignored & bits) == 0
@@ -143,22 +145,65 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
         truth_image=truth["image"].to_numpy(),
         truth_category=truth["category"].to_numpy(),
         instances=truth["instances"].to_numpy(),
-        frequency=_frequency(truth),
+        frequency=_frequency(truth, categories),
     )
 
 
-def _read(folder: Path, iou_type: str) -> tuple[pa.Table, pa.Table] | None:
-    """The rows of both files; None where there are none."""
-    import pyarrow.parquet as pq
-
-    if not all((folder / name).is_file() for name in (MATCHES, GROUND_TRUTH)):
+def _read(folder: Path, iou_type: str) -> tuple[pa.Table, pa.Table, tuple[int, int]] | None:
+    """The rows of both files, and how many images and categories there are; None where there are no rows."""
+    paths = [folder / name for name in (MATCHES, GROUND_TRUTH)]
+    if not all(path.is_file() for path in paths):
         return None
-    found = pq.read_table(folder / MATCHES, filters=[("iou_type", "=", iou_type)])
-    return (found, pq.read_table(folder / GROUND_TRUTH)) if found.num_rows else None
+    known = {name: kind for name, kind in DETECTION.items() if name in read_schema(paths[0]).names}
+    if missing := sorted(DETECTION.keys() - known.keys() - {"fault", "truth"}):
+        raise Damaged(f"{paths[0]} has no column {missing[0]!r}; delete it")
+    found = read_typed(paths[0], known, [("iou_type", "=", iou_type)], gaps=("fault", "truth"))
+    truth = read_typed(paths[1], TRUTH)
+    images, categories = (_count(paths[1], key) for key in MOST)
+    _check_truth(paths[1], truth, images, categories)
+    _check_found(paths[0], found, images, categories, int(truth["instances"].to_numpy().sum(dtype=np.int64)))
+    return (found, truth, (images, categories)) if found.num_rows else None
 
 
-def _frequency(truth: pa.Table) -> np.ndarray:
+def _count(path: Path, key: bytes) -> int:
+    text = (read_schema(path).metadata or {}).get(key, b"")
+    if not (text.isdigit() and len(text) < 12 and int(text) <= MOST[key]):
+        raise Damaged(f"{path} says nothing sensible of its {key.decode()} ({text[:20]!r}); delete it")
+    return int(text)
+
+
+def _check_truth(path: Path, truth: pa.Table, images: int, categories: int) -> None:
+    _check_range(path, truth, "image", 0, images)
+    _check_range(path, truth, "category", 0, categories)
+    _check_range(path, truth, "instances", 0, MOST_INSTANCES)
+    if truth["instances"].to_numpy().sum(dtype=np.int64) > MOST_INSTANCES:
+        raise Damaged(f"{path} says that there are more than {MOST_INSTANCES} instances; delete it")
+    if strange := set(truth["frequency"].unique().to_pylist()) - set("rcf"):
+        raise Damaged(f"{path}: frequency {str(strange.pop())[:20]!r}, one of r, c, f is wanted; delete it")
+
+
+def _check_found(path: Path, found: pa.Table, images: int, categories: int, instances: int) -> None:
+    _check_range(path, found, "image", 0, images)
+    _check_range(path, found, "category", 0, categories)
+    if not np.isfinite(found["score"].to_numpy()).all():
+        raise Damaged(f"{path}: a score is no number; delete it")
+    if (np.diff(found["category"].to_numpy()) < 0).any():
+        raise Damaged(f"{path}: its rows are not in the order of their categories; delete it")
+    for name, low, high in (("fault", 0, len(FAULTS)), ("truth", -1, instances)):
+        if name in found.column_names:
+            _check_range(path, found, name, low, high)
+
+
+def _check_range(path: Path, table: pa.Table, name: str, low: int, high: int) -> None:
+    values = table[name].drop_null().to_numpy()
+    if len(values) and not (low <= values.min() and values.max() < high):
+        raise Damaged(
+            f"{path}: column {name!r} reaches from {values.min()} to {values.max()}, beyond {high}; delete it"
+        )
+
+
+def _frequency(truth: pa.Table, categories: int) -> np.ndarray:
     """(C,) by category index."""
-    frequency = np.full(int(truth.schema.metadata[b"categories"]), "", "U1")
+    frequency = np.full(categories, "", "U1")
     frequency[truth["category"].to_numpy()] = truth["frequency"].to_numpy(zero_copy_only=False).astype("U1")
     return frequency

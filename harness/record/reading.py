@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
 import pydantic_core
 from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
@@ -47,19 +47,31 @@ def is_name(text: str) -> bool:
     return True
 
 
+@contextmanager
+def regular_file(path: Path | str) -> Iterator[BinaryIO | None]:
+    """A file opened to be read; None for a folder, a device, or a pipe, which is not waited for. Raises OSError as
+    `open` does."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        yield None
+        return
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
     """A regular file's contents; None where there is none. Raises Damaged for what is no file, or larger than `most`.
 
     A pipe in its place is not waited for. Raises OSError as `open` does.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with regular_file(path) as file:
+            if file is None:
+                raise Damaged(f"{path} is no regular file; move it away")
+            content = file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Damaged(f"{path} is no regular file; move it away")
-        content = file.read(most + 1)
     if len(content) > most:
         raise Damaged(f"{path} is larger than {most // 2**20} MB, which none of ours is; move it away")
     return content

@@ -1,69 +1,17 @@
-"""A run as a Hydra application: `python -m harness.run method=bsgal seed=1`; `harness run` is the same."""
+"""`python -m harness.run method=bsgal seed=1`, as torchrun starts it; `harness run` is the same."""
 
 from __future__ import annotations
 
-import os
 import sys
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from harness.compose import Composed, compose, explained, register_groups, validated
-from harness.errors import UserError, sentence_of
-from harness.record.reading import Damaged
-from harness.record.record import Status
-from harness.run.outcome import EXIT_CODES
-from harness.run.run import execute_composed
-
-
-def main() -> None:
-    """Executes a run from the command line's arguments; user errors end in one line.
-
-    Only Hydra's own flags (--help, --cfg, --multirun, --config-dir ...) and settings need Hydra's application.
-    """
-    arguments = sys.argv[1:]
-    try:
-        if any(text.startswith(("-", "hydra")) for text in arguments):
-            _hydra_application([text for text in arguments if "=" in text and not text.startswith("-")])
-        else:
-            _execute(compose(arguments))
-    except (UserError, Damaged) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if (sentence := sentence_of(error)) is None:
-            raise
-        sys.exit(f"error: {sentence}")
-
-
-def _hydra_application(overrides: list[str]) -> None:
-    register_groups(overrides)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors, so that ours can name the nearest word
-    try:
-        _application()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, overrides) from error
-
-
-@hydra.main(config_path="pkg://harness.conf", config_name="run", version_base="1.3")
-def _application(tree: DictConfig) -> None:
-    # SystemExit passes through Hydra, which would announce anything else as an error of its own.
-    try:
-        known = HydraConfig.get()
-        _execute(validated(tree, known.runtime.choices, known.overrides.task))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-def _execute(composed: Composed) -> None:
-    outcome = execute_composed(composed)
-    state = outcome.status.value if outcome.status else "not started"
-    print(f"{outcome.run_id}: {state}{', ' + outcome.message if outcome.message else ''}")
-    if outcome.status not in (Status.complete, None):
-        sys.exit(EXIT_CODES[outcome.status])
-
+from harness.errors import UserError
+from harness.run.own_packages import refuse_hidden
 
 if __name__ == "__main__":
+    try:
+        refuse_hidden(("methods", "backbones"))  # before anything below imports them
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    from harness.run.application import main
+
     main()

@@ -12,6 +12,7 @@ thought dead and wakes up finds a higher generation in `check` and must not writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -48,9 +49,9 @@ class ClaimLost(Exception):
 class Owner:
     """machine: boot id and process namespace, within which `pid` means something. process_ticks: when it started, in
     the kernel's ticks since the machine's, which setting a clock does not change; None where the kernel does not tell,
-    and process_started, seconds since the epoch, has to do. progress: digest of the checkpoints
-    that were there at the start, so that restarts without progress can be told from others. preparing: seconds that
-    its job had been allocated before the claim was taken. heartbeat: seconds between two heartbeats.
+    and process_started, seconds since the epoch, has to do. progress: digest of the checkpoints and of the evaluation's
+    pieces that were there at the start, so that restarts without progress can be told from others. preparing: seconds
+    that its job had been allocated before the claim was taken. heartbeat: seconds between two heartbeats.
     """
 
     host: Label
@@ -240,7 +241,8 @@ def words_of_ranks(run_folder: Path, generation: int) -> dict[int, str]:
 
 
 def fruitless_restarts(run_folder: Path, job: str | None) -> int:
-    """How many times in a row, up to now, `job` has started the run without a new checkpoint since the last start."""
+    """How many times in a row, up to now, `job` has started the run without a new checkpoint, or piece of
+    an evaluation, since the last start."""
     folder = run_folder / "claim"
     now, count = _progress(run_folder), 0
     for generation in range(_newest(folder), 0, -1):
@@ -329,11 +331,10 @@ def _restart_count() -> int:
 
 
 def _progress(run_folder: Path) -> str:
-    try:
-        entries = sorted(os.scandir(run_folder / "checkpoint"), key=lambda entry: entry.name)
-        facts = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries]
-    except FileNotFoundError:
-        facts = []
+    facts = []
+    for path in sorted(path for kind in ("checkpoint", "evaluation") for path in (run_folder / kind).rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # another rank deletes what is complete
+            facts.append((str(path.relative_to(run_folder)), path.stat().st_size, path.stat().st_mtime_ns))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -33,7 +33,6 @@ _SCHEDULE_BOOKKEEPING = {
     "archive",
     "log_every",
     "profile",
-    "tensorboard",
 }
 # What of StageConfig counts; a sweep may set all of it for all of its runs.
 _STAGE_OPTIONS = {

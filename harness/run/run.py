@@ -300,9 +300,8 @@ class _Run:
         on_the_way.forget_after(trainer.iteration)
         ranks, policies = self.ranks, trainer.policies
         batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
-        events = self.folder / "tensorboard" if config.schedule.tensorboard and self.ranks.is_main else None
         total = config.schedule.iterations
-        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, events, self.track) as progress:
+        with TrainingProgress(total, trainer.iteration, self.ranks.is_main, self.track) as progress:
             on_the_way.told = progress.evaluated
             if not trainer.run(batches, progress):
                 raise Interrupted(f"training stopped at step {trainer.iteration}")

@@ -1,7 +1,8 @@
-"""Weights & Biases and MLflow, each through its own package: a run's figures there too, beside its own files.
+"""TensorBoard, Weights & Biases and MLflow, each through its own package: a run's figures there too.
 
-Where they go, and as whom, these packages read from their own environment variables (WANDB_PROJECT, WANDB_MODE,
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME). A run that is gone on from goes on there too, under its run_id.
+TensorBoard's events are in runs/<run_id>/tensorboard. The others read from their own environment variables where
+figures go and as whom (WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME); a resumed run continues
+there under its run_id.
 """
 
 from __future__ import annotations
@@ -88,6 +89,23 @@ def _quiet_at_the_end(opened: AbstractContextManager[Track]) -> Iterator[Track]:
 
 
 @contextmanager
+def _tensorboard(tensorboard: Any, run: Tracked) -> Iterator[Track]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with ExitStack() as stack:
+        writers: list[SummaryWriter] = []
+
+        def track(iteration: int, figures: Mapping[str, float]) -> None:
+            if not writers:  # a resumed run takes back what the lost steps wrote
+                events = SummaryWriter(str(run.folder / "tensorboard"), purge_step=iteration)
+                writers.append(stack.enter_context(events))
+            for name, value in figures.items():
+                writers[0].add_scalar(name, value, iteration)
+
+        yield track
+
+
+@contextmanager
 def _wandb(wandb: Any, run: Tracked) -> Iterator[Track]:
     project = os.environ.get("WANDB_PROJECT", PROJECT)
     settings = dict(run.settings)
@@ -128,6 +146,7 @@ def _mlflow(mlflow: Any, run: Tracked) -> Iterator[Track]:
 
 
 _TRACKERS: dict[Tracker, Callable[[Any, Tracked], AbstractContextManager[Track]]] = {
+    Tracker.tensorboard: _tensorboard,
     Tracker.wandb: _wandb,
     Tracker.mlflow: _mlflow,
 }

@@ -22,6 +22,7 @@ import torch
 from harness.errors import UserError, first_line
 from harness.record.files import write_atomically
 from harness.training.distributed import Ranks
+from harness.weights.checked_pickle import check_torch
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is no file")  # a pipe, say, that would be waited for
+    check_torch(path)
     content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds a {type(content).__name__} in place of a dictionary")

@@ -177,7 +177,7 @@ class Trainer:
         for place, batch in enumerate(parts):
             step = self._part(batch, self.ranks.rank * len(parts) + place)
             losses, selection = self._losses(step, batch, counts)
-            known = step.known_gradient(selection) if self.method.decides() else None
+            known = step.known_gradient(selection) if self.method.brings_gradient() else None
             each = torch.stack(list(losses.values()))
             self._backward(each.sum() / len(parts), known, step.overflowed, last=place == len(parts) - 1)
             found.append(each.detach())

@@ -32,6 +32,14 @@ def read_pickle(path: Path) -> Any:
 
 def read_torch(file: io.BytesIO | Path) -> Any:
     """What `torch.save` wrote, tensors on the CPU. Raises pickle.UnpicklingError for more, and for a zip bomb."""
+    check_torch(file)
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def check_torch(file: io.BytesIO | Path) -> None:
+    """Raises pickle.UnpicklingError for what torch would take endless memory or time to read."""
     if isinstance(file, Path):
         size = file.stat().st_size
         is_zip = zipfile.is_zipfile(file)
@@ -45,9 +53,6 @@ def read_torch(file: io.BytesIO | Path) -> Any:
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
             raise pickle.UnpicklingError("a compressed archive, which torch.save never writes; unpack and save it anew")
     check_nesting(file)
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 class _DType:

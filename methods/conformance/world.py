@@ -146,8 +146,10 @@ def train(method: Method, step: TrainingStep) -> Selection:
     selection = selected(method, step)
     table = step.trained_table(selection)
     losses = step.batch_losses(table)
-    known = step.known_gradient(selection) if method.decides() else None
+    known = step.known_gradient(selection) if method.brings_gradient() else None
     if selection.gradient is not None:
+        if not method.brings_gradient():
+            raise Fault("`select` gives a Selection.gradient that is never taken: let `brings_gradient` give True")
         _check_gradient(step, selection, gradient_of(step, table.total()))
     gradient = gradient_of(step, torch.stack(list(losses.values())).sum()) if known is None else known.clone()
     step.ranks.average_(gradient)

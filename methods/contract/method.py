@@ -64,6 +64,11 @@ class Method:
         """Whether there are decisions to log."""
         return type(self).select is not Method.select
 
+    def brings_gradient(self) -> bool:
+        """Whether `select` may give a `Selection.gradient`. Ranks wait for one another in each step to agree on its
+        use; from other methods it is not taken."""
+        return False
+
     def prepare(self, pool: Pool, dataset: DatasetFacts, rng: np.random.Generator) -> Pool:
         """Offline, before training and in every process: filter, subset or replace the pool."""
         return pool

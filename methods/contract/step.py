@@ -131,8 +131,8 @@ class Selection:
     contribution: scalar, (n,) or (n, G) float, threshold: scalar, (n,) or (n, G), both as they go into the decision
     log; None when the method has no such figure. decided is False for a step that counts in no acceptance rate.
     gradient: flat, over all parameters, of the total of the view that all images are trained on, where the method
-    has it already. It saves the backward pass where every rank has one; a loss that ranks share a normaliser of is then
-    over each rank's own.
+    has it already and `Method.brings_gradient` says so. It saves the backward pass where every rank has one; a loss
+    that ranks share a normaliser of is then over each rank's own.
     """
 
     keep: Tensor

@@ -1,4 +1,5 @@
-"""What the detector's confidence in pasted instances tells of them, at a finished run's weights: `docs/selection.md`.
+"""What the detector's confidence tells about pasted instances, at a finished run's weights: see
+`docs/explanation/selection.md`.
 
     python -m tests.benchmarks.confidence_quality RUN [--pool confused half_bad clean] [--batches 40] [--runs runs]
 

@@ -1,4 +1,4 @@
-"""All that is to be seen on a GPU, in one go: `docs/gpus.md`.
+"""All that is to be seen on a GPU, in one go: `docs/how-to/gpus.md`.
 
     python -m tests.benchmarks.gpu_suite [--seconds 480]
 

@@ -1,4 +1,4 @@
-"""What a training step of the embedded dataset costs, and where: `docs/performance.md`.
+"""What a training step of the embedded dataset costs, and where: `docs/explanation/performance.md`.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.mini_step [--steps 10] [OVERRIDE ...]
 

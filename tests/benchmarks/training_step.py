@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, at the paper's ResNet-50 configuration: `docs/performance.md`.
+"""Where the time of a training step goes, at the paper's ResNet-50 configuration: `docs/explanation/performance.md`.
 
     python -m tests.benchmarks.training_step [--full] [--method bsgal] [--steps 3] [--set determinism=strict ...]
 

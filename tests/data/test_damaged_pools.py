@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.commands.data_pools import pack_pool
 from harness.data.paste.cutout import FaultyInstance, read_rgba
 from harness.data.pool.index import open_pool, write_index
 from harness.data.pool.pool import IndexStore
@@ -126,7 +128,34 @@ def test_images_that_are_none_or_absurdly_large_are_faulty(tmp_path: Path) -> No
     good = (tmp_path / "good.png").read_bytes()
     sides = (30000).to_bytes(4, "big") * 2
     (tmp_path / "vast.png").write_bytes(good[:16] + sides + good[24:])
-    for name in ("pipe.png", "vast.png"):
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "vast.png", "folder.png"):
         for source in (FileSource(str(tmp_path / name)), FileSource(str(tmp_path / "good.png"), str(tmp_path / name))):
             with pytest.raises(FaultyInstance):
                 read_rgba(source)
+
+
+@pytest.mark.timeout(20)
+def test_packed_pictures_are_as_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2.imwrite(str(tmp_path / "good.png"), np.full((8, 8, 4), 255, np.uint8))
+    good = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "vast.png").write_bytes(good[:16] + (30000).to_bytes(4, "big") * 2 + good[24:])
+    (tmp_path / "pool.json").write_text(json.dumps({"0": ["good.png", "vast.png"]}))
+    pack_pool(tmp_path / "pool.json", tmp_path / "pool.zip", None)
+    whole, vast = (open_pool(tmp_path / "pool.zip", None, tmp_path).source(row) for row in (0, 1))
+    assert isinstance(whole, FileSource)
+    assert isinstance(vast, FileSource)
+    assert read_rgba(whole).shape == (8, 8, 4)
+    for faulty in (vast, *(replace(whole, span=span) for span in ((0, 2**62), (-5, 2**62), (2**62, 5), (0, -1)))):
+        with pytest.raises(FaultyInstance):
+            read_rgba(faulty)
+    monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", "63")
+    for source in (whole, FileSource(str(tmp_path / "good.png"))):
+        with pytest.raises(FaultyInstance):
+            read_rgba(source)
+    monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", "64")
+    assert read_rgba(whole).shape == (8, 8, 4)
+    for wrong in ("many", "-1", "0", "1e9"):
+        monkeypatch.setenv("BSGAL_BENCH_MOST_PIXELS", wrong)
+        with pytest.raises(UserError, match=r"BSGAL_BENCH_MOST_PIXELS=.*: a number of pixels is wanted"):
+            read_rgba(whole)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engines.md says how to get it")
+pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/how-to/engines.md says how to get it")
 
 import pycocotools.mask as coco
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engines.md says how to get it")
+pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/how-to/engines.md says how to get it")
 
 import cv2
 from detectron2.data import DatasetCatalog, MetadataCatalog

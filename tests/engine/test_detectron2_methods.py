@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/engines.md says how to get it")
+pytest.importorskip("detectron2", reason="detectron2 is not installed; docs/how-to/engines.md says how to get it")
 
 import methods
 from harness.engine.detectron2.engine import CAPABILITIES

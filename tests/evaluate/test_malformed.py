@@ -110,6 +110,36 @@ def test_an_unknown_image_with_a_polygon_is_named(annotations: Annotations, tmp_
         Detections.read(tmp_path / "results.json", annotations)
 
 
+def test_a_polygon_of_no_image_is_named(annotations: Annotations, tmp_path: Path) -> None:
+    result = a_result(annotations, [[1, 1, 9, 1, 9, 9]])
+    del result["image_id"]
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    with pytest.raises(UserError, match=r"results\.json: entry 0 has no 'image_id'"):
+        Detections.read(tmp_path / "results.json", annotations)
+
+
+@pytest.mark.parametrize("value", ["\n", "x" * 10**6])
+def test_what_is_quoted_of_a_file_stays_on_a_short_line(value: str, tmp_path: Path) -> None:
+    content = json.loads(REAL.read_text())
+    content["annotations"][0]["id"] = value
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"truth\.json: annotation .{3,110}: 'id' is .{3,110}, an integer is wanted"
+    ) as end:
+        load_annotations(path)
+    assert "\n" not in str(end.value)
+
+
+def test_a_long_name_is_not_made_the_width_of_all(tmp_path: Path) -> None:
+    content = json.loads(REAL.read_text())
+    content["categories"][0]["name"] = "x" * 2000
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"truth\.json: a text of 2000 letters \('x+…\); at most 1024 are read"):
+        load_annotations(path)
+
+
 @pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_no_numbers_are_named_with_the_file(
     annotations: Annotations, score: float, tmp_path: Path

@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md, done as it is written: its files, its commands, and the method as a package of its own."""
+"""docs/tutorials/first-method.md and the guide after it, done as they are written: files, commands, the package."""
 
 import os
 import re
@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "adding-a-method.md").read_text()
+from tests import pages
+from tests.pages import DOCS, ROOT
+
+FIRST = (DOCS / "tutorials" / "first-method.md").read_text()
+GUIDE = (DOCS / "how-to" / "method-features.md").read_text()
+FURTHER = [section for section in re.split(r"^(?=## )", GUIDE, flags=re.MULTILINE) if pages.files(section)]
 SHORTER = [
     ("schedule.iterations=8", "schedule.iterations=2"),
     ("evaluation.limit=20", "evaluation.limit=2"),
@@ -21,27 +25,18 @@ SHORTER = [
 ]
 
 
-FIRST, *FURTHER = re.split(r"^(?=## [6-9]\.)", TEXT, flags=re.MULTILINE)  # one method in five steps, then chapters
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """(language, body) of what is fenced."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
 def files(text: str = FIRST) -> dict[str, str]:
-    """A text's files, by the name that stands in their first line."""
-    return {body.split("\n")[0].removeprefix("# "): body for language, body in blocks(text) if language}
+    return pages.files(text)
 
 
 def commands(text: str = FIRST) -> list[str]:
-    lines = [line for language, body in blocks(text) if not language for line in body.splitlines()]
+    lines = pages.commands(text)
     assert all(line.startswith("harness ") for line in lines)
     return lines
 
 
 def title(chapter: str) -> str:
-    return chapter.split("\n")[0].split(". ")[1]
+    return chapter.split("\n")[0].removeprefix("## ")
 
 
 def shortened(text: str) -> str:
@@ -67,7 +62,6 @@ def run(arguments: list[str], python: str, folder: Path) -> str:
 def test_the_method_is_under_30_lines() -> None:
     assert set(files()) == {"keep_easy.py", "easy.yaml", "easy_report.yaml", "pyproject.toml"}
     assert len(files()["keep_easy.py"].splitlines()) < 30
-    assert files()["keep_easy.py"] in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("chapter", FURTHER, ids=title)

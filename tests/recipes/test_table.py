@@ -13,7 +13,7 @@ import pytest
 
 from harness.compose import Composed, compose, plain
 from harness.recipes.recipe import about, recipe_names
-from harness.recipes.table import Verdict, papers, settings, settings_of, sources
+from harness.recipes.table import FOLDER, SECTIONS, Verdict, papers, settings, settings_of, sources
 from tests.command_line import harness
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ FILES = json.loads((Path(__file__).parent / "published_files.json").read_text())
 # Options of ours that no published setting has: places, cost, and what only the embedded dataset or an engine needs.
 OURS_ALONE = {
     "data.name", "data.root", "data.images", "data.cache", "detector.canonical_size", "schedule.channels_last",
-    "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every", "schedule.tensorboard",
+    "schedule.checkpoint_minutes", "schedule.keep_checkpoints", "schedule.log_every",
     "schedule.accumulate", "schedule.archive", "schedule.compile", "schedule.tf32",
     "schedule.profile", "schedule.activation_checkpointing", "backbone.stochastic_depth",
     "detector.federated_extra_images",  # stands in the row of DiverGen's CAT_FREQ_PATH; others have no extra categories
@@ -32,6 +32,10 @@ OURS_ALONE = {
 @pytest.fixture(scope="module")
 def composed() -> dict[str, Composed]:
     return {name: compose([f"recipe={name}"]) for name in papers()}
+
+
+def test_every_file_of_published_settings_is_read() -> None:
+    assert {path.stem for path in (FOLDER / "published").iterdir()} == set(SECTIONS)
 
 
 def test_every_published_recipe_composes_to_what_the_table_says(composed: dict[str, Composed]) -> None:
@@ -124,7 +128,7 @@ def test_recipes_have_words_resources_and_weights(composed: dict[str, Composed])
 
 def test_the_page_is_of_these_tables() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_fidelity.py"))["page"]()
-    assert (ROOT / "docs" / "fidelity.md").read_text() == written, "run `python docs/write_fidelity.py`"
+    assert (ROOT / "docs" / "explanation" / "fidelity.md").read_text() == written, "run `python docs/write_fidelity.py`"
 
 
 def test_mini_is_what_a_run_is_without_a_recipe() -> None:

@@ -40,7 +40,6 @@ SHORT = [
     "schedule.iterations=6",
     "schedule.checkpoint_every=2",
     "schedule.ema=0.9",
-    "schedule.tensorboard=false",
     "evaluation.limit=8",
     "evaluation.save_minutes=0",
     "evaluation.every=4",

@@ -129,7 +129,12 @@ def test_requeued_job_takes_over_its_own_at_once(tmp_path: Path, monkeypatch: py
     follower.release()
 
 
-def test_restarts_are_counted_as_long_as_no_checkpoint_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "sign_of_progress", ["checkpoint/000000004/shared.pt", "evaluation/final/rank0of1-000000-000040.parquet"]
+)
+def test_restarts_are_counted_until_something_appears(
+    sign_of_progress: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "71")
     for restart in range(3):
         assert claim.fruitless_restarts(tmp_path, "71") == restart
@@ -138,8 +143,9 @@ def test_restarts_are_counted_as_long_as_no_checkpoint_appears(tmp_path: Path, m
         assert held is not None
         held.release()
     assert claim.fruitless_restarts(tmp_path, "72") == 0
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "last.pt").write_text("1")
+    piece = tmp_path / sign_of_progress
+    piece.parent.mkdir(parents=True)
+    piece.write_text("1")
     assert claim.fruitless_restarts(tmp_path, "71") == 0
 
 

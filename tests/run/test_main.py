@@ -10,7 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from harness.compose import Composed
 from harness.record.record import Status
-from harness.run import __main__ as command
+from harness.run import application as command
 from harness.run.outcome import Outcome
 
 

@@ -23,7 +23,6 @@ SHORT = [
     "schedule.iterations=8",
     "schedule.checkpoint_every=2",
     "schedule.ema=0.9",
-    "schedule.tensorboard=false",
 ]
 METHODS = {
     "confidence": ["method=confidence"],

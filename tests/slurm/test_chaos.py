@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,20 @@ def _project(folder: Path, cluster: Cluster, seeds: str) -> Project:
     return project
 
 
-def _running_jobs(cluster: Cluster) -> list[str]:
-    return cluster.command("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i").split()
+def _open_claims(project: Project) -> list[dict[str, Any]]:
+    paths = project.runs.glob("*/claim/*/owner.json")
+    return [json.loads(path.read_text()) for path in paths if not (path.parent / "released").exists()]
+
+
+def _jobs_at_work(project: Project, seconds: float = 60.0) -> list[str]:
+    """Waits for jobs whose runs have begun, since a job that is harmed before leaves no claim to count by."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and project.job_names():
+        running = project.cluster.command("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i").split()
+        if jobs := {claim["job"] for claim in _open_claims(project)}.intersection(running):
+            return sorted(jobs)
+        time.sleep(0.2)
+    return []
 
 
 def _requeue(project: Project, job: str) -> None:
@@ -61,9 +74,8 @@ def _terminate(project: Project, job: str) -> None:
 
 
 def _kill_process(project: Project, job: str) -> None:
-    for path in project.runs.glob("*/claim/*/owner.json"):
-        owner = json.loads(path.read_text())
-        if owner["job"] == job and not (path.parent / "released").exists():
+    for owner in _open_claims(project):
+        if owner["job"] == job:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(owner["pid"], signal.SIGKILL)
 
@@ -135,7 +147,7 @@ def test_chaos_changes_nothing(
     _kill_the_submitter(wild, *overrides)
     for harm in CHAOS:
         time.sleep(4)
-        if jobs := _running_jobs(accounted):
+        if jobs := _jobs_at_work(wild):
             harm(wild, random.Random(f"{harm.__name__}{seeds}").choice(jobs))
     for _ in range(4):
         states = wild.wait("chaos", seconds=600)

@@ -49,7 +49,14 @@ SHORT = [
     "schedule.ema=0.9",
 ]
 # At this threshold the ranks disagree on some step: one accepts and makes a pass less than the other.
-OVERRIDES = [*SHORT, "method=bsgal", "method.tau=0.12", "evaluation.limit=60"]
+OVERRIDES = [
+    *SHORT,
+    "method=bsgal",
+    "method.tau=0.12",
+    "evaluation.limit=60",
+    "evaluation.every=4",
+    "schedule.archive=[4]",
+]
 MIXED = [
     *SHORT,
     "method=mixed_selection",
@@ -93,6 +100,14 @@ def table(runs: Path, name: str) -> pd.DataFrame:
 
 def losses(runs: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in next(runs.glob("*/metrics.jsonl")).read_text().splitlines()]
+
+
+def assert_same_figures(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    (first,), (second,) = read_records(one), read_records(other)
+    assert first.metrics == second.metrics
+    assert [point["iteration"] for point in first.curve] == [4, STEPS]
+    assert first.curve == second.curve
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +285,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     assert [rank.returncode for rank in ranks] == [75, 75], said
     (record,) = read_records(tmp_path)
     assert record.status is Status.interrupted
-    (saved,) = (tmp_path / record.run_id / "checkpoint").iterdir()
+    (saved,) = (path for path in (tmp_path / record.run_id / "checkpoint").iterdir() if path.is_dir())
     assert 2 <= int(saved.name) < STEPS
     assert sorted(path.name for path in saved.iterdir()) == ["rank0.pt", "rank1.pt", "shared.pt"]
 
@@ -280,11 +295,12 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
     pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)
-    assert losses(two_ranks) == losses(tmp_path)
-    assert read_records(two_ranks)[0].metrics == read_records(tmp_path)[0].metrics
+    assert_same_figures(two_ranks, tmp_path)
 
 
-@pytest.mark.parametrize("during", ["training", "evaluation"])
+@pytest.mark.parametrize(
+    "during", ["training", "evaluation on the way", pytest.param("evaluation", marks=pytest.mark.slow)]
+)
 def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_bit(
     during: str, two_ranks: Path, tmp_path: Path
 ) -> None:
@@ -292,7 +308,11 @@ def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_
     further = ["data.workers=2", "evaluation.save_minutes=0"]
     command = [*TORCHRUN, "-m", "harness.run", *OVERRIDES, f"runs_dir={tmp_path}", *further]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    begun = {"training": "bsgal*/metrics.jsonl", "evaluation": "bsgal*/evaluation/*.parquet"}[during]
+    begun = {
+        "training": "bsgal*/metrics.jsonl",
+        "evaluation on the way": "bsgal*/evaluation/*/*.parquet",
+        "evaluation": "bsgal*/evaluation/*.parquet",
+    }[during]
     deadline = time.monotonic() + 300
     while not [path for path in tmp_path.glob(begun) if path.stat().st_size]:
         assert time.monotonic() < deadline, "nothing to see in time"
@@ -309,8 +329,7 @@ def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
     pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)
-    assert losses(two_ranks) == losses(tmp_path)
-    assert read_records(two_ranks)[0].metrics == read_records(tmp_path)[0].metrics
+    assert_same_figures(two_ranks, tmp_path)
 
 
 @pytest.mark.parametrize(("world", "expected"), [(None, 2), ("3", 2), ("2", 1)])
@@ -331,6 +350,12 @@ def test_one_rank_evaluates_what_two_have_trained_under_the_same_name(two_ranks:
     assert execute([*OVERRIDES, f"runs_dir={tmp_path / 'runs'}"]).status is Status.complete
     (after,) = read_records(tmp_path / "runs")
     assert (after.run_id, after.metrics) == (before.run_id, before.metrics)
+
+    archived = next(two_ranks.glob("*/checkpoint/000000004.pt"))
+    outcome = execute([*OVERRIDES, f"runs_dir={tmp_path / 'archived'}", "train=false", f"weights={archived}"])
+    assert outcome.status is Status.complete
+    (alone,) = read_records(tmp_path / "archived")
+    assert before.curve[0] == {"iteration": 4, **alone.metrics}
 
 
 # What has no decisions to make overlaps its backward pass with the averaging, and may take a batch in parts.

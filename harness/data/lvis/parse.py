@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from harness.data.lvis.annotations import FREQUENCIES, Annotations
+from harness.data.lvis.numbers import as_numbers
 from harness.data.lvis.rle import FARTHEST, MOST_PIXELS, first_fault, list_fault, size_fault
 from harness.data.lvis.stream import read_lists
-from harness.errors import UserError
+from harness.errors import UserError, shown
 
 SECTIONS = ("categories", "images", "annotations")
 BLOCK = 2**16  # annotations that are put in order at a time
+LONGEST_TEXT = 1024  # letters of a category's name or a file's
 
 
 def read_json(path: Path) -> Annotations:
@@ -67,28 +69,29 @@ class _Reader:
                 if not isinstance(entry, dict):
                     raise self._fail(f"{what} number {number} is no object") from None
                 if key not in entry:
-                    name = f"{what} {entry['id']}" if "id" in entry else f"{what} number {number}"
+                    name = f"{what} {shown(entry['id'])}" if "id" in entry else f"{what} number {number}"
                     raise self._fail(f"{name} has no {key!r}") from None
             raise
 
     def _numbers(self, entries: list[Any], key: str, what: str, dtype: type, width: int | None = None) -> np.ndarray:
         values = self._column(entries, key, what)
-        shape: tuple[int, ...] = (len(values),) if width is None else (len(values), width)
-        try:
-            numbers = np.array(values)
-            kinds = "iuf" if dtype is float else "iu"
-            good = numbers.size == 0 or (numbers.shape == shape and numbers.dtype.kind in kinds)
-        except (ValueError, TypeError):
-            good = False
-        if good:
-            return numbers.reshape(shape).astype(np.float64 if dtype is float else np.int64)
+        numbers = as_numbers(values, width)
+        if numbers is not None and (dtype is float or numbers.dtype.kind != "f" or not numbers.size):
+            return numbers.astype(np.float64 if dtype is float else np.int64)
         wanted = f"a list of {width} numbers" if width else "a number" if dtype is float else "an integer"
         for entry, value in zip(entries, values, strict=True):
             parts = value if width is not None else [value]
             types = (int, float) if dtype is float else (int,)
             if not isinstance(parts, list) or len(parts) != (width or 1) or not all(type(p) in types for p in parts):
-                raise self._fail(f"{what} {entry.get('id')}: {key!r} is {value!r}, {wanted} is wanted")
+                raise self._fail(f"{what} {shown(entry.get('id'))}: {key!r} is {shown(value)}, {wanted} is wanted")
         raise self._fail(f"{key!r} of an entry of {what}s is not {wanted}")
+
+    def _texts(self, texts: list[str]) -> np.ndarray:
+        """(N,) str, each of which takes as much memory as the longest."""
+        for text in texts:
+            if len(text) > LONGEST_TEXT:
+                raise self._fail(f"a text of {len(text)} letters ({shown(text)}); at most {LONGEST_TEXT} are read")
+        return np.array(texts)
 
     def _ids(self, entries: list[Any], what: str) -> np.ndarray:
         return self._unique(self._numbers(entries, "id", what, int), what)
@@ -107,12 +110,12 @@ class _Reader:
         frequency = self._column(entries, "frequency", "category")
         for entry, value in zip(entries, frequency, strict=True):
             if value not in FREQUENCIES:
-                raise self._fail(f"category {entry['id']}: frequency is {value!r}, one of r, c, f is wanted")
+                raise self._fail(f"category {entry['id']}: frequency is {shown(value)}, one of r, c, f is wanted")
         counted = all("image_count" in entry for entry in entries)
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
-            "category_names": np.array([str(name) for name in self._column(entries, "name", "category")]),
-            "category_synsets": np.array([str(entry.get("synset", "")) for entry in entries]),
+            "category_names": self._texts([str(name) for name in self._column(entries, "name", "category")]),
+            "category_synsets": self._texts([str(entry.get("synset", "")) for entry in entries]),
             "frequency": np.array(frequency),
             "image_counts": self._numbers(entries, "image_count", "category", int) if counted else None,
         }
@@ -130,13 +133,15 @@ class _Reader:
             "image_ids": self._numbers(entries, "id", "image", int),
             "heights": heights.astype(np.int32),
             "widths": widths.astype(np.int32),
-            "file_names": np.array([self._file_name(entry) for entry in entries]),
+            "file_names": self._texts([self._file_name(entry) for entry in entries]),
         }
         for name, key in (("negative", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
             lists = self._column(entries, key, "image")
             for entry, value in zip(entries, lists, strict=True):
                 if not isinstance(value, list) or not all(type(each) is int and abs(each) < 2**62 for each in value):
-                    raise self._fail(f"image {entry['id']}: {key!r} is {value!r}, a list of category ids is wanted")
+                    raise self._fail(
+                        f"image {entry['id']}: {key!r} is {shown(value)}, a list of category ids is wanted"
+                    )
             offsets = _offsets(map(len, lists), len(lists))
             values = np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1])
             index, unknown = _lookup(category_ids, values)

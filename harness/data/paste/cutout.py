@@ -14,7 +14,7 @@ from kornia_rs.io import decode_image_png_u8, read_image_png_u8
 
 from harness.data.images import TrainingImages
 from harness.data.lvis.annotations import rasterise_crop
-from harness.data.picture_files import NoPicture, check_picture
+from harness.data.picture_files import NoPicture, check_encoded, check_picture
 from harness.data.pool.packed import read_span
 from harness.data.pool.sources import AnnotationSource, FileSource, Span
 
@@ -104,9 +104,13 @@ def annotated_cutout(images: TrainingImages, source: AnnotationSource) -> Cutout
 def _decode(source: FileSource, path: str, span: Span | None, missing: Fault, undecodable: Fault) -> np.ndarray:
     """(H, W) or (H, W, 3 or 4) uint8, RGB or RGBA."""
     content = read_span(source.archive, span) if source.archive and span else None
+    if content == b"":
+        raise FaultyInstance(undecodable, path)
     try:
         if content is None:
             check_picture(path)
+        else:
+            check_encoded(content)
     except NoPicture:
         raise FaultyInstance(undecodable, path) from None
     # Decoding is most of what pasting costs, and kornia's decoder takes 40 % of OpenCV's time for 8-bit RGBA.

@@ -45,8 +45,11 @@ def packed_fingerprint(path: Path) -> str:
 
 
 def read_span(archive: str, span: Span) -> bytes:
-    """The bytes of a file in an archive. Any process may call it, forked ones too: they share no position."""
-    return os.pread(_opened(archive), span[1], span[0])
+    """The bytes of a file in an archive, as many of them as it has. Any process may call it, forked ones too: they
+    share no position."""
+    handle = _opened(archive)
+    begin, length = span
+    return os.pread(handle, max(0, min(length, os.fstat(handle).st_size - begin)), begin) if begin >= 0 else b""
 
 
 @cache

@@ -180,7 +180,7 @@ class IndexStore:
         if f"{prefix}{OFFSET}" not in self.columns:
             return None
         offset, length = (self._batch.column(f"{prefix}{name}")[row].as_py() for name in (OFFSET, BYTES))
-        return None if offset is None else (offset, length)
+        return (offset, length) if isinstance(offset, int) and isinstance(length, int) else None
 
     def open(self, row: int) -> np.ndarray:
         return read_rgba(self.source(row))

@@ -56,7 +56,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Mmde
     if "roi_head" not in model:
         name = model.get("type")
         raise UserError(
-            f"engine.config={config.engine.config}: {name} is not a two-stage detector; see docs/engines.md"
+            f"engine.config={config.engine.config}: {name} is not a two-stage detector; see docs/explanation/engines.md"
         )
     set_num_classes(model.roi_head, num_classes)
     trunk = None if config.engine.config else _trunk(config, model)
@@ -235,4 +235,4 @@ def _check(module: Any, config: RunConfig) -> None:
     elif config.engine.config and config.schedule.activation_checkpointing:
         reason = "mmdet's activation checkpointing is re-entrant; set schedule.activation_checkpointing=false"
     if reason:
-        raise UserError(f"engine.config={config.engine.config}: {reason}; see docs/engines.md")
+        raise UserError(f"engine.config={config.engine.config}: {reason}; see docs/explanation/engines.md")

@@ -225,7 +225,9 @@ def _table(
 ) -> dict[str, Loss]:
     unknown = [n for n in parts if "loss" in n and n.rpartition(".")[2] not in KINDS]
     if unknown:
-        raise UserError(f"engine=mmdet: this model's {unknown[0]} cannot be told apart by image; see docs/engines.md")
+        raise UserError(
+            f"engine=mmdet: this model's {unknown[0]} cannot be told apart by image; see docs/explanation/engines.md"
+        )
     n = len(stages[0].drawn)
     table = {}
     for name in loss_names(head):
@@ -245,7 +247,9 @@ def _loss(short: str, terms: Tensor, regions: Regions) -> Loss:
     of_regions = short in OF_REGIONS
     lengths = regions.drawn if of_regions else regions.matched
     if sum(lengths) != len(each):
-        raise UserError(f"engine=mmdet: {short} has {len(each)} terms for {sum(lengths)} regions; see docs/engines.md")
+        raise UserError(
+            f"engine=mmdet: {short} has {len(each)} terms for {sum(lengths)} regions; see docs/explanation/engines.md"
+        )
     images = each.split(lengths)
     matched = [part[:k] for part, k in zip(images, regions.matched, strict=True)]  # these lie first
     pasted = [part * own for part, own in zip(matched, regions.pasted, strict=True)]

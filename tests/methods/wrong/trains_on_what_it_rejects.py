@@ -13,6 +13,9 @@ from methods.xpaste import PoolPasting
 class TrainsOnWhatItRejects(PoolPasting):
     """Wrong."""
 
+    def brings_gradient(self):
+        return True
+
     def select(self, step):
         if not step.any_pasted:
             return super().select(step)
