@@ -1,4 +1,4 @@
-"""What the method `confidence` leaves of a pool when it judges by a finished run of stage=score: `docs/explanation/selection.md`.
+"""What the method `confidence` leaves of a pool by a finished run of stage=score: `docs/explanation/selection.md`.
 
     python -m tests.benchmarks.confidence_kept SCORE_RUN... [--runs runs]
 

@@ -1,4 +1,4 @@
-"""Whether the loss of an instance's mask tells broken masks, beside the detector's confidence: `docs/explanation/selection.md`.
+"""Whether the mask loss tells broken masks, beside the confidence in the label: `docs/explanation/selection.md`.
 
     python -m tests.benchmarks.mask_signal RUN [--pool half_bad clean] [--runs runs]
 
