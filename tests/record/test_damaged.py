@@ -26,6 +26,7 @@ DAMAGED: dict[str, Any] = {
     "a number for a name": GOOD | {"name": 5},
     "a name of several lines": GOOD | {"name": "bsgal\n\x1b[2J"},
     "a name of 10 MB": GOOD | {"name": "x" * 10**7},
+    "a key of two lines": GOOD | {"metrics": {"bbox": {"a\nb": "high"}}},
     "metrics in words": GOOD | {"metrics": {"bbox": {"AP": "high"}}},
     "costs in words": GOOD | {"cost": {"iterations": "many"}},
     "fingerprints as a list": GOOD | {"provenance": {"fingerprints": ["x"]}},
@@ -48,8 +49,9 @@ def test_a_damaged_record_is_named_and_the_others_stay(content: bytes, tmp_path:
     for name in ("a-1", "b-2"):
         (tmp_path / name / "claim").mkdir(parents=True)
     record_path(tmp_path, "a-1").write_bytes(content)
-    with pytest.raises(Damaged, match=r"a-1/record\.json is not a record .*; delete the file"):
+    with pytest.raises(Damaged, match=r"a-1/record\.json is not a record .*; delete the file") as told:
         read_record(tmp_path, "a-1")
+    assert "\n" not in str(told.value)
     damaged, other = read_records(tmp_path)
     assert (damaged.run_id, damaged.status) == ("a-1", Status.failed)
     assert other.status is Status.complete
