@@ -88,7 +88,7 @@ def number_fault(key: str, value: Any) -> str:
         return ""
     low, high = BOUNDS.get(key, (-MOST, MOST) if isinstance(value, int) else (-math.inf, math.inf))
     if not math.isfinite(value) and value != BOUNDS.get(key, (0, 0))[1]:
-        return "a finite number is wanted"
+        return "expected a finite number"
     if value < low:
         return "more than 0" if low == ABOVE_ZERO else f"at least {low:g}"
     return "" if value <= high else f"at most {high:g}"
@@ -97,12 +97,12 @@ def number_fault(key: str, value: Any) -> str:
 def text_fault(value: Any) -> str:
     """What is wrong with a text that becomes part of a job script or of a table; empty for a good one."""
     if isinstance(value, str) and not value.isprintable():
-        return "line breaks and control characters have no place in it"
+        return "it must not contain line breaks or control characters"
     return ""
 
 
 def first_fault(settings: Mapping[str, Any]) -> str:
-    """The first number out of its bounds, in words, of settings by dotted key; empty where all are good."""
+    """The first number out of its bounds, in words, of settings by dotted key; empty if all are good."""
     for key, value in settings.items():
         for item in value if isinstance(value, list) else [value]:
             if fault := number_fault(key, item):

@@ -1,4 +1,4 @@
-"""The command `harness`. Every command imports what it needs when it is called, so that `--help` is there at once."""
+"""The command `harness`. Each command imports what it needs when it is called, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-methods = typer.Typer(help="The methods under comparison: list, make a new one, check one.")
-recipes = typer.Typer(help="The papers' configurations by one word: list, show one beside the published file.")
-weights = typer.Typer(help="Checkpoints: look into and convert, without a GPU.", no_args_is_help=True)
+methods = typer.Typer(help="List the methods, write a new one, check one.")
+recipes = typer.Typer(help="List the papers' configurations, or compare one with its published file.")
+weights = typer.Typer(help="Inspect and convert checkpoints, without a GPU.", no_args_is_help=True)
 app.add_typer(data.app, name="data")
 app.add_typer(methods, name="methods")
 app.add_typer(recipes, name="recipes")
 app.add_typer(weights, name="weights")
 
-Runs = Annotated[Path, typer.Option("--runs", help="The folder of the runs.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides in Hydra's grammar, such as seed=1.")]
 Which = Annotated[
     list[str] | None,
-    typer.Argument(help="Sweeps, runs (or their beginning), jobs' ids, filters: method=bsgal status=failed."),
+    typer.Argument(help="Sweeps, run ids or their beginnings, job ids, or filters such as method=bsgal status=failed."),
 ]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 RUNS = Path("runs")
 Trust = Annotated[
     list[Path] | None,
-    typer.Option("--trust", help="A file of code that runs name and that may be executed: a method's, an engine's."),
+    typer.Option("--trust", help="Allow the runs to execute this file, such as a method's or an engine's."),
 ]
 
 
@@ -51,7 +51,7 @@ Trust = Annotated[
 
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
-    """One run: train, evaluate, record. Arguments are Hydra's: `method=bsgal seed=1`, `--help`, `--cfg job`."""
+    """Train and evaluate one run. Takes Hydra's arguments: `method=bsgal seed=1`, `--help`, `--cfg job`."""
     from harness.run.application import main as run_main
 
     sys.argv = ["harness run", *context.args]
@@ -60,22 +60,22 @@ def run(context: typer.Context) -> None:
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep that comes with the package, one in ./sweeps, or a path.")],
+    name: Annotated[str, typer.Argument(help="A sweep of the package, one in ./sweeps, or a path.")],
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; submit nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="On SLURM too, stay until the sweep has ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the sweep has ended, on SLURM too.")] = False,
     notify: Annotated[
-        str | None, typer.Option("--notify", help="With --wait: a shell command that gets one line at the end.")
+        str | None, typer.Option("--notify", help="With --wait: shell command that gets one line at the end.")
     ] = None,
 ) -> None:
-    """Run what a sweep still lacks: complete runs are skipped, stopped ones go on from their checkpoint.
+    """Run a sweep. Complete runs are skipped, and interrupted ones resume from their last checkpoint.
 
-    `launcher=slurm` submits and returns; `launcher=local` works until all runs have ended. Exit codes as `status`.
+    `launcher=slurm` submits the runs and returns; `launcher=local` waits until all have ended.Exit codes: as `status`.
     """
     from harness.launch.sweep import launch_sweep
 
     if notify and not wait:
-        raise UserError("--notify tells of the sweep's end, which --wait waits for; give both")
+        raise UserError("--notify needs --wait; give both")
     code = launch_sweep(name, overrides or [], dry_run, wait, notify)
     if dry_run:
         _say_power(name, overrides or [])
@@ -83,7 +83,7 @@ def sweep(
 
 
 def _say_power(sweep_name: str, overrides: list[str]) -> None:
-    """What the seeds of a sweep can show, where its report has records."""
+    """Prints what the sweep's number of seeds can show, if its report has records."""
     from harness.launch.expand import given
     from harness.launch.sweepfile import find, read
     from reports.power import report_noise, sentence
@@ -102,13 +102,13 @@ def _say_power(sweep_name: str, overrides: list[str]) -> None:
 def status(
     which: Which = None,
     runs: Runs = RUNS,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat until nothing runs or waits any more.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until no run is running or waiting.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    cost: Annotated[bool, typer.Option("--cost", help="Add the hours used, lost starts included.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Add the hours used, including those of lost starts.")] = False,
 ) -> None:
-    """How runs stand: progress, loss, what pends or failed and why.
+    """Show the state of runs: progress, loss, and why a run is pending or has failed.
 
-    Exit codes: 1 a run failed, 69 the scheduler gives no answer, 75 a run stopped, 3 one is not under way.
+    Exit codes: 1 a run failed, 69 the scheduler does not answer, 75 a run was stopped, 3 a run has not started.
     """
     from harness.launch.status import status as show_status
 
@@ -119,9 +119,9 @@ def status(
 def logs(
     which: Which = None,
     runs: Runs = RUNS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the runs have ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the runs have ended.")] = False,
 ) -> None:
-    """The end of runs' logs."""
+    """Print the end of the runs' logs."""
     from harness.launch.follow import logs as show_logs
 
     raise typer.Exit(show_logs(runs, which or [], follow))
@@ -129,7 +129,7 @@ def logs(
 
 @app.command()
 def cancel(which: Which = None, runs: Runs = RUNS) -> None:
-    """Cancel runs that wait or run; what they have saved stays."""
+    """Cancel waiting and running runs. Their checkpoints are kept."""
     from harness.launch.control import cancel as cancel_runs
 
     raise typer.Exit(cancel_runs(runs, which or []))
@@ -137,7 +137,7 @@ def cancel(which: Which = None, runs: Runs = RUNS) -> None:
 
 @app.command()
 def retry(which: Which = None, runs: Runs = RUNS, trust: Trust = None) -> None:
-    """Submit failed, cancelled and stopped runs again; `launcher.*=` words change their resources."""
+    """Resubmit failed, cancelled and interrupted runs. `launcher.*=` overrides change their resources."""
     from harness.launch.control import retry as retry_runs
 
     raise typer.Exit(retry_runs(runs, which or [], trust or []))
@@ -145,7 +145,7 @@ def retry(which: Which = None, runs: Runs = RUNS, trust: Trust = None) -> None:
 
 @app.command()
 def change(which: Which = None, runs: Runs = RUNS) -> None:
-    """Give runs that wait in SLURM's queue other settings: `harness change mini launcher.minutes=600`."""
+    """Change the resources of runs in SLURM's queue: `harness change mini launcher.minutes=600`."""
     from harness.launch.pending import change as change_runs
 
     raise typer.Exit(change_runs(runs, which or []))
@@ -153,7 +153,7 @@ def change(which: Which = None, runs: Runs = RUNS) -> None:
 
 @app.command()
 def doctor() -> None:
-    """What is installed: engines with versions and capabilities, CUDA, SLURM, datasets; what to type for the rest."""
+    """Show what is installed (engines, CUDA, SLURM, datasets), and how to install the rest."""
     from harness.commands.doctor import doctor as examine
 
     raise typer.Exit(examine())
@@ -164,12 +164,14 @@ def evaluate(
     detections: Annotated[Path, typer.Argument(help="COCO/LVIS results as JSON, or Parquet.")],
     annotations: Annotated[Path, typer.Option("--annotations", "-a", help="The LVIS annotation JSON.")],
     iou: Annotated[str, typer.Option("--iou", help="bbox, segm or both.")] = "both",
-    json_out: Annotated[Path | None, typer.Option("--json", help="Writes all figures there, as fractions.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write all results to this file, as fractions.")
+    ] = None,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Leave out categories that the annotations lack.")
+        bool, typer.Option("--ignore-unknown", help="Ignore categories that the annotations do not have.")
     ] = False,
 ) -> None:
-    """LVIS AP of a results file, equal to the lvis package's to 1e-9 and many times faster."""
+    """Compute the LVIS AP of a results file: equal to the lvis package's to 1e-9, and many times faster."""
     from harness.commands.evaluate import evaluate_command
 
     evaluate_command(detections, annotations, iou, json_out, ignore_unknown)
@@ -177,14 +179,14 @@ def evaluate(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    run: Annotated[str, typer.Option("--run", help="A run, or the beginning of its name.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    run: Annotated[str, typer.Option("--run", help="A run id, or its beginning.")],
     runs: Runs = RUNS,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("predictions"),
-    threshold: Annotated[float, typer.Option("--threshold", help="The lowest score that is drawn.")] = 0.3,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("predictions"),
+    threshold: Annotated[float, typer.Option("--threshold", help="Lowest score to draw.")] = 0.3,
     trust: Trust = None,
 ) -> None:
-    """Draw a run's detections on pictures: boxes, masks, category names."""
+    """Draw a run's detections on images: boxes, masks and category names."""
     from harness.commands.predict import predict as predict_pictures
 
     for path in predict_pictures(images, runs, run, out, threshold, trust or []):
@@ -196,13 +198,17 @@ def predict(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="A report that comes with the package, or the path of a spec.")],
+    name: Annotated[str, typer.Argument(help="A report of the package, or the path of a spec.")],
     runs: Runs = RUNS,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: html,md,tex,csv.")] = "html,md,tex,csv",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; report/NAME without it.")] = None,
-    published: Annotated[Path | None, typer.Option("--published", help="A CSV of further published results.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of html,md,tex,csv, separated by commas.")
+    ] = "html,md,tex,csv",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; report/NAME by default.")] = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="CSV file with further published results.")
+    ] = None,
 ) -> None:
-    """Tables and figures of runs, ours beside the published ones: HTML, Markdown, LaTeX, CSV."""
+    """Write tables and figures that compare runs with each other and with published results."""
     from harness.launch.tables import console
     from reports.command import report_command
 
@@ -213,12 +219,14 @@ def report(
 
 @app.command()
 def compare(
-    run_a: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
-    run_b: Annotated[str, typer.Argument(help="The run that is compared with it.")],
+    run_a: Annotated[str, typer.Argument(help="A run id, or its beginning.")],
+    run_b: Annotated[str, typer.Argument(help="The run to compare it with.")],
     runs: Runs = RUNS,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; report/A-against-B without it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; report/A-against-B by default.")
+    ] = None,
 ) -> None:
-    """What one run does otherwise than another: metrics, categories, configuration, cost."""
+    """Compare two runs: metrics, categories, configuration and cost."""
     from reports.compare import compare_command
 
     with as_user_error():
@@ -228,10 +236,10 @@ def compare(
 
 @app.command()
 def power(
-    name: Annotated[str, typer.Argument(help="A report that comes with the package, or the path of a spec.")],
+    name: Annotated[str, typer.Argument(help="A report of the package, or the path of a spec.")],
     runs: Runs = RUNS,
 ) -> None:
-    """What how many seeds can show, by the noise of the records at hand."""
+    """Show the smallest difference that each number of seeds can detect, given the noise in your records."""
     from reports.power import power_command
 
     with as_user_error():
@@ -241,7 +249,7 @@ def power(
 
 @contextmanager
 def as_user_error() -> Iterator[None]:
-    """Reports know nothing of the harness's errors: their ValueErrors are the user's to mend."""
+    """Reports do not know the harness's errors: their ValueErrors are the user's to fix."""
     try:
         yield
     except ValueError as error:
@@ -253,7 +261,7 @@ def as_user_error() -> Iterator[None]:
 
 @recipes.callback(invoke_without_command=True)
 def recipes_list(context: typer.Context) -> None:
-    """The recipes: paper, file of origin, GPUs, hours and figures as published."""
+    """List the recipes, with their paper, original file, and published GPUs, hours and results."""
     if context.invoked_subcommand is None:
         from harness.commands.recipes import list_command
 
@@ -262,7 +270,7 @@ def recipes_list(context: typer.Context) -> None:
 
 @recipes.command("show")
 def recipes_show(name: Annotated[str, typer.Argument(help="A recipe.")]) -> None:
-    """One recipe: for every setting ours beside the published value, with file and line of origin."""
+    """Show every setting of a recipe beside the published value, with its file and line."""
     from harness.commands.recipes import show_command
 
     show_command(name)
@@ -274,12 +282,12 @@ def recipes_show(name: Annotated[str, typer.Argument(help="A recipe.")]) -> None
 @methods.callback(invoke_without_command=True)
 def methods_list(
     context: typer.Context,
-    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
+    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers a method.")] = None,
 ) -> None:
-    """The methods under comparison: name, what it does, options, source."""
+    """List the methods: name, what it does, options and source."""
     from harness.commands.methods import list_command, load_plugins
 
-    load_plugins(plugins or [])  # before a subcommand too, which may be about one of theirs
+    load_plugins(plugins or [])  # before subcommands too: they may be about a plugin's method
     if context.invoked_subcommand is None:
         list_command()
 
@@ -287,9 +295,9 @@ def methods_list(
 @methods.command("show")
 def methods_show(
     name: Annotated[str, typer.Argument(help="A method.")],
-    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="A file that registers a method.")] = None,
+    plugins: Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that registers a method.")] = None,
 ) -> None:
-    """One method with all its options and their defaults."""
+    """Show a method with all its options and their defaults."""
     from harness.commands.methods import list_command, load_plugins
 
     load_plugins(plugins or [])
@@ -298,18 +306,18 @@ def methods_show(
 
 @methods.command("new")
 def methods_new(
-    name: Annotated[str, typer.Argument(help="The method's name.")],
-    folder: Annotated[Path, typer.Option("--folder", help="Where to write the files.")] = Path(),
+    name: Annotated[str, typer.Argument(help="Name of the method.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Folder to write the files to.")] = Path(),
 ) -> None:
-    """Write a working method and its test."""
+    """Write a working method and its test, to start from."""
     from harness.commands.methods import new_command
 
     typer.echo(new_command(name, folder))
 
 
 @methods.command("check")
-def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or a file of one.")]) -> None:
-    """Run the conformance kit on a method; exit code 1 when a check fails."""
+def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or the path of its file.")]) -> None:
+    """Run the conformance kit on a method. Exits with 1 when a check fails."""
     from harness.commands.methods import check_command
 
     raise typer.Exit(check_command(which))
@@ -317,45 +325,49 @@ def methods_check(which: Annotated[str, typer.Argument(help="A method's name, or
 
 @app.command()
 def decisions(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or the beginning of its name.")],
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its beginning.")],
     runs: Runs = RUNS,
     trust: Trust = None,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="A PNG of the best and worst instances.")] = None,
-    count: Annotated[int, typer.Option("--n", help="How many of each.")] = 12,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG file to draw the best and worst instances to.")
+    ] = None,
+    count: Annotated[int, typer.Option("--n", help="How many of each to draw.")] = 12,
 ) -> None:
-    """What a run's method decided: over training, by category and frequency group, against the pool's truth."""
+    """Show what a run's method decided: during training, by category, and against the pool's truth."""
     from harness.commands.decisions import decisions_command
 
     decisions_command(runs, run_name, sheet, count, trust or [])
 
 
-OfRun = Annotated[str, typer.Option("--run", help="The run whose final weights judge.")]
-OnPool = Annotated[str | None, typer.Option("--pool", help="Another pool than the run's.")]
+OfRun = Annotated[str, typer.Option("--run", help="The run whose final weights to use.")]
+OnPool = Annotated[str | None, typer.Option("--pool", help="A pool other than the run's.")]
 OnGpu = Annotated[bool, typer.Option("--gpu", help="Run the detector on the GPU.")]
 
 
 @app.command()
 def score(
     run_name: OfRun,
-    out: Annotated[Path, typer.Option("--out", help="The ranking to write.")] = Path("scores.csv"),
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write the ranking to.")] = Path("scores.csv"),
     pool: OnPool = None,
     by: Annotated[
         str,
-        typer.Option("--by", help="confidence in the label, gradient, loss_difference, or a file of yours: my.py."),
+        typer.Option("--by", help="confidence, gradient, loss_difference, or a Python file of your own."),
     ] = "confidence",
-    scope: Annotated[str, typer.Option("--scope", help="Parameters of the gradient: all, heads or last.")] = "all",
-    hosts: Annotated[int, typer.Option("--hosts", min=1, help="Images that each instance is pasted into.")] = 2,
+    scope: Annotated[
+        str, typer.Option("--scope", help="Parameters that the gradient covers: all, heads or last.")
+    ] = "all",
+    hosts: Annotated[int, typer.Option("--hosts", min=1, help="Number of images to paste each instance into.")] = 2,
     references: Annotated[
-        str, typer.Option("--references", help="drawn_class: images of its category. random_class, random_image.")
+        str, typer.Option("--references", help="drawn_class (images of its category), random_class or random_image.")
     ] = "drawn_class",
-    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many of each.")] = None,
+    per_category: Annotated[int | None, typer.Option("--per-category", help="Limit of instances per category.")] = None,
     gpu: OnGpu = False,
     runs: Runs = RUNS,
     trust: Trust = None,
 ) -> None:
-    """Rank a pool's instances, each alone, by a run's frozen detector; a list for `clip_filter`.
+    """Score every instance of a pool with a run's frozen detector, and write a ranking for `clip_filter`.
 
-    It is a run of its own, which a sweep has as stage=score; started again it goes on where it was.
+    This is a run with stage=score, as in a sweep. Restart it after an interruption and it resumes.
     """
     from harness.commands.score import stage_command
     from harness.config import Stage, StageConfig
@@ -367,16 +379,18 @@ def score(
 @app.command()
 def embed(
     run_name: OfRun,
-    out: Annotated[Path, typer.Option("--out", help="The .npy to write, a line for each row of the pool.")] = Path(
-        "embeddings.npy"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="The .npy file to write, with a row for each row of the pool.")
+    ] = Path("embeddings.npy"),
     pool: OnPool = None,
-    size: Annotated[int, typer.Option("--size", min=32, help="Pixels of a side that an instance is brought to.")] = 224,
+    size: Annotated[
+        int, typer.Option("--size", min=32, help="Side in pixels to which each instance is resized.")
+    ] = 224,
     gpu: OnGpu = False,
     runs: Runs = RUNS,
     trust: Trust = None,
 ) -> None:
-    """Features of a pool's instances by a run's backbone, for `coreset`; a run of its own, as `score` is."""
+    """Compute features of a pool's instances with a run's backbone, for `coreset`. This is a run with stage=embed."""
     from harness.commands.score import stage_command
     from harness.config import Stage, StageConfig
 
@@ -388,10 +402,10 @@ def embed(
 
 @weights.command("inspect")
 def weights_inspect(
-    file: Annotated[Path, typer.Argument(help="A .pth or .pkl of weights.")],
-    every: Annotated[bool, typer.Option("--every", help="Every tensor, not groups of them.")] = False,
+    file: Annotated[Path, typer.Argument(help="A .pth or .pkl file of weights.")],
+    every: Annotated[bool, typer.Option("--every", help="Show every tensor, not groups of tensors.")] = False,
 ) -> None:
-    """What a file of weights holds: its layout, names, shapes. Executes nothing that is in it."""
+    """Show the layout, names and shapes in a file of weights, without executing code in it."""
     from harness.commands.weights import inspect_weights
 
     inspect_weights(file, every=every)
@@ -399,21 +413,21 @@ def weights_inspect(
 
 @weights.command("convert")
 def weights_convert(
-    file: Annotated[Path, typer.Argument(help="A detector's weights, published ones or ours.")],
-    out: Annotated[Path, typer.Argument(help="The .pth or .pkl to write.")],
-    to: Annotated[str, typer.Option("--to", help="Whose names: detectron2 or native.")] = "detectron2",
+    file: Annotated[Path, typer.Argument(help="A detector's weights, published or ours.")],
+    out: Annotated[Path, typer.Argument(help="The .pth or .pkl file to write.")],
+    to: Annotated[str, typer.Option("--to", help="Naming scheme: detectron2 or native.")] = "detectron2",
 ) -> None:
-    """Write a detector's weights by detectron2's names or ours."""
+    """Rename a detector's weights to detectron2's names or ours."""
     from harness.commands.weights import convert_weights
 
     convert_weights(file, out, to)
 
 
 def main() -> None:
-    """Entry point: user errors end in one line."""
+    """Entry point. A user's error ends in one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an ASCII terminal shows a question mark for what it lacks
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows question marks
     try:
         refuse_hidden()
         app()

@@ -105,7 +105,7 @@ def check_groups(overrides: Sequence[str]) -> None:
         if read is None or read.is_delete() or read.is_sweep_override() or read.key_or_group not in groups:
             continue
         if not isinstance(read.value(), str):
-            raise UserError(f"{shown(text)}: one word is wanted, such as {read.key_or_group}=NAME")
+            raise UserError(f"{shown(text)}: expected one word, such as {read.key_or_group}=NAME")
 
 
 def register_groups(overrides: Sequence[str] = ()) -> None:
@@ -190,16 +190,16 @@ def check(config: RunConfig) -> None:
         times = f" times schedule.accumulate={schedule.accumulate}" if schedule.accumulate != 1 else ""
         raise UserError(
             f"schedule.global_batch={schedule.global_batch} is not a multiple of "
-            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: the number of ranks is one divided by the other"
+            f"schedule.batch_per_rank={schedule.batch_per_rank}{times}: their quotient is the number of ranks"
         )
     for option, wanted in (("accumulate", schedule.accumulate > 1), ("compile", schedule.compile)):
         if wanted and config.engine.name != "native":
-            raise UserError(f"schedule.{option} is for engine=native, not for {config.engine.name}")
+            raise UserError(f"schedule.{option} needs engine=native, not {config.engine.name}")
     if schedule.accumulate > 1 and config.method.decides():
         raise UserError(
-            f"schedule.accumulate={schedule.accumulate} is for methods that decide nothing: what "
-            f"{methods.name_of(type(config.method))} compares is of a whole step, of which a part would say another "
-            "thing; take more ranks, or a smaller schedule.global_batch"
+            f"schedule.accumulate={schedule.accumulate} is only for methods that decide nothing: what "
+            f"{methods.name_of(type(config.method))} compares is about a whole step, not about parts of it; "
+            "use more ranks, or a smaller schedule.global_batch"
         )
     if schedule.profile is not None:
         try:
@@ -207,15 +207,17 @@ def check(config: RunConfig) -> None:
         except ValueError as error:
             raise UserError(f"schedule.profile: {error}") from error
     if config.weights and config.init_from:
-        raise UserError("weights and init_from both say where to start from; give one of them")
+        raise UserError("weights and init_from both say where to start; give only one")
     if not config.train and not (config.weights or config.init_from):
-        raise UserError("train=false evaluates weights as they are: give weights=FILE (or init_from=RUN_ID)")
+        raise UserError("train=false evaluates existing weights: give weights=FILE (or init_from=RUN_ID)")
     if config.data.mask_targets is MaskTargets.polygon and (config.method.pastes or config.engine.name != "native"):
-        raise UserError("data.mask_targets=polygon is for engine=native and a method that pastes nothing; take bitmask")
+        raise UserError("data.mask_targets=polygon needs engine=native and a method that pastes nothing; use bitmask")
     if config.evaluation.best is not None and config.evaluation.best not in FIGURES:
-        raise UserError(f"evaluation.best={config.evaluation.best} is no figure; take {', '.join(FIGURES)}, or null")
+        raise UserError(
+            f"evaluation.best={config.evaluation.best} is not a metric; choose from {', '.join(FIGURES)}, or null"
+        )
     if config.evaluation.mixed and config.engine.name != "native":
-        raise UserError("evaluation.mixed is for engine=native; the others predict as their own configuration says")
+        raise UserError("evaluation.mixed needs engine=native; other engines predict as their own configuration says")
     try:
         config.method.validate()
     except ValueError as error:
@@ -254,7 +256,7 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _override(text: str) -> Override | None:
-    """An override as Hydra reads it; None where it cannot."""
+    """An override as Hydra reads it; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:

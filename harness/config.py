@@ -39,8 +39,9 @@ class Precision(Enum):
 
 
 class Determinism(Enum):
-    """On the CPU every run is equal to the bit. native: on a GPU, torch's and torchvision's fastest operations, some of
-    which add in any order. strict: there too, at the cost that docs/explanation/reproducibility.md names."""
+    """On the CPU, every run is identical bit for bit. native: on a GPU, torch's and torchvision's fastest operations,
+    some of which add in any order. strict: deterministic operations there too, at the cost that
+    docs/explanation/reproducibility.md names."""
 
     native = "native"
     strict = "strict"
@@ -87,7 +88,7 @@ class Stage(Enum):
 
 @dataclass
 class PasteConfig:
-    """Compositing (design 5.1). Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
+    """How instances are pasted. Angles in degrees; `jitter` is the strength of the colour jitter, 0 for none."""
 
     blending: Blending = Blending.basic
     rotation: float = 0.0
@@ -104,10 +105,10 @@ class DataConfig:
     val_annotations: str = "lvis/lvis_v1_val.json"
     images: str = "coco"
     pool: str | None = None  # a path, or the name of a pool below root/pools
-    # How large pasted instances are, by category: `lvis_v1` for the published figures, or the path of a JSON like them;
-    # measured from the annotations without.
+    # How large pasted instances are, by category: `lvis_v1` for the published figures, the path of a JSON like them, or
+    # null to measure them in the annotations.
     area_statistics: str | None = None
-    num_classes: int | None = None  # 1453 with DiverGen's extra categories; the dataset's own number without
+    num_classes: int | None = None  # 1453 with DiverGen's extra categories; null is the dataset's own number
     # Training view: scale jitter, then a crop to size² (padded where the image is smaller), then a flip.
     size: int = 640
     scale_min: float = 0.1
@@ -117,16 +118,16 @@ class DataConfig:
     test_short: int = 800
     test_long: int = 1333
     repeat_threshold: float = 0.001  # repeat factor sampling; 0 switches it off
-    aspect_grouping: bool = False  # a batch of a rank holds images wider than high, or such as are not
+    aspect_grouping: bool = False  # whether a rank's batch holds only images wider than high, or only others
     mask_targets: MaskTargets = MaskTargets.bitmask
     paste: PasteConfig = field(default_factory=PasteConfig)
     workers: int = 2  # per rank; no part of a run's identity
-    cache: str | None = None  # folder of memory-mapped annotations; beside the annotations without
+    cache: str | None = None  # folder of memory-mapped annotations; null puts them beside the annotations
 
 
 @dataclass
 class DetectorConfig:
-    """CenterNet2 (2103.07461) with the figures of BSGAL's configuration; see design 5.4."""
+    """CenterNet2 (arXiv 2103.07461); the defaults are those of BSGAL's configuration."""
 
     strides: list[int] = field(default_factory=lambda: [8, 16, 32])  # backbone levels that enter the FPN
     extra_levels: int = 2  # by stride-2 convolutions on the last FPN level
@@ -150,20 +151,20 @@ class DetectorConfig:
     proposals_per_image: int = 512
     positive_fraction: float = 0.25
     roi_align: RoiAlign = RoiAlign.exact
-    canonical_size: float = 224.0  # side in pixels of the boxes that are pooled from the level of stride 16
+    canonical_size: float = 224.0  # side in pixels of boxes that are pooled from the level of stride 16
     box_resolution: int = 7
     fc_layers: int = 2
     fc_width: int = 1024
     federated: bool = True
     federated_classes: int = 50
     federated_power: float = 0.5
-    # Training images that a category beyond the dataset's own counts as; as many as the commonest of these without.
+    # How many training images a category beyond the dataset's own counts as; null means as many as the commonest one.
     federated_extra_images: int | None = None
     # Mask head
     mask_convs: int = 4
     mask_channels: int = 256
     mask_resolution: int = 14  # of the RoI; predictions are twice that
-    autocast_heads: bool = False  # published: mixed precision in backbone and FPN alone; losses are float32 either way
+    autocast_heads: bool = False  # mixed precision in the heads too; losses are always float32
     # Test
     score_threshold: float = 0.02
     nms: float = 0.5
@@ -206,7 +207,7 @@ class ScheduleConfig:
     compile: bool = False  # backbone and pyramid by torch.compile in training; engine=native alone
     tf32: bool = False  # on a GPU: matrix products and convolutions of float32 with 10 bits of mantissa
     cudnn_benchmark: bool = False  # on a GPU: convolutions by whichever algorithm is timed to be the fastest
-    # The rest is no part of a run's identity.
+    # The rest is no part of a run's identity
     checkpoint_every: int = 5000
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
@@ -221,14 +222,14 @@ class ScheduleConfig:
 
 @dataclass
 class EvaluationConfig:
-    batch: int = 1  # with more, what images are padded to depends on the number of ranks
+    batch: int = 1  # above 1, the padding of images depends on the number of ranks
     save_detections: bool = False
     limit: int | None = None  # evaluate on the first so many images
     mixed: bool = False  # backbone and pyramid in schedule.precision, as in training; engine=native alone
-    # The rest is no part of a run's identity.
-    every: int = 0  # iterations of training between evaluations on the way; 0 for none but the last
-    best: str | None = "segm.AP"  # the figure by which the best weights on the way are kept
-    save_minutes: float = 5.0  # between saves of what is done
+    # The rest is no part of a run's identity
+    every: int = 0  # iterations between evaluations during training; 0 for only the last one
+    best: str | None = "segm.AP"  # the figure that decides which weights of these evaluations are the best and kept
+    save_minutes: float = 5.0  # between saves of an evaluation's progress
 
 
 @dataclass
@@ -236,28 +237,28 @@ class StageConfig:
     """An offline stage, judged by the weights that `init_from` or `weights` names."""
 
     name: Stage = Stage.none
-    # score: by confidence, gradient, loss_difference, or a rule of one's own, the path of a Python file.
+    # For score: confidence, gradient, loss_difference, or the path of a Python file with your own rule.
     by: str = "confidence"
     hosts: int = 2  # training images that each instance is pasted into
-    per_category: int | None = None  # so many instances of each category at most, drawn at random; all without it
-    # by gradient and loss_difference: images of a reference batch, what they hold (BSGAL's policies), over which
-    # parameters the gradient is taken (all, heads, last), and the rate of the loss difference's probing step.
+    per_category: int | None = None  # the most instances of each category, drawn at random; null for all
+    # For gradient and loss_difference: the number of reference images, how they are chosen (BSGAL's policies), the
+    # parameters of the gradient (all, heads, last), and the learning rate of the loss difference's probing step.
     references: int = 8
     reference_policy: str = "drawn_class"
     scope: str = "all"
     probe_lr: float = 1.0e-4
-    size: int = 224  # embed: pixels of a side that an instance is brought to
+    size: int = 224  # for embed: instances are resized to this side in pixels
 
 
 @dataclass
 class LauncherConfig:
-    """Where runs are executed and with what; no part of a run's identity."""
+    """Where runs are executed, and with which resources; no part of a run's identity."""
 
     name: str = "local"  # local or slurm
     parallel: int = 1  # runs at a time (local), or of a job array at a time (slurm)
-    jobs: int | None = None  # of the whole sweep at a time, waiting ones included (slurm)
-    retries: int = 0  # how often `harness sweep --wait` tries a run again that failed for want of memory, time, a node
-    pack: int = 1  # runs that share a job, its GPUs, cores and memory, side by side (slurm)
+    jobs: int | None = None  # the most jobs of the whole sweep at a time, waiting ones included (slurm)
+    retries: int = 0  # how often `harness sweep --wait` retries a run that lacked memory or time, or lost its node
+    pack: int = 1  # runs that share a job's GPUs, cores and memory, side by side (slurm)
     gpus: int = 0  # per node
     nodes: int = 1
     cpus: int = 2  # per task
@@ -270,7 +271,7 @@ class LauncherConfig:
     exclude: str | None = None
     comment: str | None = None
     rank_patience_minutes: float = 30.0  # how long a rank waits for another before it gives up
-    signal_seconds: int = 120  # how long before the time limit the run is told to save
+    signal_seconds: int = 120  # how long before the time limit the run has to save
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     sbatch: dict[str, str] = field(default_factory=dict)  # any further sbatch flags
 
@@ -279,17 +280,17 @@ class LauncherConfig:
 class RunConfig:
     """One training and evaluation, or one evaluation of given weights."""
 
-    name: str = ""  # the row of a table; when empty the method's name, or that of the weights that are evaluated
+    name: str = ""  # the row of a table; if empty, the name of the method, or of the weights that are evaluated
     seed: int = 0
     determinism: Determinism = Determinism.native  # no part of the identity on the CPU
-    threads: int = 1  # of the CPU per rank; part of the identity there, since sums depend on it
-    train: bool = True  # false evaluates `weights` as they are
+    threads: int = 1  # CPU threads per rank; part of the identity on the CPU, since sums depend on it
+    train: bool = True  # false evaluates `weights` without training
     weights: str | None = None  # a checkpoint: trained from its raw weights, evaluated with its moving average
-    init_from: str | None = None  # the run_id whose final weights (not EMA) this run goes on from
+    init_from: str | None = None  # the run_id whose final weights (not EMA) this run starts from
     needed_runs: list[str] = field(default_factory=list)  # run_ids whose records the method reads
     method_paths: list[str] = field(default_factory=list)  # files that register further methods
     runs_dir: str = "runs"
-    trackers: list[Tracker] = field(default_factory=list)  # where figures go too; no part of the identity
+    trackers: list[Tracker] = field(default_factory=list)  # where metrics are sent as well; no part of the identity
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

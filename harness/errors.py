@@ -45,6 +45,6 @@ def sentence_of(error: OSError) -> str | None:
     """What a folder, a disk or a limit did not allow, in a sentence; None for what no user can mend."""
     if error.errno not in _USERS_TO_MEND:
         return None
-    remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{os.strerror(error.errno)}; {remedy}, or use another folder (--runs, runs_dir=, --out)"

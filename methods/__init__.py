@@ -1,4 +1,4 @@
-"""What is compared: the contract, the registry, one file per method."""
+"""The methods under comparison: the contract, the registry, and one file per method."""
 
 from methods.registry import find, load_file, name_of, names, register, source_fingerprint
 

@@ -1,4 +1,4 @@
-"""Draws from the pool's sources or categories by what pasting them has brought so far: a bandit over arms."""
+"""A bandit that draws from the pool's sources or categories by how much pasting them has paid off."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ NEEDS = {
 @register("bandit")
 @dataclass
 class Bandit(PoolPasting):
-    """Pastes more of the sources or categories that have paid so far: EXP3, from the detector to the draws.
+    """Pastes more from the sources or categories that have paid off so far, by EXP3.
 
     An instance's reward is its rank (0..1) among the last `window` ones. Draws follow the arms' weights, mixed with
-    uniform ones by the share `gamma`, and are heeded `lag` steps later. Everything that is pasted is kept.
+    uniform ones by the share `gamma`, and take effect `lag` steps later. Everything that is pasted is kept.
     """
 
     paper = "EXP3 (Auer et al., SIAM J. Comput. 2002), rewards by rank as in Graves et al. 2017, arXiv 1704.03003"
@@ -79,7 +79,7 @@ class Bandit(PoolPasting):
         if self.window < 1:
             raise ValueError(f"window is {self.window}, and must be at least 1")
         if self.draw_by is not DrawBy.category:
-            raise ValueError("bandit draws by its arms: leave draw_by as it is")
+            raise ValueError("bandit draws by its arms: do not set draw_by")
 
     def required(self) -> frozenset[Need]:
         return frozenset(NEEDS[self.reward])
@@ -108,7 +108,7 @@ class Bandit(PoolPasting):
         return self.reward is Reward.contribution
 
     def _arm_of_row(self, pool: Pool) -> np.ndarray:
-        """(N,) int64, 0-based, without gaps. Raises ValueError for a pool that does not tell its sources."""
+        """(N,) int64, 0-based, without gaps. Raises ValueError for a pool without sources."""
         if self.arms is Arms.source and len(pool) and "generator" not in pool.columns:
             raise ValueError("the pool has no column generator: method.arms=category needs none")
         of = pool.column("generator") if self.arms is Arms.source and len(pool) else pool.categories
@@ -140,7 +140,7 @@ class Bandit(PoolPasting):
         return self._chances[-1]
 
     def _value(self, step: Step) -> Tensor:
-        """(n, G): what the detector says of each pasted instance; NaN where it says nothing yet."""
+        """(n, G): the reward of each pasted instance; NaN if there is none yet."""
         if self.reward is Reward.contribution:
             self._reference.update(step)
         pasted, reference = step.instances.pasted, self._reference.mean

@@ -11,6 +11,6 @@ from methods.registry import register
 @register("baseline")
 @dataclass
 class Baseline(Method):
-    """No generated data: the real images alone."""
+    """Trains on real images only, without generated data."""
 
     paper = "CenterNet2, arXiv 2103.07461"

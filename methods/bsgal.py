@@ -53,8 +53,8 @@ class Estimator(Enum):
 
 
 class Threshold(Enum):
-    """fixed: `tau`. percentile: what `accept_rate` of the last contributions exceed. scheduled_percentile: that rate
-    moving linearly to `accept_rate_end` over the schedule."""
+    """fixed: `tau`. percentile: the value that `accept_rate` of the last contributions exceed. scheduled_percentile:
+    the same, with a rate that moves linearly to `accept_rate_end` over the schedule."""
 
     fixed = "fixed"
     percentile = "percentile"
@@ -109,10 +109,10 @@ class ReferenceProposals(Enum):
 
 
 class EmptyReference(Enum):
-    """What becomes of a step of which a reference image lost its instances to the crop.
+    """What to do in a step in which the crop removed all instances of a reference image.
 
-    leave_out: the others serve as always. sampled: as published, the image stays, and the whole reference batch is run
-    with sampled proposals and the federated loss.
+    leave_out: the others serve as always. sampled: like the published code, the image stays, and the whole reference
+    batch is run with sampled proposals and the federated loss.
     """
 
     leave_out = "leave_out"
@@ -132,21 +132,22 @@ CACHE_DTYPES = {
 }
 PUBLISHED_TAU = -0.05
 FIRST_REFERENCES = (
-    4  # reference images that an image's first ones make up; more take a second one of each, as published
+    4  # reference images that an image's first ones make up; more take a second one of each, like the published code
 )
 
 
 @register("bsgal")
 @dataclass
 class BSGAL(PoolPasting):
-    """Accepts pasted batches by their contribution to the loss of real reference images (gradient cache).
+    """Accepts pasted batches that would lower the loss of real reference images, by a cache of their gradients.
 
-    tau: threshold of paste_only; without it -0.05 for cosines, as published, and 0 for other figures.
-    reference_images: at most so many of the batch's reference images are used; above 4 every image brings a second one,
-    of a uniform class, and the batch is all first ones, then the second ones. reference_every: the reference gradient
-    is taken every so many steps. shared_pass: the augmented view's training pass serves the contribution; exact unless
-    the backbone behaves otherwise in training (stochastic depth, batch statistics), for which the published code ran it
-    apart. sync: one decision for all ranks, from averaged gradients. probe_lr: rate of the loss difference's SGD step.
+    tau: threshold of paste_only; without it -0.05 for cosines, like the published code, and 0 for other figures.
+    reference_images: the most reference images of a batch that are used; above 4, every image brings a second one, of a
+    uniform class, and the batch holds all first ones, then all second ones. reference_every: number of steps between
+    reference gradients. shared_pass: reuse the augmented view's training pass for the contribution; exact unless the
+    backbone behaves differently in training (stochastic depth, batch statistics), so the published code used a
+    separate pass. sync: one decision for all ranks, from averaged gradients. probe_lr: rate of the loss difference's
+    SGD step.
     """
 
     paper = "BSGAL, arXiv 2406.02435"
@@ -292,7 +293,7 @@ class BSGAL(PoolPasting):
         return step.losses(ViewKind.AUGMENTED, backbone_in_eval=not self.shared_pass, grad=True)
 
     def _updated_cache(self, step: Step) -> GradientCache:
-        """The cache, with this step's reference gradient in it where one is due and there are reference images."""
+        """The cache, updated with this step's reference gradient if one is due and there are reference images."""
         cache, buffer = self._buffers(step)
         if step.iteration % self.reference_every and cache.updates:
             return cache
@@ -315,7 +316,7 @@ class BSGAL(PoolPasting):
     def _contribution(
         self, step: Step, cache: GradientCache, loss: Tensor, name: str, out: Tensor | None = None
     ) -> Tensor:
-        """⟨G, ∇loss⟩ as a scalar on the device, divided by the two norms where that is asked for.
+        """⟨G, ∇loss⟩ as a scalar on the device, divided by the two norms if asked for.
 
         The gradient is left in `out`, or in the step's buffer.
         """
@@ -334,7 +335,7 @@ class BSGAL(PoolPasting):
         return bool(step.average(torch.full((), float(step.any_pasted), device=step.has_pasted.device)) > 0)
 
     def _threshold(self, step: Step, *contributions: Tensor) -> Tensor:
-        """What these contributions must reach; they count in the percentile of later steps."""
+        """The value that these contributions must reach; they count in the percentile of later steps."""
         if self.threshold is Threshold.fixed:
             return torch.full_like(contributions[0], self._tau)
         rate = self.accept_rate
@@ -415,6 +416,6 @@ class BSGAL(PoolPasting):
 
 
 def _for_all(step: Step, contribution: Tensor, threshold: Tensor) -> Selection:
-    """One decision for every image of the batch: accept at or above the threshold."""
+    """One decision for all images of the batch: accept at or above the threshold."""
     keep = (contribution >= threshold).expand(len(step.has_pasted))
     return Selection(keep=keep, contribution=contribution, threshold=threshold)

@@ -19,12 +19,12 @@ from methods.xpaste import PoolPasting
 @register("bsgal_instance")
 @dataclass
 class BSGALInstance(PoolPasting):
-    """Keeps the pasted instances whose gradient agrees with that of real images, and ignores the rest of them.
+    """Keeps the pasted instances whose gradient agrees with that of real images, and ignores the others.
 
     The contribution is BSGAL's, the product of the gradients of the instance's and of reference images' classification
-    loss, here in the weights of the last layers alone: there it follows from a forward pass. The reference gradient is
-    a running mean class by class. An instance stays when its contribution reaches the `quantile` of the last `window`
-    ones of its category (of all, with per_category=false). `warmup`: so many are kept first. normalise: cosines.
+    loss, but only in the weights of the last layers, where it follows from a forward pass. The reference gradient is
+    a running mean class by class. An instance is kept when its contribution reaches the `quantile` of the last `window`
+    ones of its category (of all, with per_category=false). The first `warmup` are always kept. normalise: use cosines.
     """
 
     paper = "BSGAL, arXiv 2406.02435, decided per instance instead of per batch"

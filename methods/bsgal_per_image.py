@@ -1,4 +1,4 @@
-"""Beyond the papers: BSGAL that decides for every image of a batch apart."""
+"""Beyond the papers: BSGAL that decides about each image of a batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from methods.registry import register
 @register("bsgal_per_image")
 @dataclass
 class BSGALPerImage(BSGAL):
-    """BSGAL that keeps or rejects each pasted image of a batch by its own share of the pasted loss.
+    """BSGAL that keeps or rejects each pasted image by its own share of the pasted loss.
 
-    One forward pass a view as in BSGAL, and a backward pass an image; these are short with scope=heads. A batch that
-    is kept in part is trained on both views' passes, image by image.
+    Takes one forward pass per view, as BSGAL does, and one backward pass per image; these are short with scope=heads. A
+    batch that is kept in part is trained on both views' passes, image by image.
     """
 
     paper = "BSGAL, arXiv 2406.02435, decided per image instead of per batch"

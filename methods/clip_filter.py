@@ -18,7 +18,7 @@ from methods.xpaste import PoolPasting
 class ClipFilter(PoolPasting):
     """Pastes the top share of each category by CLIP score, by another column of the pool, or by a scored list.
 
-    scores: a ranking as `harness score` writes it, in place of a column; instances that it lacks come last.
+    scores: a ranking from `harness score`, to use in place of a column; instances that are not in it come last.
     """
 
     paper = "BSGAL, arXiv 2406.02435, filtering baseline"

@@ -1,4 +1,4 @@
-"""What BSGAL's decision is made of: the cache of reference gradients, products with it, and running windows."""
+"""The parts of BSGAL's decision: the cache of reference gradients, products with it, and running windows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class GradientCache:
 
 
 class RunningWindow:
-    """The last `size` figures of a run, kept on the device; empty places are not looked at."""
+    """The last `size` figures of a run, kept on the device; empty places are ignored."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.values = torch.zeros(size, device=device, dtype=torch.float32)

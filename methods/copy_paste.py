@@ -35,8 +35,8 @@ class _RealRows(NamedTuple):
 class CopyPaste(PoolPasting):
     """Pastes instances of one uniform training image; with source=both, X-Paste + Copy-Paste.
 
-    max_real: so many of those that the image's jittered view shows at most, a uniform number from 0 on. max_samples is
-    of the generated ones.
+    max_real: limit of real instances, of which a uniform number from 0 is pasted, chosen among those that the image's
+    jittered view shows. max_samples limits the generated ones.
     """
 
     paper = "Simple Copy-Paste, arXiv 2012.07177; X-Paste, arXiv 2212.03863"
@@ -69,7 +69,7 @@ class CopyPaste(PoolPasting):
         return concatenated(parts)
 
     def _real_rows(self, pool: Pool) -> _RealRows:
-        """Read once a worker: they are as many as the training set's annotations."""
+        """Read once per worker, since there are as many as the training set has annotations."""
         known: _RealRows | None = self.__dict__.get("_known")
         if known is None or known.pool is not pool:
             images = pool.column("image")  # ascending, then -1 for what is generated

@@ -1,4 +1,4 @@
-"""A core-set of the pool: instances that lie spread over what the backbone sees in it."""
+"""A core-set of the pool: instances that are spread over the backbone's feature space."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from methods.xpaste import PoolPasting
 @register("coreset")
 @dataclass
 class Coreset(PoolPasting):
-    """Pastes a share of each category that covers the rest of it: k-center greedy on features of the backbone.
+    """Pastes a share of each category that covers the category, by k-center greedy on features of the backbone.
 
-    embeddings: an .npy (N, D) with a line for each row of the pool, as `harness embed` leaves it; NaN for an instance
-    without features, which is never taken. Each category begins with the instance nearest to its mean; the next one is
-    always that which lies farthest from all taken ones. Distances are Euclidean, between unit vectors. Without
-    embeddings the share is a random one: the control.
+    embeddings: an .npy (N, D) with a row for each row of the pool, as `harness embed` writes it; NaN for an instance
+    without features, which is never chosen. Each category begins with the instance nearest to its mean; the next is
+    always the one farthest from all chosen ones. Distances are Euclidean, between unit vectors. Without embeddings, the
+    share is chosen at random, as a control.
     """
 
     # Greedy 2-approximation of k-center: Gonzalez, 1985 (Theoretical Computer Science 38); Sener & Savarese start from
@@ -65,14 +65,14 @@ class Coreset(PoolPasting):
 
 
 def embeddings(path: Path, pool: Pool) -> np.ndarray:
-    """(N, D) a line for each of the pool's rows, read where they lie: they may be larger than the memory.
+    """(N, D) a row for each of the pool's rows, memory-mapped, since they may be larger than the memory.
 
-    Raises ValueError for a file that is no such array or is of another pool.
+    Raises ValueError for a file that is not such an array, or belongs to another pool.
     """
     try:
         features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is no array of NumPy's: {error}") from error
+        raise ValueError(f"{path} is not a NumPy array: {error}") from error
     if features.ndim != 2 or len(features) != len(pool):
         raise ValueError(
             f"{path} has the shape {features.shape}, and the pool has {len(pool)} instances: embeddings are of the "
@@ -82,9 +82,9 @@ def embeddings(path: Path, pool: Pool) -> np.ndarray:
 
 
 def k_center(points: np.ndarray, count: int) -> np.ndarray:
-    """(count,) int64 indices of points (n, D), in the order in which the greedy rule takes them.
+    """(count,) int64 indices of points (n, D), in the order in which the greedy rule chooses them.
 
-    The first is nearest to the mean; each next one lies farthest from those before. Of equals the first one is taken.
+    The first is nearest to the mean; each next one is farthest from those before. The first of several equals wins.
     """
     taken = [int(_distances(points, points.mean(0)).argmin())]
     nearest = _distances(points, points[taken[0]])

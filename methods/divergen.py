@@ -16,12 +16,12 @@ from methods.xpaste import PoolPasting
 @register("divergen")
 @dataclass
 class DiverGen(PoolPasting):
-    """Scales the number of generated instances, and their diversity by categories, prompts and generators.
+    """Scales the number of generated instances, and their diversity in categories, prompts and generators.
 
-    scale: how many instances are used (all without it, none at 0); a smaller scale's are among a larger one's.
-    extra_categories: how many categories without training images are used, those of the lowest numbers; all without it
-    (DiverGen's 250). prompts: how many prompts of each category, all without it. generator: the only one, by its name
-    in the column. similarity: least CLIP inter-similarity to the category's real instances, from the column
+    scale: number of instances to use (all by default, none at 0); a larger scale includes those of a smaller one.
+    extra_categories: number of categories without training images to use, by lowest number; all by default (DiverGen's
+    250). prompts: number of prompts per category, all by default. generator: the only generator to use, by its name in
+    the column. similarity: minimum CLIP inter-similarity to the category's real instances, from the column
     `similarity_column` or from `embeddings`, an .npz with pool (N, D), real (M, D) and real_categories (M,).
     """
 
@@ -112,7 +112,7 @@ class DiverGen(PoolPasting):
 
 
 def balanced_order(categories: np.ndarray) -> np.ndarray:
-    """(N,) int64: an order of rows of which every beginning is balanced over the categories.
+    """(N,) int64: an order of rows in which every prefix is balanced over the categories.
 
     All categories give one instance, then all give a second, and so on; the order within a round and within a category
     is pseudo-random and always the same, so that subsets nest.
@@ -126,7 +126,7 @@ def balanced_order(categories: np.ndarray) -> np.ndarray:
 def inter_similarity(path: Path, categories: np.ndarray) -> np.ndarray:
     """(N,) mean cosine similarity of each pool instance to the real instances of its category, NaN without any.
 
-    Raises ValueError where the file lacks an array or does not fit the pool's `categories` (N,).
+    Raises ValueError if the file lacks an array, or does not fit the pool's `categories` (N,).
     """
     with np.load(path, allow_pickle=False) as arrays:
         missing = {"pool", "real", "real_categories"} - set(arrays.files)

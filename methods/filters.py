@@ -1,6 +1,6 @@
-"""Offline filters of a pool: each gives a boolean mask over its rows, all true where the pool lacks the columns.
+"""Offline filters of a pool: each gives a boolean mask over its rows, all true if the pool lacks the columns.
 
-`require` says so, or refuses.
+`require` warns of that, or refuses.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
         reader = csv.DictReader(file)
         missing = {"category", "path", "score"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(
-                f"{path} lacks the column {', '.join(sorted(missing))}: `harness score` writes such a file"
-            )
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: `harness score` writes such a file")
         scores = {(int(row["category"]), row["path"]): float(row["score"] or "nan") for row in reader}
     pairs = list(zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True))
     if pairs and scores.keys().isdisjoint(pairs):
@@ -102,9 +100,9 @@ def listed_scores(path: Path, pool: Pool) -> np.ndarray:
 
 
 def few_of_each(categories: np.ndarray, groups: np.ndarray, limit: int) -> np.ndarray:
-    """(N,) bool: `limit` rows of each category at most, as evenly as can be from its `groups` (N,) int64.
+    """(N,) bool: at most `limit` rows of each category, as evenly as possible from its `groups` (N,) int64.
 
-    Always the same rows, of which a smaller limit's are among a larger one's.
+    Always the same rows; a larger limit includes those of a smaller one.
     """
     rng = np.random.Generator(np.random.PCG64(ORDER_SEED))
     turn = rng.random(len(categories))

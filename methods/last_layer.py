@@ -19,7 +19,7 @@ from methods.contract import LastLayer, Loss, LossKind, LossTable, Proposals, St
 class ClassGradients:
     """A running mean of reference batches' gradients, class by class: G ← m·G + (1−m)·g for the classes that they hold.
 
-    A class keeps its row while other classes' images come by. mean (S, C, F + 1), zero where nothing was seen yet; None
+    A class keeps its row while images of other classes pass. mean: (S, C, F + 1), zero where nothing was seen yet; None
     before the first reference image.
     """
 
@@ -28,7 +28,7 @@ class ClassGradients:
         self.mean: Tensor | None = None
 
     def update(self, step: Step) -> None:
-        """Takes in the step's reference batch, with ground truth as proposals, where there is one."""
+        """Adds the step's reference batch, if there is one, with ground truth as proposals."""
         if not step.num_references:
             return
         layers = _layers(step.losses(ViewKind.REFERENCE, Proposals.GROUND_TRUTH, backbone_in_eval=True))
@@ -84,7 +84,7 @@ def _outer(seen: LastLayer, loss: Loss) -> Tensor:
 
 
 def _with_bias(seen: LastLayer) -> Tensor:
-    """(R, F + 1) the inputs, and the one that a bias is multiplied with."""
+    """(R, F + 1) the inputs, and the 1 that multiplies the bias."""
     return F.pad(seen.inputs.to(seen.logits.dtype), (0, 1), value=1.0)
 
 

@@ -26,8 +26,8 @@ class MethodOption:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method. about: its docstring, whose first line is the summary. needs: what its default options ask of an
-    engine. origin: built in, or the file or package."""
+    """One method. about: its docstring, whose first line is the summary. needs: what its default options need from
+    an engine. origin: built in, or the file or package."""
 
     name: str
     about: str

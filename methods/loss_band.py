@@ -18,9 +18,9 @@ from methods.xpaste import PoolPasting
 class LossBand(PoolPasting):
     """Accepts pasted batches whose pasted loss lies in a middle band of the last ones.
 
-    What the detector finds easy teaches it little, what it finds hardest is often a wrong label or a broken mask.
-    low, high: percentiles (0..1) of the last `window` pasted losses between which a batch is accepted; the first
-    `warm_up` batches are all kept.
+    Easy instances teach the detector little, and the hardest often have a wrong label or a broken mask. A batch is
+    accepted if its loss lies between the percentiles `low` and `high` (0..1) of the last `window` pasted losses; the
+    first `warm_up` batches are all kept.
     """
 
     needs = frozenset({Need.PASTED_ATTRIBUTION})

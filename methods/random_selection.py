@@ -1,4 +1,4 @@
-"""The fair control of a selecting method: the same pasting, accepted by chance."""
+"""The fair control for a selecting method: the same pasting, accepted at random."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from methods.xpaste import PoolPasting
 @register("random_selection")
 @dataclass
 class RandomSelection(PoolPasting):
-    """Accepts each pasted batch with a fixed probability, or at the acceptance rate of a run that it needs."""
+    """Accepts each pasted batch with a fixed probability, or with the acceptance rate of another run."""
 
     paper = "BSGAL, arXiv 2406.02435, random control"
 

@@ -1,4 +1,4 @@
-"""Which training image joins a reference batch."""
+"""The choice of training images for a reference batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from methods.contract import DatasetFacts, Draw
 
 
 def of_drawn_class(draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int:
-    """A uniform image of a uniform one of the drawn classes, of those that the view shows where nothing was drawn.
+    """A uniform image of a uniform drawn class, or of a class that the view shows if nothing was drawn.
 
-    Drawn, even if the instance was discarded later. Source: BSGAL (2406.02435).
+    A class counts as drawn even if its instance was discarded later. Source: BSGAL (2406.02435).
     """
     classes = np.unique(draw.categories) if len(draw.categories) else draw.visible_categories
     images = dataset.images_of(int(rng.choice(classes))) if len(classes) else classes
@@ -28,7 +28,7 @@ def of_any_class(dataset: DatasetFacts, rng: np.random.Generator) -> int:
 
 
 def any_image(dataset: DatasetFacts, rng: np.random.Generator) -> int:
-    """A uniform training image that holds something."""
+    """A uniform training image that holds an instance."""
     while True:
         image = int(rng.integers(dataset.num_images))
         if len(dataset.categories_of(image)):

@@ -49,15 +49,15 @@ _loaded = False
 def register(name: str) -> Callable[[M], M]:
     """Class decorator: makes a `Method` dataclass known as `name`, its Hydra option `method=name`.
 
-    Raises ValueError for a name that is no lower-case identifier or belongs to another class, and TypeError for a
-    class that is no dataclass derived from Method.
+    Raises ValueError for a name that is not a lower-case identifier or belongs to another class, and TypeError for a
+    class that is not a dataclass derived from Method.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a method's name is lower-case letters, digits and underscores, not {name!r}")
 
     def decorate(cls: M) -> M:
         if not (inspect.isclass(cls) and issubclass(cls, Method)):
-            raise TypeError(f"@register({name!r}) stands before {cls!r}, which does not derive from Method")
+            raise TypeError(f"@register({name!r}) decorates {cls!r}, which does not derive from Method")
         if "__dataclass_params__" not in vars(cls):
             raise TypeError(f"@register({name!r}) needs @dataclass below it, before class {cls.__name__}")
         known = _classes.get(name)
@@ -74,7 +74,7 @@ def register(name: str) -> Callable[[M], M]:
 
 
 def find(name: str) -> type[Method]:
-    """The class of a method. Raises LookupError that names those there are."""
+    """The class of a method. Raises LookupError, which lists the known ones."""
     if name not in names():
         raise LookupError(f"no method is called {name!r}: there are {', '.join(names())}")
     return _classes[name]
@@ -97,10 +97,10 @@ def name_of(method: type[Method] | Method) -> str:
 
 
 def load_file(path: str | Path) -> list[str]:
-    """Reads a Python file that registers methods, once a process; gives the names that it registered.
+    """Reads a Python file that registers methods, once per process; returns the names that it registered.
 
     Its module goes into `sys.modules` under a name made from the file's, and its methods pickle with the path, so that
-    spawned workers find them. Raises FileNotFoundError, and ValueError where the file does not run or registers
+    spawned workers find them. Raises FileNotFoundError, and ValueError if the file does not run or registers
     nothing.
     """
     file = Path(path).resolve()
@@ -121,7 +121,7 @@ def load_file(path: str | Path) -> list[str]:
         spec.loader.exec_module(module)
     except Exception as error:
         _forget(module_name)
-        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     found = _names_in(module_name)
     if not found:
         _forget(module_name)
@@ -135,10 +135,10 @@ def is_built_in(cls: type[Method]) -> bool:
 
 
 def source_fingerprint(cls: type[Method]) -> str | None:
-    """SHA-256 over the sources that a method outside this package is made of; None for a built-in one.
+    """SHA-256 of all sources of a method from outside this package; None for a built-in one.
 
     That is its file or whole package, the plugins that it builds on, and its version where it is installed
-    (`methods.sources`). A built-in method's source is told by the run's commit.
+    (`methods.sources`). The run's commit identifies the source of a built-in method.
     """
     own = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
     own = {name for name in own if name.split(".")[0] not in sources.HOUSE}

@@ -1,4 +1,4 @@
-"""Learning to Reweight: pasted instances or images weighted by how far they help on real reference images."""
+"""Learning to Reweight: weights pasted instances or images by how much they help on real reference images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from methods.xpaste import PoolPasting
 
 
 class Of(Enum):
-    """What has a weight of its own: every pasted instance, or every image into which something was pasted."""
+    """What gets a weight: every pasted instance, or every image into which something was pasted."""
 
     instance = "instance"
     image = "image"
@@ -27,11 +27,11 @@ class Of(Enum):
 @register("reweight")
 @dataclass
 class Reweight(PoolPasting):
-    """Weights pasted instances by the product of their gradient with that of real reference images, where positive.
+    """Weights pasted instances by the inner product of their gradient with that of real images, where positive.
 
     That is the meta-gradient of the reference loss by the weight after one step of SGD, taken over the last layers,
     where it follows from a forward pass. A step's weights are divided by their mean, so they are 1 on average; where
-    all disagree, all are 0. momentum: of the reference gradient's running mean, class by class; 0 takes each step's.
+    all disagree, all are 0. momentum: of the reference gradient's running mean, class by class; 0 uses each step's own.
     """
 
     paper = "Learning to Reweight Examples (Ren et al., ICML 2018), arXiv 1803.09050"

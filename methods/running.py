@@ -1,4 +1,4 @@
-"""Figures of the recent past by category, for thresholds that move with the detector."""
+"""Recent values per category, for thresholds that move with the detector."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from methods.contract import Instances
 
 
 class CategoryWindows:
-    """The last `size` figures of every category, kept on the host."""
+    """The last `size` values of every category, kept on the host."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._values: dict[int, deque[float]] = {}
 
     def add(self, category: int, value: float) -> None:
-        """Takes a figure in, in place of the category's oldest one when full."""
+        """Adds a value, in place of the category's oldest one when full."""
         self._values.setdefault(category, deque(maxlen=self.size)).append(value)
 
     def seen(self, category: int) -> int:
-        """How many figures of the category are held."""
+        """The number of values held for the category."""
         return len(self._values.get(category, ()))
 
     def quantile(self, category: int, share: float) -> float:
-        """The figure that `share` (0..1) of the category's lie below, linear between neighbours."""
+        """The value that `share` (0..1) of the category's are below, linear between neighbours."""
         return float(np.quantile(list(self._values[category]), share))
 
     def rank(self, category: int, value: float) -> float:
-        """The share of the category's figures that lie below a value, ties counting half: 0..1."""
+        """The share of the category's values that are below a value, ties counting half: 0..1."""
         held = np.array(self._values[category])
         return float((held < value).mean() + 0.5 * (held == value).mean())
 
@@ -45,9 +45,9 @@ class CategoryWindows:
 
 
 class InstanceThresholds:
-    """Thresholds for single pasted instances: quantiles of the last `window` figures of their category, or of all.
+    """Thresholds for single pasted instances: quantiles of the last `window` values of their category, or of all.
 
-    There is none before `warmup` figures have been seen.
+    There is none before `warmup` values have been seen.
     """
 
     def __init__(self, window: int, warmup: int, per_category: bool) -> None:
@@ -55,10 +55,10 @@ class InstanceThresholds:
         self._windows = CategoryWindows(window)
 
     def judge(self, instances: Instances, values: Tensor, share: float) -> Tensor:
-        """(n, G) what values (n, G) of pasted instances are to reach: the figure that `share` (0..1) lie below.
+        """(n, G) what values (n, G) of pasted instances have to reach: the value that `share` (0..1) are below.
 
-        NaN elsewhere, and where there is none yet. The values are then taken in, but for NaN: all are judged by what
-        came before the step, so their order in it plays no part.
+        NaN elsewhere, and if there is none yet. The values other than NaN are then added: all are judged by what
+        came before the step, so their order within it does not matter.
         """
         threshold = torch.full(values.shape, math.nan, dtype=values.dtype, device="cpu")  # filled one by one
         place = (instances.pasted & ~values.isnan()).nonzero()
@@ -79,5 +79,5 @@ class InstanceThresholds:
 
 
 def reaching(values: Tensor, threshold: Tensor) -> Tensor:
-    """(n, G) bool: where values reach their threshold; everything does where there is none."""
+    """(n, G) bool: where values reach their threshold; true if there is none."""
     return threshold.isnan() | (values >= threshold)

@@ -1,4 +1,4 @@
-"""Self-paced learning: easy pasted instances first, and more of them as training goes on."""
+"""Self-paced learning: easy pasted instances first, and more of them as training continues."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Ease(Enum):
 @register("self_paced")
 @dataclass
 class SelfPaced(PoolPasting):
-    """Keeps the easiest share of pasted instances, and ignores the rest; the share rises while the detector learns.
+    """Keeps the easiest share of pasted instances and ignores the others; the share rises during training.
 
-    It rises linearly from `share_start` to `share_end`, which it reaches at `full_at` (0..1) of the schedule. The
-    easiest are those of the last `window` ones of a category, so that no category is left out as a whole (of all, with
-    per_category=false). `warmup`: so many are kept first.
+    It rises linearly from `share_start` to `share_end`, which it reaches at `full_at` (0..1) of the schedule. Instances
+    are compared with the last `window` ones of their category, so that no category is left out as a whole (with those
+    of all, with per_category=false). The first `warmup` are always kept.
     """
 
     paper = (
@@ -75,7 +75,7 @@ class SelfPaced(PoolPasting):
         return Selection(everything, ease, threshold, instances=reaching(ease, threshold))
 
     def share(self, progress: float) -> float:
-        """What is kept at `progress` (0..1) of the schedule."""
+        """The share that is kept at `progress` (0..1) of the schedule."""
         return self.share_start + (self.share_end - self.share_start) * min(1.0, progress / self.full_at)
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-# Parts of this house: their sources are told by the run's commit.
+# Parts of this package: the run's commit identifies their sources.
 HOUSE = ("methods", "harness", "backbones", "reports", "sweeps")
 _PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
-_INSTALLED = {"site-packages", "dist-packages"}  # of an environment, or of one that it stands on
+_INSTALLED = {"site-packages", "dist-packages"}  # of an environment, or of one that it builds on
 
 
 def fingerprint(modules: Iterable[str], plugins: Iterable[str], files: Mapping[str, Path]) -> str:
-    """SHA-256 over the sources of these modules and of all that they build on, wherever these lie.
+    """SHA-256 of the sources of these modules and of all that they build on, wherever these are.
 
     That is each one's whole package, those of `plugins` that it imports, and helpers beside it; not libraries. A
-    package that is installed counts with its version. `files` are modules that were read by path. What is one file
-    alone has that file's own SHA-256.
+    package that is installed counts with its version. `files` are modules that were read by path. A single
+    file has its own SHA-256.
     """
     known = {name.split(".")[0] for name in plugins} - set(HOUSE)
     sources, packages = _sources(modules, known, files)

@@ -58,7 +58,7 @@ def test_its_options_reach_it() -> None:
 def new_method(name: str, folder: Path) -> tuple[Path, Path]:
     """Writes `folder`/NAME.py and `folder`/test_NAME.py.
 
-    Raises ValueError for a name that is no lower-case identifier or is taken, and FileExistsError rather than
+    Raises ValueError for a name that is not a lower-case identifier or is taken, and FileExistsError rather than
     overwriting a file.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -70,7 +70,7 @@ def new_method(name: str, folder: Path) -> tuple[Path, Path]:
     method, test = folder / f"{name}.py", folder / f"test_{name}.py"
     for path in (method, test):
         if path.exists():
-            raise FileExistsError(f"{path} exists already, and is left as it is")
+            raise FileExistsError(f"{path} already exists, and is not overwritten")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         method.write_text(METHOD.substitute(values))

@@ -27,7 +27,7 @@ from methods.registry import register
 class DrawBy(Enum):
     """category: a uniform category, then a uniform instance of it. instance: uniform over instances.
 
-    single_category: one uniform category an image, then uniform instances of it.
+    single_category: one uniform category per image, then uniform instances of it.
     """
 
     category = "category"
@@ -39,10 +39,10 @@ class DrawBy(Enum):
 class PoolPasting(Method):
     """Pastes instances of the pool by X-Paste's rule.
 
-    max_samples: an image gets a uniform number in 0..max_samples-1. groups: frequency groups (letters of r, c, f)
-    that instances are taken from. filtered: applies X-Paste's offline filter. strict_filters: a filter
-    whose columns the pool lacks is an error, not a warning. most_of_each: so many instances of a category at most, the
-    same ones in every run, evenly from its prompts where the pool has the column prompt_id.
+    max_samples: each image gets a uniform number in 0..max_samples-1. groups: frequency groups (of the letters r, c, f)
+    to take instances from. filtered: apply X-Paste's offline filter. strict_filters: fail, rather than warn, if the
+    pool lacks the columns of a filter. most_of_each: limit of instances per category, the same ones in every run, taken
+    evenly from its prompts if the pool has the column prompt_id.
     """
 
     pastes = True
@@ -76,7 +76,7 @@ class PoolPasting(Method):
             self.refuse_if_set("filtered=true", "clip_threshold", "clip_below_best", "area_min", "area_max")
 
     def refuse_if_set(self, belongs_to: str, *names: str) -> None:
-        """Raises ValueError for an option that is set though the others leave it without effect: a mistake."""
+        """Raises ValueError for an option that is set although the others leave it without effect."""
         for name in names:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name} belongs to {belongs_to}, and has no effect without it")
@@ -85,12 +85,12 @@ class PoolPasting(Method):
         return self.few_of_each(self.usable(pool, dataset))
 
     def usable(self, pool: Pool, dataset: DatasetFacts) -> Pool:
-        """The rows of the chosen frequency groups that pass the filter, where it is asked for."""
+        """The rows of the chosen frequency groups that pass the filter, if it is asked for."""
         pool = self.limited_to_groups(pool, dataset)
         return self.clean(pool) if self.filtered else pool
 
     def few_of_each(self, pool: Pool) -> Pool:
-        """`most_of_each` rows of each category, where it is asked for."""
+        """`most_of_each` rows of each category, if asked for."""
         if self.most_of_each is None or len(pool) == 0:
             return pool
         prompts = np.zeros(len(pool), np.int64)
@@ -107,7 +107,7 @@ class PoolPasting(Method):
         return pool.subset(np.flatnonzero(np.isin(frequency[pool.categories], list(self.groups))))
 
     def clean(self, pool: Pool) -> Pool:
-        """X-Paste's offline filter: one mask an image, then CLIP score and area fraction."""
+        """X-Paste's offline filter: one mask per image, then CLIP score and area fraction."""
         filters.require(pool, ("clip_score", "area_fraction"), "filtered=true", self.strict_filters)
         pool = pool.subset(np.flatnonzero(filters.highest_clip_mask(pool)))
         keep = filters.clip_at_least(pool, self.clip_threshold, self.clip_below_best)

@@ -8,7 +8,7 @@ from typing import Any
 from reports.collect import Collection, canonical
 from reports.spec import Spec
 
-OLD = "Its records say nothing of it: they are older than method cards."
+OLD = "Its records are older than method cards."
 PREFIX = "method."
 MOST_OF_A_ROW = 3  # runs whose options are looked at: seeds have the same ones
 

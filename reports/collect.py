@@ -47,7 +47,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the report. record is None where none was left; superseded runs are listed and never counted; overrides
+    """A run of the report. record is None if none was left; superseded runs are listed and never counted; overrides
     compose it, where a sweep's manifest or its record has them."""
 
     run_id: str

@@ -40,7 +40,7 @@ IMAGES_NOTE = (
     "would give for these two runs. It says nothing of other seeds."
 )
 FAULTS_NOTE = (
-    "What AP50 would gain, in percent, if one kind of fault were mended and the rest stayed (TIDE, Bolya et al. 2020). "
+    "What AP50 would gain, in percent, if one kind of fault were fixed and the others left (TIDE, Bolya et al. 2020). "
     "calibration: the expected calibration error of scores at an IoU of 0.5, in percent."
 )
 OLD_NOTE = " A run without figures was evaluated before faults were kept."
@@ -196,7 +196,7 @@ def _most_changed(categories: pd.DataFrame) -> Sheet:
         rows.append(beside + counts)
     headings = ("A", "B", "B − A", "instances", "images")
     sheet = _sheet("categories", "Categories whose box AP differs most", rows, headings)
-    return replace(sheet, note="A category of few instances in few images moves far by chance.")
+    return replace(sheet, note="Categories with few instances in few images vary a lot by chance.")
 
 
 def _picture(categories: pd.DataFrame, a: Record, b: Record) -> Picture:

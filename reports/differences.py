@@ -36,7 +36,7 @@ class Verdict:
 
 
 def baseline_row(collection: Collection, row: TableRow, key: str) -> TableRow | None:
-    """The row of this spec key that stands in the same group and shares the values of common `each` settings."""
+    """The row of this spec key that is in the same group and shares the values of common `each` settings."""
     for other in collection.by_spec_row.get((key, row.group), []):
         shared = set(other.values) & set(row.values)
         if all(other.values[setting] == row.values[setting] for setting in shared):

@@ -22,7 +22,7 @@ BINS = 10  # of scores, equally wide
 
 
 def fault_gains(matches: HalfMatches) -> dict[str, float] | None:
-    """By `KINDS`: points of AP50, in percent; None where the run has left no faults."""
+    """By `KINDS`: points of AP50, in percent; None if the run has left no faults."""
     fault, truth = matches.fault, matches.truth
     if fault is None or truth is None or not len(matches.instance_category):
         return None

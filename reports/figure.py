@@ -65,7 +65,9 @@ def _rows(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
         axis.set_title(" · ".join(part for part in (group, title) if part))
     rows = [row for row in collection.rows if len(collection.complete(row.key))]
     first = f" The dashed line is the mean of {spec.label_of(spec.baselines[0])}." if spec.baselines else ""
-    caption = f"A dot is a seed, the bar the mean, in percent; from the records of {collection.seeds_of(rows)}.{first}"
+    caption = (
+        f"Each dot is a seed and each bar the mean, in percent, from the records of {collection.seeds_of(rows)}.{first}"
+    )
     return style.picture(canvas, name, figure.title, caption)
 
 
@@ -106,7 +108,7 @@ def _categories(
             if found is not None:
                 differences[row] = found
     if not differences:
-        return "no complete run has per-category figures beside those of its baseline"
+        return "no complete run has per-category results that its baseline has too"
     canvas, axes = style.canvas(0.8 + 0.32 * len(differences), len(FREQUENCIES), sharey=True, sharex=True)
     for axis, (letter, word) in zip(axes, FREQUENCIES.items(), strict=True):
         for place, found in enumerate(differences.values()):
@@ -122,7 +124,7 @@ def _categories(
     axes[1].set_xlabel(f"difference of {'box' if iou == 'bbox' else 'mask'} AP to {spec.label_of(spec.baselines[0])}")
     caption = (
         "Every category's difference, paired by seed and averaged over the seeds that both have. The bar is the "
-        "group's mean; a dot is a category or, where there are more than 60, the thick line the middle half of them "
+        "group's mean. Each dot is a category; with more than 60, the thick line covers the middle half of them "
         "and the thin one the middle nine tenths. From per_category.parquet beside the records."
     )
     return style.picture(canvas, name, figure.title, caption)
@@ -193,7 +195,7 @@ def _cost(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
     points = {table: _cost_points(spec, collection, table, column) for table in tables}
     points = {table: found for table, found in points.items() if found}
     if not points:
-        return "no complete run has both its time and its baseline's"
+        return "no complete run has both its own step time and its baseline's"
     canvas, axes = style.canvas(3.2, len(points))
     for axis, (table, found) in zip(axes, points.items(), strict=True):
         for place, (row, time, metric) in found.items():
@@ -203,7 +205,7 @@ def _cost(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
         axis.axvline(1, color=MUTED, lw=0.9, ls=(0, (3, 3)), zorder=0.5)
         axis.set_title(" · ".join(part for part in (table.heading, column.spoken) if part))
         axis.locator_params(axis="x", nbins=5)
-    canvas.supxlabel(f"time of a step over that of {spec.label_of(spec.baselines[0])}", fontsize=8.5, color=MUTED)
+    canvas.supxlabel(f"step time relative to {spec.label_of(spec.baselines[0])}", fontsize=8.5, color=MUTED)
     style.legend_above(canvas, axes)
     rows = [row for found in points.values() for row, _, _ in found.values()]
     caption = f"Mean and standard deviation over seeds, {collection.seeds_of(rows)}; training time from the records."

@@ -26,7 +26,7 @@ def draw_curve(spec: Spec, collection: Collection, tables: list[Table], figure: 
     columns = [COLUMNS[key] for key in figure.options.get("columns", ("AP_box", "APr_box"))]
     lines = _curve_lines(collection, tables, figure)
     if not lines:
-        return f"no record and no published figure has the setting {figure.options['x']}"
+        return f"neither a record nor a published figure has the setting {figure.options['x']}"
     canvas, axes = style.canvas(2.9, len(columns))
     for axis, column in zip(axes, columns, strict=True):
         for place, (label, points) in enumerate(lines.items()):

@@ -48,7 +48,7 @@ def draw_training(
         axis.set_xlabel("iteration")
     style.legend_above(canvas, axes[:1])
     caption = f"From the decision logs of {collection.seeds_of(list(rows))}, in twenty bins, mean over seeds"
-    caption += "; the band spans the seeds and the dotted line is the threshold." if deciding else "."
+    caption += "; the band spans the seeds, the dotted line is the threshold." if deciding else "."
     return style.picture(canvas, name, figure.title, caption)
 
 
@@ -96,7 +96,7 @@ def draw_roc(spec: Spec, collection: Collection, tables: list[Table], figure: Fi
     axis.legend(loc="lower right")
     caption = (
         "Every threshold on the contribution, against the hidden truth of the embedded dataset's pool; an image's "
-        f"contribution counts for each of its pasted instances. {collection.seeds_of(drawn)}, taken together; the "
+        f"contribution counts for each of its pasted instances. {collection.seeds_of(drawn)}, pooled; the "
         "diagonal is chance."
     )
     return style.picture(canvas, name, figure.title, caption)

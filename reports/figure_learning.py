@@ -18,7 +18,7 @@ BINS = 50  # of iterations
 
 
 def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
-    """None where no run has left its losses, or runs are too many."""
+    """None if no run has left its losses, or runs are too many."""
     if len(collection.frame) > MOST_RUNS:
         return None
     rows = {row: curves for row in collection.with_runs(collection.rows) if (curves := _losses(collection, row))}
@@ -38,11 +38,11 @@ def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
         axis.set_xlabel("iteration")
     caption = (
         f"The training loss of {collection.seeds_of(list(rows))}, in {BINS} bins, mean over seeds; from metrics.jsonl. "
-        "Losses of pasted and of plain images are not of the same difficulty: AP tells methods apart, not this."
+        "Images with and without pasted objects differ in difficulty, so compare methods by AP, not by loss."
     )
     if evaluated:
         axes[1].set_title(f"AP, {kind}")
-        caption += " AP where it was taken on the way and at the end, mean over seeds; from learning_curve.json."
+        caption += " AP during training and at the end, mean over seeds, from learning_curve.json."
     style.legend_above(canvas, axes)
     return style.picture(canvas, "figure-learning", "Learning curves", caption)
 
@@ -73,7 +73,7 @@ def _losses(collection: Collection, row: TableRow) -> list[np.ndarray]:
 
 
 def read_losses(path: Path) -> np.ndarray:
-    """(n, 2) iteration and loss of a metrics.jsonl; nothing where there is none. Raises Damaged."""
+    """(n, 2) iteration and loss of a metrics.jsonl; nothing if there is none. Raises Damaged."""
     found = []
     for number, line in enumerate((read_bytes(path) or b"").splitlines(), 1):
         try:

@@ -66,7 +66,7 @@ class ImageParts:
         return image_part(np.array(moved))
 
     def derivatives(self, run: str, column: Column) -> np.ndarray | None:
-        """(images,) of a run's figure, in percent, by the images' weights; None where they are not known."""
+        """(images,) of a run's figure, in percent, by the images' weights; None if they are not known."""
         if column.subscript not in FIGURES:
             return None
         known = self._of_run(run, IOU_TYPES[column.superscript])

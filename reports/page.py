@@ -50,7 +50,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell of a page: its text, what it is sorted by ("" sorts last), and what stands below and beside it."""
+    """A cell of a page: its text, what it is sorted by ("" sorts last), and the text below and beside it."""
 
     text: str
     sort: str = ""
@@ -103,7 +103,7 @@ def render(
     folder: Path,
 ) -> str:
     """The page's HTML; `folder` is where it will lie, since links to records are relative to it. parts: what the
-    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty where there is nothing."""
+    templates `faults`, `pairs`, `judged` and `cards` show, by these names; empty if there is nothing."""
     return _template("report.html").render(
         spec=spec,
         sheets=[_results(spec, table) for table in tables],
@@ -146,7 +146,7 @@ def heading_of(column: Column) -> Heading:
 
 
 def sortable(value: float | None) -> str:
-    """A figure unrounded, as the CSV writes it; empty where there is none."""
+    """A figure unrounded, as the CSV writes it; empty if there is none."""
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 
@@ -304,7 +304,7 @@ def _row_runs(spec: Spec, collection: Collection, row: TableRow, folder: Path) -
 def _state(entry: Mapping[Any, Any]) -> tuple[str, str]:
     run: Run = entry["run"]
     if run.superseded:
-        return "not counted", "another run stands for this row and seed"
+        return "not counted", "another run is used for this row and seed"
     if run.state == "complete" and entry["stale"]:
         return "stale", entry["stale"]
     failure = (run.record.failure or {}) if run.record else {}

@@ -22,19 +22,19 @@ from reports.text import interval_text, number, spread_text, test_text
 ABOUT = {
     "class": "right place, wrong class",
     "localisation": "right class, an IoU of 0.1 to 0.5",
-    "both": "another class there, and the place wrong too",
-    "duplicate": "an instance that was found already",
+    "both": "wrong class, and an IoU of 0.1 to 0.5",
+    "duplicate": "an instance that was already detected",
     "background": "nothing there",
-    "missed": "instances that no detection concerns",
+    "missed": "instances without any detection",
     CALIBRATION: "expected calibration error of scores, in percent",
 }
 NOTES = (
-    "What AP50 would gain, in percent, if one kind of fault were mended and the rest stayed (TIDE, Bolya et al. 2020); "
-    "below it the difference to {baseline}. Gains of several kinds do not add up.",
-    "calibration: how far a score is from the share of detections of that score that are right at an IoU of 0.5, "
+    "What AP50 would gain, in percent, if one kind of fault were fixed and the others left (TIDE, Bolya et al. 2020); "
+    "below it, the difference from {baseline}. The gains of several kinds do not add up.",
+    "calibration: how far scores are from the share of detections with that score that are correct at an IoU of 0.5, "
     "in percent, over ten bins (expected calibration error, Guo et al. 2017); 0 is best.",
 )
-OLD = "Runs that were evaluated before faults were kept are left out: {rows}."
+OLD = "Left out, because they were evaluated before faults were recorded: {rows}."
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FaultPart:
 
 
 def fault_part(spec: Spec, collection: Collection) -> FaultPart | None:
-    """Of masks where the primary column is of masks, else of boxes; None where no run has left its matches, or runs
+    """Of masks where the primary column is of masks, else of boxes; None if no run has left its matches, or runs
     are too many."""
     if len(collection.frame) > MOST_RUNS:
         return None
@@ -135,7 +135,8 @@ def _picture(spec: Spec, curves: Mapping[TableRow, list[Calibration]], kind: str
     axis.xaxis.label.set_color(MUTED)
     style.legend_above(canvas, [axis])
     caption = (
-        f"Detections by their score, in {BINS} bins, the seeds taken together, and the share of each bin that is right "
-        f"by its {kind} at an IoU of 0.5. On the diagonal a score is a probability; below it the detector is too sure."
+        f"The share of detections that are correct, in {BINS} bins of their score, over all seeds, judged "
+        f"by their {kind} at an IoU of 0.5. On the diagonal a score is a probability, below it the detector is "
+        "overconfident."
     )
     return style.picture(canvas, "figure-calibration", "Calibration of scores", caption)

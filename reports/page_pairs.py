@@ -40,7 +40,7 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class PairsPart:
-    """rows: their labels; first: the place of the one that stands as A. content: the JSON that the script reads. kind:
+    """rows: their labels; first: the place of the row shown as A. content: the JSON that the script reads. kind:
     box or mask, that AP is of."""
 
     rows: list[str]
@@ -52,7 +52,7 @@ class PairsPart:
 
 
 def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
-    """None where fewer than two rows have left anything of the kind."""
+    """None if fewer than two rows have left anything of the kind."""
     if len(collection.frame) > MOST_RUNS:
         return None
     kind = spec.primary.superscript if spec.primary else "box"
@@ -104,7 +104,7 @@ def _facts(tables: list[pd.DataFrame]) -> list[list[Any]]:
 
 
 def _values(table: pd.DataFrame | None, tables: list[pd.DataFrame]) -> list[float | None]:
-    """AP of each category of the first table, to a tenth of a tenth; None where undefined."""
+    """AP of each category of the first table, to a tenth of a tenth; None if undefined."""
     if table is None:
         return []
     values = table["AP"].reindex(tables[0].index)

@@ -1,4 +1,4 @@
-"""`harness power`, and the line below a table: what this many seeds can show, by the noise of the records at hand.
+"""`harness power`, and the line below a table: what a number of seeds can show, by the noise in the records.
 
 Noise is that of paired differences in the primary column, seeds' and images' apart (`reports.statistics`): the seeds'
 part shrinks with more seeds, the validation images' does not. A difference counts as shown when one test at 5 % finds
@@ -27,7 +27,7 @@ MOST_SEEDS = 200  # beyond which nobody goes
 @dataclass(frozen=True)
 class Noise:
     """Of paired differences in one column: variance between single seeds with its degrees of freedom, variance of a
-    mean by the validation images, None where no run has left its matches, and the seeds that most differences have."""
+    mean by the validation images, None if no run has left its matches, and the seeds that most differences have."""
 
     column: Column
     seeds: float
@@ -49,7 +49,7 @@ def noise_of(column: Column, differences: Iterable[Difference]) -> Noise | None:
 
 
 def report_noise(spec: Spec, runs: Path) -> Noise | None:
-    """Of a report's differences to its first baseline; None where no two seeds of a row are complete."""
+    """Of a report's differences to its first baseline; None if no two seeds of a row are complete."""
     if spec.primary is None or not spec.baselines:
         return None
     found = find_differences(spec, collect(spec, runs))
@@ -78,7 +78,7 @@ def smallest_shown(noise: Noise, seeds: int) -> float:
 
 
 def seeds_needed(noise: Noise, difference: float = WANTED) -> int | None:
-    """The fewest seeds that show it; None where `MOST_SEEDS` do not."""
+    """The fewest seeds that show it; None if `MOST_SEEDS` do not."""
     if smallest_shown(noise, MOST_SEEDS) > difference:
         return None
     low, high = 1, MOST_SEEDS  # low does not suffice, high does
@@ -96,11 +96,11 @@ def sentence(noise: Noise) -> str:
     needed = seeds_needed(noise)
     name, wanted = noise.column.plain, f"+{WANTED:g} {noise.column.plain}"
     if needed is not None:
-        reach = f"{wanted} takes {needed} seeds"
+        reach = f"{wanted} needs {needed} seeds"
     elif noise.images and smallest_shown(Noise(noise.column, 0.0, 1, noise.images, 2), MOST_SEEDS) > WANTED:
-        reach = f"no number of seeds shows {wanted} on these validation images"
+        reach = f"no number of seeds can show {wanted} on these validation images"
     else:
-        reach = f"{wanted} takes more than {MOST_SEEDS} seeds"
+        reach = f"{wanted} needs more than {MOST_SEEDS} seeds"
     return (
         f"Power: a paired difference in {name} has a standard deviation of {spread}. So {noise.usual} seeds show a "
         f"difference of {smallest_shown(noise, noise.usual):.1f} or more in four cases of five (one test at "
@@ -113,9 +113,11 @@ def power_command(name: str, runs: Path, seeds: Iterable[int] = (2, 3, 5, 10, 20
     row has two complete seeds beside the baseline's."""
     spec = read_spec(name)
     if not runs.is_dir():
-        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first or name it with --runs")
+        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first, or name the folder with --runs")
     noise = report_noise(spec, runs)
     if noise is None:
-        raise ValueError(f"no row of the report {spec.name} has two complete seeds beside its baseline's in {runs}")
+        raise ValueError(
+            f"in {runs}, no row of the report {spec.name} has two complete seeds that its baseline has too"
+        )
     table = [f"{n:>6} seeds show {smallest_shown(noise, n):6.1f} {noise.column.plain} or more" for n in seeds]
     return [sentence(noise), *table]

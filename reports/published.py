@@ -31,11 +31,11 @@ def read_published(extra: Path | None = None) -> pd.DataFrame:
         try:
             table = pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no table of published results ({str(error)[:200]})") from error
+            raise ValueError(f"{path} is not a table of published results ({str(error)[:200]})") from error
         absent = [column for column in REQUIRED if column not in table]
         if absent:
             raise ValueError(
-                f"{path} lacks the column '{absent[0]}'; it needs {', '.join(REQUIRED)} and figures such as AP_box"
+                f"{path} has no column '{absent[0]}'; it needs {', '.join(REQUIRED)} and figures such as AP_box"
             )
         bare = table.index[table["source"].isna() | (table["source"].astype(str).str.strip() == "")]
         if len(bare):
@@ -45,7 +45,7 @@ def read_published(extra: Path | None = None) -> pd.DataFrame:
 
 
 def find_published(published: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The one published row with these values; None where no source at hand has it.
+    """The one published row with these values; None if no source that we have gives it.
 
     Raises ValueError for an unknown column or table, and where several rows fit.
     """

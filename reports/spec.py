@@ -133,7 +133,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gain:
-    """The keys of the rows between which others are told: of an oracle, over a reference."""
+    """The keys of the rows between which others are placed: of an oracle, over a reference."""
 
     of: str
     over: str
@@ -169,7 +169,7 @@ class Spec:
         return [key for key in dict.fromkeys(named) if key not in COLUMNS]
 
     def label_in_group(self, label: str, group: str | None) -> str:
-        """A row's label where rows of several groups stand together."""
+        """A row's label where rows of several groups are shown together."""
         return label if group is None else f"{label}, {self.group_values[group]}"
 
     def label_of(self, key: str) -> str:
@@ -226,12 +226,12 @@ def _spec(path: Path, content: Any) -> Spec:
         _known(path, "column", key, COLUMNS)
     level = content.get("level", 0.95)
     if not (isinstance(level, float) and 0 < level < 1):
-        raise ValueError(f"{path}: level is {level!r}; a share such as 0.95 is wanted")
+        raise ValueError(f"{path}: level is {level!r}; expected a share such as 0.95")
     decimals, figures = content.get("decimals", 1), content.get("figures", [])
     if type(decimals) is not int or not 0 <= decimals <= MOST_DECIMALS:
-        raise ValueError(f"{path}: decimals is {str(decimals)[:40]!r}; a number from 0 to {MOST_DECIMALS} is wanted")
+        raise ValueError(f"{path}: decimals is {str(decimals)[:40]!r}; expected a number from 0 to {MOST_DECIMALS}")
     if not isinstance(figures, list):
-        raise ValueError(f"{path}: figures is {str(figures)[:40]!r}; a list of them is wanted")
+        raise ValueError(f"{path}: figures is {str(figures)[:40]!r}; expected a list of them")
     return Spec(
         name=path.stem,
         title=_text(path, "title", content.get("title", path.stem)),
@@ -330,7 +330,7 @@ def _names(path: Path, what: str, value: Any) -> tuple[str, ...]:
     """One word, or several."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: {what} is {str(value)[:40]!r}; a name or a list of names is wanted")
+        raise ValueError(f"{path}: {what} is {str(value)[:40]!r}; expected a name or a list of names")
     return tuple(names)
 
 
@@ -338,7 +338,7 @@ def _text(path: Path, what: str, value: Any) -> str:
     """A word or a line of a table."""
     text = str(value)
     if len(text) > MOST_LABEL or not text.isprintable():
-        raise ValueError(f"{path}: {what} is {text[:40]!r}...; a line of at most {MOST_LABEL} characters is wanted")
+        raise ValueError(f"{path}: {what} is {text[:40]!r}...; expected a line of at most {MOST_LABEL} characters")
     return text
 
 

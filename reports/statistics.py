@@ -1,7 +1,7 @@
 """Over seeds: mean and standard deviation; paired differences with intervals and tests that hold what they say.
 
 A difference is paired by seed: each seed's figure minus the same seed's baseline figure. What its mean would be with
-other seeds and other validation images is told by a two-level model: images are common to all seeds, seeds vary, and
+other seeds and other validation images comes from a two-level model: images are common to all seeds, seeds vary, and
 seeds differ in which images they find hard. The variance of the mean is put together from these three parts, and the
 interval is Student's with degrees of freedom between those of its parts. Without matches.parquet only seeds are known,
 and it is the plain t interval. `tests.benchmarks.interval_coverage` simulates how often these intervals hold the truth,
@@ -51,7 +51,7 @@ NO_IMAGES = ImagePart(0.0, 0.0, float("inf"))
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean paired difference, its interval, n pairs; NaN where there is none.
+    """Mean paired difference, its interval, n pairs; NaN if there is none.
 
     p: two-sided, of no difference. equivalent: p of a difference of `EQUIVALENT` or more (two one-sided tests).
     seeds, images: variance between single seeds, and of the mean by the validation images (below 0 by chance).
@@ -105,7 +105,7 @@ def image_interval(mean: float, part: ImagePart, level: float) -> tuple[float, f
 def differences(
     pairs: Sequence[np.ndarray], images: Sequence[ImagePart | None], level: float
 ) -> list[Difference | None]:
-    """What can be said of each array of paired differences; None for an empty one. images: None where unknown."""
+    """What can be said of each array of paired differences; None for an empty one. images: None if unknown."""
     found: list[Difference | None] = [None] * len(pairs)
     for n in {len(values) for values in pairs} - {0}:
         places = [place for place, values in enumerate(pairs) if len(values) == n]

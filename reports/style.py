@@ -28,7 +28,7 @@ VARIABLES = {
 }
 MARKERS = "osD^vPX*"
 WIDTH = 4.6  # inches
-SHORT = 16  # letters of a label of which three stand side by side
+SHORT = 16  # letters of a label, three of which fit side by side
 
 SETTINGS: Any = {
     "font.size": 9,

@@ -28,7 +28,7 @@ from reports.statistics import RATE, Difference, Summary, summarise
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_SOURCE = "no figure in any source at hand"
+NO_SOURCE = "no figure in any source we have"
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Mark:
 MARKS = {
     "missing": Mark("m", "a run is missing"),
     "failed": Mark("f", "a run failed"),
-    "stale": Mark("s", "a run is stale (configuration or code changed since)"),
-    "unfinished": Mark("u", "a run has not ended"),
+    "stale": Mark("s", "a run is stale: its configuration or code has changed since"),
+    "unfinished": Mark("u", "a run has not finished"),
     "single seed": Mark("1", "a single seed", counts=False),
     "other images": Mark("e", "evaluated on other validation images, so not compared"),
-    "other machine": Mark("h", "timed on another machine than the baseline, or under another load", counts=False),
+    "other machine": Mark(
+        "h", "timed on a different machine from the baseline's, or under a different load", counts=False
+    ),
 }
 OF_TIME = "other machine"  # says nothing of AP
 LOADS_APART = 0.25  # of a core's time: processes waiting on each core, from which on times are not compared unmarked
@@ -83,9 +85,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """complete of expected runs; marks: how many runs each is about. source: where the published figures stand, and
+    """complete of expected runs; marks: how many runs each is about. source: where the published figures are, and
     variant: of what; elsewhere: published rows of other sources that say otherwise; unpublished: the row asks for
-    published figures, and no source at hand has them. recovery: what it has of the oracle's gain."""
+    published figures, but no source that we have gives them. recovery: what it has of the oracle's gain."""
 
     row: TableRow
     cells: tuple[Cell, ...]
@@ -123,8 +125,8 @@ def build_tables(spec: Spec, collection: Collection, published: pd.DataFrame) ->
         unnamed = [line for line in lines if line.source and "table" not in (line.row.row.published or {})]
         if len(sources := sorted({line.source for line in unnamed})) > 1:
             raise ValueError(
-                f"report {spec.name}: the rows of {table.heading or 'its table'} are set beside figures of several "
-                f"sources ({'; '.join(sources)}); name one table of them: `published: TABLE`, or each row's"
+                f"report {spec.name}: the rows of {table.heading or 'its table'} are compared with figures of several "
+                f"sources ({'; '.join(sources)}); name one of their tables: `published: TABLE`, or each row's"
             )
         tables.append(table)
     return tables
@@ -223,7 +225,7 @@ def _word(value: object) -> str:
 
 
 def published_sources(tables: list[Table]) -> list[str]:
-    """Where the published figures beside ours stand."""
+    """Where the published figures beside ours come from."""
     return sorted({line.source for table in tables for line in table.lines if line.source})
 
 

@@ -40,7 +40,7 @@ def spread_text(summary: Summary, decimals: int) -> str:
 
 
 def interval_text(difference: Difference, decimals: int) -> str:
-    """[low, high]; empty where there is none."""
+    """[low, high]; empty if there is none."""
     if math.isnan(difference.low):
         return ""
     return f"[{number(difference.low, decimals, signed=True)}, {number(difference.high, decimals, signed=True)}]"
@@ -130,16 +130,16 @@ def variant_notes(spec: Spec, lines: Iterable[Line]) -> list[str]:
 
 def _interval_note(spec: Spec, lines: Iterable[Line]) -> str:
     found = [each for line in lines for cell in line.cells for each in cell.differences.values()]
-    of_seeds = "other seeds alone, since their matches.parquet is missing"
+    of_seeds = "other seeds alone, since matches.parquet is missing"
     kinds = {each.over_images for each in found}
     where = "other seeds and other validation images" if kinds == {True} else of_seeds
     if len(kinds) > 1:
         where = "other seeds and other validation images (other seeds alone where matches.parquet is missing)"
     note = (
-        f"Differences are paired by seed; in brackets the {spec.level:.0%} interval of what they would be with {where}."
+        f"Differences are paired by seed; brackets: the {spec.level:.0%} interval of what they would be with {where}."
     )
     if any(each.n == 2 for each in found):
-        note += " Dashed: from two seeds, which tell their spread badly."
+        note += " Dashed: from two seeds, which estimate the spread poorly."
     return note
 
 
@@ -149,7 +149,7 @@ def _recovery_note(spec: Spec, lines: Iterable[Line]) -> str:
     least, all_of = spec.label_of(spec.gain.over), spec.label_of(spec.gain.of)
     note = f"recovered: 0 is {least}, 100 is {all_of}; in brackets Fieller's {spec.level:.0%} interval."
     if any(line.recovery and math.isnan(line.recovery.low) for line in lines):
-        note += f" Without one, these runs do not tell {all_of}'s own gain from noise well enough."
+        note += f" No interval: the noise in these runs is too large for {all_of}'s own gain."
     return note
 
 
@@ -158,12 +158,12 @@ def _verdict_notes(spec: Spec, first: str, lines: Sequence[Line]) -> list[str]:
         return []
     cells = [cell for line in lines for cell in line.cells if cell.verdict is not None]
     star = (
-        f"★ marks a difference to {first} in {spec.primary.plain}, the column declared for this, such as noise alone "
-        f"shows in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, adjusted over all "
-        f"rows by Holm's method; {LEAST_PAIRS} seeds or more)"
+        f"★ marks a difference from {first} in {spec.primary.plain}, the column declared for this, so large that noise "
+        f"alone would show it in at most one report of twenty (p ≤ {RATE:g} over seeds, and images where known, "
+        f"adjusted over all rows by Holm's method; needs {LEAST_PAIRS} seeds)"
         + ("." if any(cell.star for cell in cells) else "; none does.")
     )
-    equal = f"≈ marks one that lies within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
+    equal = f"≈ marks a difference within ±{EQUIVALENT:g} (two one-sided tests, adjusted likewise)."
     return [star, *([equal] if any(cell.equal for cell in cells) else [])]
 
 
@@ -171,11 +171,11 @@ def standing_notes(standings: Standings, baseline: str) -> list[str]:
     """How to read the summary."""
     alike = "" if math.isnan(standings.p) else f" All rows alike: p = {standings.p:.2g} (Friedman)."
     return [
-        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ where "
-        f"they lie more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
+        f"In {standings.column.plain}, over {standings.settings} settings. Mean ranks (1 is best) differ if "
+        f"they are more than {standings.critical:.1f} apart (Nemenyi, 5%).{alike}",
         f"better: the probability that a run beats one of {baseline} in the same setting. gain: the mean of the middle "
-        "half of paired differences to it. In brackets intervals by a bootstrap over the seeds of each setting, "
-        "stretched for few seeds.",
+        "half of the paired differences from it. Intervals in brackets come from a bootstrap over the seeds of each "
+        "setting, widened for few seeds.",
     ]
 
 
@@ -311,7 +311,7 @@ def _html_heading(column: Column) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """A label that Markdown shows as it is."""
+    """A label escaped for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).replace("\n", " ")
 
 

@@ -9,6 +9,7 @@ from tests.reports.made_up import write_mini
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "explore_results.ipynb"
 
 
+@pytest.mark.slow
 def test_it_makes_a_figure_of_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

@@ -1,1 +1,1 @@
-"""What only the command line needs, a file a command."""
+"""What only the command line needs, one file per command."""

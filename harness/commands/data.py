@@ -1,4 +1,4 @@
-"""`harness data`: its commands' words on the command line. Each imports what it needs when it is called."""
+"""The command line of `harness data`. Each command imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import typer
 if TYPE_CHECKING:
     from harness.data.pool.numbering import Numbering
 
-app = typer.Typer(help="Datasets and instance pools: check, index, look at.", no_args_is_help=True)
+app = typer.Typer(help="Check, index and view datasets and instance pools.", no_args_is_help=True)
 
 OfDataset = Annotated[
-    str | None, typer.Option("--data", help="The dataset whose categories a pool by name, synset or id means.")
+    str | None, typer.Option("--data", help="Dataset whose names, synsets or ids the pool uses for categories.")
 ]
-PoolOut = Annotated[Path, typer.Option("--out", help="The pool to write: .json, .arrow or .parquet.")]
+PoolOut = Annotated[Path, typer.Option("--out", help="Pool to write: .json, .arrow or .parquet.")]
 
 
 @app.command("check")
 def data_check(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Which dataset: data=lvis_v1 data.root=FOLDER.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="The dataset, such as data=lvis_v1 data.root=FOLDER.")
+    ] = None,
 ) -> None:
-    """Whether a dataset's files are there and whole, and what to download where. Exit code 1 when one is not."""
+    """Check that a dataset's files are complete, and say where to get missing ones. Exits with 1 if any are missing."""
     from harness.commands.data_check import check_dataset
     from harness.compose import compose
 
@@ -34,12 +36,12 @@ def data_check(
 @app.command("show")
 def data_show(
     name: Annotated[str | None, typer.Argument(help="A dataset, such as mini or lvis_v1.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="Show what this method makes of images.")] = None,
-    n: Annotated[int, typer.Option("--n", help="How many images.")] = 12,
-    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("contact_sheet.png"),
+    method: Annotated[str | None, typer.Option("--method", help="Show images as this method augments them.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 12,
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")] = Path("contact_sheet.png"),
     overrides: Annotated[list[str] | None, typer.Option("--set", help="An override such as data.pool=clean.")] = None,
 ) -> None:
-    """A contact sheet: images with masks and pool instances, or images as a method augments them."""
+    """Draw a contact sheet: images with masks and pool instances, or images as a method augments them."""
     from harness.commands.data_show import show_dataset, show_method
     from harness.compose import compose
 
@@ -54,12 +56,14 @@ def data_show(
 
 @app.command("index-pool")
 def data_index_pool(
-    pool: Annotated[Path, typer.Argument(help="The pool's published JSON, an Arrow index or Parquet.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The index to write; beside the pool without it.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Processes; all cores without it.")] = None,
+    pool: Annotated[Path, typer.Argument(help="Pool in the published JSON format, as an Arrow index or as Parquet.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Index to write; beside the pool by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Number of processes; one per core by default.")
+    ] = None,
     dataset: OfDataset = None,
 ) -> None:
-    """Verify every image of a pool and write its memory-mapped index; goes on where it was when started again."""
+    """Verify every image of a pool and write its memory-mapped index. Resumes after an interruption."""
     from harness.commands.data_index_pool import index_pool
 
     typer.echo(index_pool(pool, out, workers, _numbering(dataset)))
@@ -67,11 +71,11 @@ def data_index_pool(
 
 @app.command("export")
 def data_export(
-    pool: Annotated[Path, typer.Argument(help="The pool: published JSON, an Arrow index or Parquet.")],
-    out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
+    pool: Annotated[Path, typer.Argument(help="Pool in the published JSON format, as an Arrow index or as Parquet.")],
+    out: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
     dataset: OfDataset = None,
 ) -> None:
-    """Write a pool with all its columns as Parquet, which other tools read and `data.pool=` takes."""
+    """Write a pool with all its columns as Parquet, for other tools and for `data.pool=`."""
     from harness.commands.data_export import export_pool
 
     typer.echo(export_pool(pool, out, _numbering(dataset)))
@@ -79,19 +83,21 @@ def data_export(
 
 @app.command("make-pool")
 def data_make_pool(
-    pictures: Annotated[Path, typer.Argument(help="A folder with one folder of pictures a category.")],
-    out: Annotated[Path, typer.Option("--out", help="The pool to write, NAME.json.")],
+    pictures: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per category.")],
+    out: Annotated[Path, typer.Option("--out", help="Pool to write, NAME.json.")],
     masks: Annotated[
         list[Path] | None,
-        typer.Option("--masks", help="Masks, laid out and named alike; repeat for several a picture."),
+        typer.Option("--masks", help="Folder of masks with the same layout and names; repeat for several per image."),
     ] = None,
-    by: Annotated[str, typer.Option("--by", help="What the folders are: name, synset, lvis_id or index.")] = "name",
+    by: Annotated[
+        str, typer.Option("--by", help="What the subfolders are named by: name, synset, lvis_id or index.")
+    ] = "name",
     similarity: Annotated[Path | None, typer.Option("--similarity", help="DiverGen's CSV of similarities.")] = None,
 ) -> None:
-    """A pool of a folder of pictures with masks; results.json beside the masks gives CLIP scores and areas.
+    """Make a pool from a folder of images with masks. CLIP scores and areas come from results.json beside the masks.
 
-    What is known of each instance goes into NAME.columns.csv: category and path as they stand in NAME.json, then
-    clip_score (percent), area_fraction (0..1), inter_similarity, generator, prompt_id, or columns of your own.
+    NAME.columns.csv describes each instance: category and path as in NAME.json, then clip_score (percent),
+    area_fraction (0..1), inter_similarity, generator, prompt_id, or columns of your own.
     """
     from harness.commands.data_pools import make_pool
 
@@ -100,9 +106,9 @@ def data_make_pool(
 
 @app.command("merge-pools")
 def data_merge_pools(
-    pools: Annotated[list[Path], typer.Argument(help="Pools of any format.")], out: PoolOut, dataset: OfDataset = None
+    pools: Annotated[list[Path], typer.Argument(help="Pools in any format.")], out: PoolOut, dataset: OfDataset = None
 ) -> None:
-    """One pool of several, with the columns of all."""
+    """Merge pools into one that has the columns of all."""
     from harness.commands.data_pools import merge_pools
 
     typer.echo(merge_pools(pools, out, _numbering(dataset)))
@@ -110,16 +116,18 @@ def data_merge_pools(
 
 @app.command("subset-pool")
 def data_subset_pool(
-    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
+    pool: Annotated[Path, typer.Argument(help="Pool in any format.")],
     out: PoolOut,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="COLUMN>=VALUE, <= or =; such as generator=sd. Repeat it.")
+        list[str] | None, typer.Option("--where", help="Condition such as generator=sd or clip_score>=21; repeatable.")
     ] = None,
-    per_category: Annotated[int | None, typer.Option("--per-category", help="At most so many, at random.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of what is random.")] = 0,
+    per_category: Annotated[
+        int | None, typer.Option("--per-category", help="Limit of instances per category, chosen at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random choice.")] = 0,
     dataset: OfDataset = None,
 ) -> None:
-    """A part of a pool: by its columns, and so many of each category."""
+    """Select part of a pool, by its columns and by a limit per category."""
     from harness.commands.data_pools import subset_pool
 
     typer.echo(subset_pool(pool, out, _numbering(dataset), where or [], per_category, seed))
@@ -127,11 +135,11 @@ def data_subset_pool(
 
 @app.command("pack-pool")
 def data_pack_pool(
-    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.zip.")],
+    pool: Annotated[Path, typer.Argument(help="Pool in any format.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, FILE.zip.")],
     dataset: OfDataset = None,
 ) -> None:
-    """Write a pool and its images into one file, for file systems that hate small files: data.pool=FILE.zip."""
+    """Pack a pool and its images into one file, for file systems that are slow with small files: data.pool=FILE.zip."""
     from harness.commands.data_pools import pack_pool
 
     typer.echo(pack_pool(pool, out, _numbering(dataset)))
@@ -139,14 +147,14 @@ def data_pack_pool(
 
 @app.command("score-pool")
 def data_score_pool(
-    pool: Annotated[Path, typer.Argument(help="A pool of any format.")],
-    weights_file: Annotated[Path, typer.Option("--weights", help="The CLIP model's weights, a local file.")],
+    pool: Annotated[Path, typer.Argument(help="Pool in any format.")],
+    weights_file: Annotated[Path, typer.Option("--weights", help="Local file with the CLIP model's weights.")],
     out: PoolOut,
-    model: Annotated[str, typer.Option("--model", help="open_clip's name of the model.")] = "ViT-L-14-quickgelu",
-    dataset: Annotated[str, typer.Option("--data", help="The dataset whose category names are asked for.")] = "lvis_v1",
+    model: Annotated[str, typer.Option("--model", help="Name of the model in open_clip.")] = "ViT-L-14-quickgelu",
+    dataset: Annotated[str, typer.Option("--data", help="Dataset whose category names to score against.")] = "lvis_v1",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Score every instance by CLIP as X-Paste does, into the column clip_score; takes `pip install open_clip_torch`."""
+    """Score every instance with CLIP, as X-Paste does, into the column clip_score. Needs open_clip_torch."""
     from harness.commands.data_score_pool import open_clip_encoder, score_pool
     from harness.compose import compose
     from harness.data.dataset import Dataset
@@ -165,10 +173,12 @@ def _numbering(dataset: str | None) -> Numbering | None:
 
 @app.command("pool-stats")
 def data_pool_stats(
-    overrides: Annotated[list[str], typer.Argument(help="Which pool of which dataset: data=mini data.pool=clean.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Plots them into this PNG or SVG.")] = None,
+    overrides: Annotated[
+        list[str], typer.Argument(help="The pool and its dataset, such as data=mini data.pool=clean.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="PNG or SVG file to draw the plots to.")] = None,
 ) -> None:
-    """What a pool holds: instances by category, frequency group and generator, CLIP scores, areas."""
+    """Show what a pool holds: instances by category, frequency group and generator, CLIP scores and areas."""
     from harness.commands.data_pool_stats import pool_stats
     from harness.compose import compose
     from harness.data.dataset import Dataset

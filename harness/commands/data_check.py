@@ -18,7 +18,7 @@ from harness.data.pool.sources import FileSource
 from harness.errors import UserError
 
 OPENED = 32  # images of a split, or of a pool, that are decoded
-# LVIS v1 as published: images, annotations, categories.
+# LVIS v1's own counts: images, annotations, categories.
 LVIS_V1 = {"train": (100_170, 1_270_141, 1203), "val": (19_809, 244_707, 1203)}
 DOWNLOADS = {
     "lvis_v1_train.json": "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip (unzip: 1.1 GB)",
@@ -45,7 +45,7 @@ class Findings:
             self.lines.append(f"         get it: {remedy}")
 
     def __str__(self) -> str:
-        end = "everything is there" if self.complete else "not complete"
+        end = "complete" if self.complete else "not complete"
         return "\n".join([*self.lines, end])
 
 
@@ -58,7 +58,7 @@ def check_dataset(data: DataConfig) -> Findings:
     findings, dataset = Findings(), Dataset(data)
     folder = Path(data.root).expanduser()
     if data.name != "mini" and not folder.is_dir():
-        findings.bad(f"{folder}, the dataset's folder", "make it, or name yours with data.root=FOLDER")
+        findings.bad(f"{folder}, the dataset's folder", "create it, or name yours with data.root=FOLDER")
     splits = {"train": data.train_annotations, "val": data.val_annotations}
     read = {split: _check_annotations(dataset, split, name, findings) for split, name in splits.items()}
     found = {split: annotations for split, annotations in read.items() if annotations is not None}
@@ -90,7 +90,7 @@ def _check_annotations(dataset: Dataset, split: str, name: str, findings: Findin
     counts = len(annotations.image_ids), len(annotations.annotation_ids), len(annotations.category_ids)
     text = f"{path}: {_counted(counts)}"
     if data.name == "lvis_v1" and counts != LVIS_V1[split]:
-        findings.bad(f"{text}; LVIS v1 has {_counted(LVIS_V1[split])}: another file, or a part of it?")
+        findings.bad(f"{text}; LVIS v1 has {_counted(LVIS_V1[split])}: is it another file, or only part of it?")
     else:
         findings.good(text)
     return annotations
@@ -112,7 +112,7 @@ def _check_images(split: str, annotations: Annotations, root: Path, findings: Fi
         if missing:
             whole = False
             some = f", {min(missing)} for one" if folder.is_dir() else ""
-            remedy = DOWNLOADS.get(folder.name, f"{folder} from where the annotations come from")
+            remedy = DOWNLOADS.get(folder.name, f"{folder} from the source of the annotations")
             findings.bad(f"{folder}: {len(missing):,} of the {split} split's {len(files):,} images{some}", remedy)
         else:
             findings.good(f"{folder}: all of the {split} split's {len(files):,} images")
@@ -129,7 +129,7 @@ def _open_sample(split: str, annotations: Annotations, root: Path, findings: Fin
         except UserError as error:
             findings.bad(str(error))
             return
-    findings.good(f"{len(sample)} images of the {split} split opened, of the size that the annotations say")
+    findings.good(f"{len(sample)} images of the {split} split opened, with the sizes that the annotations give")
 
 
 def _check_pool(dataset: Dataset, findings: Findings) -> None:
@@ -150,7 +150,7 @@ def _check_pool(dataset: Dataset, findings: Findings) -> None:
             faulty += 1
             last = fault
     if faulty:
-        findings.bad(f"{text}; {faulty} of {len(sample)} opened cannot be used, such as {last}")
+        findings.bad(f"{text}; {faulty} of {len(sample)} opened ones cannot be used, such as {last}")
     else:
         findings.good(f"{text}; {len(sample)} opened")
 

@@ -65,8 +65,8 @@ def index_pool(
     """Reads and checks every image of a pool and writes an index of the good ones, NAME.arrow without `out`.
 
     Adds the columns width, height (of the generated image), area_fraction (of the instance), sha1 (of the files'
-    contents) and duplicate (the same contents stand in an earlier row). Faulty ones go into NAME.faults.csv. Killed
-    and started again it goes on where it was. Raises UserError when the pool cannot be read or nothing in it is good.
+    contents) and duplicate (an earlier row has the same contents). Faulty ones go into NAME.faults.csv. Killed
+    and restarted, it resumes. Raises UserError when the pool cannot be read or nothing in it is good.
     """
     out = source.with_suffix(".arrow") if out is None else out
     table = read_pool(source, numbering)
@@ -90,7 +90,7 @@ def index_pool(
         table = table.append_column(name, values)
     table = table.filter(good)
     if len(table) == 0:
-        raise UserError(f"{source}: none of its {len(faults)} images can be used; {fault_list} lists why")
+        raise UserError(f"{source}: none of its {len(faults)} images can be used; {fault_list} says why")
     duplicate = _duplicates(table.column("sha1").to_pylist())
     if "duplicate" in table.column_names:
         table = table.drop_columns("duplicate")
@@ -173,7 +173,7 @@ def _sha1(source: FileSource) -> str:
 
 
 def _duplicates(hashes: list[str]) -> np.ndarray:
-    """(N,) bool: the same hash stands in an earlier row."""
+    """(N,) bool: an earlier row has the same hash."""
     _, first = np.unique(np.array(hashes), return_index=True)
     duplicate = np.ones(len(hashes), bool)
     duplicate[first] = False

@@ -51,7 +51,7 @@ def _lines(pool: Pool, counts: np.ndarray, group: np.ndarray, names: np.ndarray)
     without = [str(names[c]) for c in np.flatnonzero(counts[: len(names)] == 0)]
     if without:
         more = f" and {len(without) - LISTED} more" if len(without) > LISTED else ""
-        yield f"categories without any: {', '.join(without[:LISTED])}{more}"
+        yield f"categories without instances: {', '.join(without[:LISTED])}{more}"
 
 
 def _shares(pool: Pool, column: str) -> Iterator[str]:

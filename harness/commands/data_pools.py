@@ -49,7 +49,7 @@ def make_pool(
     inter_similarity. They go into NAME.columns.csv beside it. Raises UserError for what does not fit together.
     """
     if not pictures.is_dir():
-        raise UserError(f"{pictures}: no such folder of pictures, one folder a category")
+        raise UserError(f"{pictures}: no such folder; expected one subfolder of images per category")
     similar = _similarities(similarity) if similarity else {}
     layers: list[tuple[Path | None, dict[str, Any]]] = [(folder, _results(folder / "results.json")) for folder in masks]
     made = _Listing()
@@ -62,7 +62,7 @@ def make_pool(
                     row["inter_similarity"] = similar.get((folder.name, file.name), similar.get(("", file.name)))
                 _add(made, folder.name, file, mask, row, out.parent)
     if not made.columns:
-        raise UserError(f"{pictures}: no folder in it holds pictures ({', '.join(PICTURES)})")
+        raise UserError(f"{pictures}: no subfolder holds images ({', '.join(PICTURES)})")
     _write_json(out, made, by)
     return f"{out}: {len(made.columns)} instances of {len(made.entries)} categories by {by}"
 
@@ -72,7 +72,7 @@ def _add(made: _Listing, category: str, file: Path, masks: Path | None, row: dic
     if masks is not None:
         mask = masks / category / f"{file.stem}.png"
         if not mask.is_file():
-            raise UserError(f"{mask} does not exist: every picture needs its mask, named as it is")
+            raise UserError(f"{mask} does not exist: every image needs a mask of the same name")
         entry += f"|{os.path.relpath(mask, home)}"
         row["segmentation"] = masks.name
     made.entries[category].append(entry)
@@ -88,7 +88,7 @@ def _results(path: Path) -> dict[str, dict[str, Any]]:
         named = {str(entry["name"]): entry for entry in content}
         return named | {str(int(entry["id"]) - 1): entry for entry in content}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no results.json of X-Paste or DiverGen ({error!r})") from error
+        raise UserError(f"{path}: not a results.json of X-Paste or DiverGen ({error!r})") from error
 
 
 def _scored(known: dict[str, dict[str, Any]], category: str, number: int, of: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _scored(known: dict[str, dict[str, Any]], category: str, number: int, of: in
     for column, key in (("clip_score", "clip_scores"), ("area_fraction", "areas")):
         values = entry.get(key) or []
         if values and len(values) != of:
-            raise UserError(f"results.json has {len(values)} {key} of {category}, whose folder holds {of} pictures")
+            raise UserError(f"results.json has {len(values)} {key} of {category}, whose folder holds {of} images")
         row[column] = values[number] if values else None
     if row["clip_score"] is not None and row["clip_score"] < 0:  # a batch that failed
         row = dict.fromkeys(row)
@@ -113,7 +113,7 @@ def _similarities(path: Path) -> dict[tuple[str, str], float]:
             rows = list(csv.DictReader(file))
         found = {(row["category"], row["filename"]): float(row["similarity"]) for row in rows}
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no CSV with category, filename and similarity ({error!r})") from error
+        raise UserError(f"{path}: not a CSV with category, filename and similarity ({error!r})") from error
     names = [name for _, name in found]
     alone = {("", name): value for (_, name), value in found.items() if name[:1].isdigit() and "_" in name}
     return found if len(set(names)) < len(names) else found | alone
@@ -132,7 +132,7 @@ def merge_pools(sources: Sequence[Path], out: Path, numbering: Numbering | None)
         table = sorted_by_category(pa.concat_tables(tables, promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
-            f"columns of one name hold different things in {', '.join(map(str, sources))}: {error}"
+            f"columns with the same name have different types in {', '.join(map(str, sources))}: {error}"
         ) from None
     return written(table, out)
 
@@ -157,7 +157,7 @@ def subset_pool(
         place = place_in_category(table.column(CATEGORY).to_numpy(), rng.random(len(table)))
         table = table.filter(pa.array(place < per_category))
     if len(table) == 0:
-        raise UserError(f"{source}: nothing of it is left")
+        raise UserError(f"{source}: nothing is left of it")
     return written(table, out)
 
 

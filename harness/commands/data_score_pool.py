@@ -75,17 +75,17 @@ def open_clip_encoder(model: str, weights: Path, device: str) -> Encoder:
     try:
         import open_clip
     except ImportError as error:
-        raise UserError("scoring takes open_clip: pip install 'bsgal-bench[clip]'") from error
+        raise UserError("scoring needs open_clip: pip install 'bsgal-bench[clip]'") from error
     if model not in (known := open_clip.list_models()):
         raise UserError(f"--model {model}: open_clip has no such model; {nearest(model, known)}")
     if not weights.is_file():
-        raise UserError(f"{weights} does not exist; nothing is downloaded, so fetch the weights of {model} first")
+        raise UserError(f"{weights} does not exist; download the weights of {model} first")
     with TemporaryDirectory() as folder:
         try:
             file = _without_program(weights, Path(folder))
             built, _, transform = open_clip.create_model_and_transforms(model, pretrained=str(file), device=device)
         except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
-            raise UserError(f"{weights} holds no weights of {model}; --model names what the file is of") from error
+            raise UserError(f"{weights} holds no weights of {model}; name its model with --model") from error
     return _OpenClip(built.eval(), transform, open_clip.get_tokenizer(model), device)
 
 

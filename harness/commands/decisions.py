@@ -28,7 +28,7 @@ from harness.run.finished_run import FinishedRun, finished_run
 LEAST_SEEN = 2  # an instance seen less often says more of its neighbours than of itself
 LISTED = 40  # categories that are listed in full
 THUMBNAIL = 96  # pixels
-CEILING = "the auroc of a judge that knows the truth, but decides on as many instances at once"
+CEILING = "the AUROC of a judge that knows the truth, but decides about as many instances at once"
 RANKED = ("pool_row", "category", "seen", "accepted", "contribution")
 
 
@@ -97,7 +97,7 @@ def decisions_command(
     decisions, pasted = read_decisions(finished.folder), read_pasted(finished.folder)
     if decisions is None or pasted is None:
         raise UserError(
-            f"{finished.folder} holds no decisions: the run has not ended its training, or its method keeps everything "
+            f"{finished.folder} holds no decisions: the run has not finished training, or its method keeps everything "
             "that it pastes, or pastes nothing"
         )
     if (last := int(pasted["pool_row"].max())) >= len(finished.prepared_pool):
@@ -116,7 +116,7 @@ def decisions_command(
         _print(out, "by category", ranked)
     else:
         ends = pd.concat([ranked.head(LISTED // 2), ranked.tail(LISTED // 2)])
-        _print(out, f"the most and the least accepted of {len(ranked)} categories", ends)
+        _print(out, f"the most and least accepted of {len(ranked)} categories", ends)
     kinds = finished.dataset.kinds(finished.prepared_pool)
     if kinds is not None:
         _print(out, "against the pool's hidden truth", agreement_by_kind(pasted, kinds))
@@ -129,7 +129,7 @@ def decisions_command(
 
 
 def thumbnail(pool: InstancePool, row: int) -> np.ndarray | None:
-    """(96, 96, 3) uint8 of a pool instance on a checkerboard; None where its image cannot be read."""
+    """(96, 96, 3) uint8 of a pool instance on a checkerboard; None if its image cannot be read."""
     source = pool.source(row)
     if not isinstance(source, FileSource):
         return None
@@ -157,7 +157,7 @@ def _write_sheet(finished: FinishedRun, ranked: pd.DataFrame, kinds: np.ndarray 
         pictures.append(picture)
         captions.append("\n".join([name, figure, *([kinds[row]] if kinds is not None else [])]))
     if not pictures:
-        raise UserError("no picture of the pool can be read, so there is no sheet to write")
+        raise UserError("none of the pool's images can be read, so there is no sheet to write")
     with write_atomically(path) as temporary:
         Image.fromarray(contact_sheet(pictures, captions, columns=min(count, 12))).save(temporary, format="PNG")
 

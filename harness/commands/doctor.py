@@ -1,4 +1,4 @@
-"""`harness doctor`: what is installed and found on this machine, and what to type to get what is not."""
+"""`harness doctor`: what is installed and found on this machine, and how to get the rest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Finding:
 
 
 def doctor() -> int:
-    """Prints the findings; 1 when the harness's own engine cannot run, else 0, since everything else is a choice."""
+    """Prints the findings. Returns 1 if engine=native cannot run, else 0, since everything else is optional."""
     found = list(findings())
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -63,7 +63,7 @@ def doctor() -> int:
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which it is printed."""
+    """All findings, in the order in which they are printed."""
     yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
     yield _working_folder(Path.cwd())
     yield _torch()
@@ -85,9 +85,11 @@ def version(distribution: str) -> str | None:
 
 def _working_folder(folder: Path) -> Finding:
     if found := list(in_the_way(folder)):
-        detail = f"`python -m harness.run` here would import {', '.join(map(str, found))} in place of our own packages"
-        return Finding("working folder", "broken", detail, "rename them; `harness run` is not affected")
-    return Finding("working folder", "ok", f"nothing in {folder} hides our packages")
+        detail = (
+            f"`python -m harness.run` here would import {', '.join(map(str, found))} instead of bsgal-bench's packages"
+        )
+        return Finding("working folder", "broken", detail, "rename them; the command `harness` is not affected")
+    return Finding("working folder", "ok", f"no file in {folder} hides bsgal-bench's packages")
 
 
 def _torch() -> Finding:
@@ -97,7 +99,7 @@ def _torch() -> Finding:
 
     detail = f"{torch.__version__}, {os.cpu_count()} CPU cores, built {_built_for(torch.version.cuda)}"
     if not torch.cuda.is_available():
-        hint = "a GPU is seen by nvidia-smi, but not by torch" if shutil.which("nvidia-smi") else "no GPU"
+        hint = "nvidia-smi finds a GPU, but torch does not" if shutil.which("nvidia-smi") else "no GPU"
         return Finding("torch", "ok", f"{detail}; {hint}: launcher.gpus=0 trains on the CPU")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("torch", "ok", f"{detail}; {len(names)} GPUs: {', '.join(sorted(set(names)))}")
@@ -125,9 +127,9 @@ def _engine(name: str) -> Finding:
 def _evaluator(name: str) -> Finding:
     found = version(name)
     if found is None:
-        detail = "not installed; only frameworks' own evaluators need it, for comparison"
+        detail = "not installed; only needed to compare with other frameworks' evaluators"
         return Finding(f"package {name}", "missing", detail, f"pip install {name}")
-    return Finding(f"package {name}", "ok", f"{found}, for comparison with frameworks' own evaluators")
+    return Finding(f"package {name}", "ok", f"{found}, to compare with other frameworks' evaluators")
 
 
 def _slurm() -> Finding:
@@ -143,17 +145,17 @@ def _slurm() -> Finding:
     first = (pinged.stdout + pinged.stderr).strip().splitlines()[:1]
     answer = first[0] if first else "no answer"
     if pinged.returncode or "UP" not in pinged.stdout:
-        return Finding("SLURM", "broken", f"its commands are here, but no controller answers: {answer}")
+        return Finding("SLURM", "broken", f"its commands are installed, but no controller answers: {answer}")
     return Finding("SLURM", "ok", f"{done.stdout.strip()}; {answer}")
 
 
 def _shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
-    """Batches come from loader workers through it; a container has 64 MiB unless told otherwise."""
+    """Loader workers send batches through it; containers have 64 MiB by default."""
     if not folder.is_dir():
-        return Finding("shared memory", "ok", f"no {folder} on this system; batches go the way it offers")
+        return Finding("shared memory", "ok", f"no {folder} on this system, which has other shared memory")
     free = shutil.disk_usage(folder).free / 2**30
     if free < LEAST_SHARED_GIB:
-        detail = f"{folder} has {free:.2f} GiB free; loader workers die of a bus error when it is full"
+        detail = f"{folder} has {free:.2f} GiB free; loader workers are killed by a bus error when it is full"
         return Finding("shared memory", "broken", detail, "docker run --shm-size=16g, or train with data.workers=0")
     return Finding("shared memory", "ok", f"{folder} has {free:.0f} GiB free")
 
@@ -163,7 +165,7 @@ def _datasets() -> Finding:
     made = folder / "mini"
     place = folder if folder.exists() else next((p for p in folder.parents if p.exists()), Path("/"))
     free = shutil.disk_usage(place).free / 2**30
-    state = "holds the embedded dataset" if made.is_dir() else "is empty; data=mini is made there on first use"
+    state = "holds the embedded dataset" if made.is_dir() else "is empty; data=mini is created there on first use"
     if not os.access(place, os.W_OK):
         return Finding("cache", "broken", f"{folder} cannot be written", "set BSGAL_BENCH_CACHE to a folder that can")
     return Finding(

@@ -33,7 +33,7 @@ def evaluate_command(
     for an unreadable file or an unknown image or category.
     """
     if iou not in IOU_TYPES:
-        raise UserError(f"--iou {iou}: one of {', '.join(IOU_TYPES)} is wanted")
+        raise UserError(f"--iou {iou}: expected one of {', '.join(IOU_TYPES)}")
     truth = load_annotations(annotations)
     found = Detections.read(detections, truth)
     wanted = IOU_TYPES[iou]

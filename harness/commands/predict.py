@@ -79,8 +79,8 @@ def _read(path: Path) -> np.ndarray:
     try:
         check_picture(str(path))
     except NoPicture as fault:
-        raise UserError(f"{path} is no picture: {fault}") from fault
+        raise UserError(f"{path} is not an image: {fault}") from fault
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        raise UserError(f"{path} {'is no image that OpenCV reads' if path.is_file() else 'does not exist'}")
+        raise UserError(f"{path} {'is not an image that OpenCV can read' if path.is_file() else 'does not exist'}")
     return picture

@@ -18,7 +18,7 @@ STYLES = {Verdict.equal: "", Verdict.differs: "yellow", Verdict.aside: "dim", Ve
 
 
 def list_command() -> None:
-    """Every recipe with paper, file of origin, GPUs, hours and figures as published."""
+    """Every recipe with paper, original file, and published GPUs, hours and figures."""
     out = console()
     wide = out.width >= WIDE
     table = Table(box=None, pad_edge=False)
@@ -40,7 +40,7 @@ def list_command() -> None:
         further = (origin, absent(paper.gpus), absent(paper.hours)) if wide else ()
         table.add_row(name, paper.paper, *further, absent(figures))
     out.print(table)
-    out.print("\nOf no paper:", highlight=False)
+    out.print("\nNot from a paper:", highlight=False)
     for name in own:
         out.print(f"{name}: {about(name).splitlines()[0]}", markup=False, highlight=False)
     out.print(
@@ -66,7 +66,7 @@ def show_command(name: str) -> None:
         out.print(f"{what}: {value}", highlight=False, markup=False)
     paper = papers().get(name)
     if paper is None:
-        out.print("no published configuration: ours alone")
+        out.print("no published configuration: this recipe is ours")
         return
     out.print(f"{paper.paper}; {place(paper.origin)}", highlight=False, markup=False)
     out.print(f"published: GPUs {absent(paper.gpus)}; hours {absent(paper.hours)}", highlight=False, markup=False)

@@ -1,6 +1,6 @@
 """`harness score` and `harness embed`: an offline stage by a finished run's weights, and its file.
 
-The stage is a run of its own, as a sweep would have it: what is complete is not done again, what was stopped goes on.
+The stage is a run of its own, as a sweep would have it: complete ones are not repeated, interrupted ones resume.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def stage_command(
     outcome = execute_composed(Composed(config, {}))
     record = read_record(runs, outcome.run_id)
     if outcome.status is not Status.complete or record is None:
-        raise UserError(f"{outcome.run_id}: {outcome.message or 'not complete'}; the same command goes on where it was")
+        raise UserError(f"{outcome.run_id}: {outcome.message or 'not complete'}; run the same command again to resume")
     made = runs / outcome.run_id / FILES[stage.name]
     lines = [f"{record.statistics['rows']} instances, {record.statistics['without']} of them without a result: {made}"]
     if stage.name is Stage.score:
@@ -64,7 +64,7 @@ def _config(finished: FinishedRun, stage: StageConfig, pool: str | None, gpu: bo
     own = finished.config
     trained = has_final(finished.folder / "checkpoint")
     if not trained and not (own.weights and not own.train):
-        raise UserError(f"{finished.record.run_id} has left no weights below {finished.folder / 'checkpoint'}")
+        raise UserError(f"{finished.record.run_id} left no weights in {finished.folder / 'checkpoint'}")
     return dataclasses.replace(
         own,
         name="",

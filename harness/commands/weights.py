@@ -47,7 +47,7 @@ def convert_weights(path: Path, out: Path, to: str = Layout.DETECTRON2.value) ->
     terminal = console()
     terminal.print(f"{out}: {to} layout")
     if left:
-        terminal.print(f"left out, of another model: {', '.join(left)}")
+        terminal.print(f"left out, not part of this model: {', '.join(left)}")
 
 
 def _groups(tensors: dict[str, Tensor], every: bool) -> dict[str, list[Tensor]]:

@@ -14,7 +14,7 @@ class Jitter:
     """Large-scale jitter: resize to `scaled`, crop `size` at `offset`, mirror. All sizes (height, width) in pixels.
 
     Pixels fill whole ones, `scaled` being the source times `factor` without its fraction; coordinates are multiplied by
-    `factor` itself, as published. An image that is smaller than the crop stays as it is; padding is the engine's.
+    `factor` itself, like the published code. An image that is smaller than the crop is not changed; the engine pads it.
     Source: simple copy-paste (2012.07177) as X-Paste trains with it.
     """
 

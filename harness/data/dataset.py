@@ -41,7 +41,7 @@ class Dataset:
             _make_once(folder)
         if not folder.is_dir():
             raise UserError(
-                f"data.root: the folder {folder} does not exist; `harness data check` says what belongs there"
+                f"data.root: the folder {folder} does not exist; `harness data check` says what it must contain"
             )
         return folder
 
@@ -66,13 +66,13 @@ class Dataset:
         path = self.root / name
         if not path.is_file():
             raise UserError(
-                f"{path} does not exist; `harness data check data={self.config.name}` says what to download where"
+                f"{path} does not exist; `harness data check data={self.config.name}` says what to download"
             )
         return path
 
     @property
     def pool_file(self) -> Path | None:
-        """A path, or the name of a pool below root/pools; None where none is configured.
+        """A path, or the name of a pool below root/pools; None if none is configured.
 
         By name, a packed pool is taken before an index, and the index that `harness data index-pool` made before the
         JSON that it was made from.
@@ -143,11 +143,11 @@ class Dataset:
             raise UserError(f"{path or 'no pool'}: {error}") from error
         name = type(method).__name__
         if not isinstance(prepared, InstancePool):
-            raise TypeError(f"{name}.prepare gives a {type(prepared).__name__}, not a pool made of its own")
+            raise TypeError(f"{name}.prepare returned a {type(prepared).__name__}, not a pool made from its argument")
         if len(prepared) == 0:
             if path is None:
-                raise UserError(f"method {name} pastes instances, and data.pool names no pool")
-            raise UserError(f"{path}: of {len(pool)} instances method {name} leaves none to paste")
+                raise UserError(f"method {name} pastes instances: give data.pool=PATH")
+            raise UserError(f"{path}: method {name} leaves none of {len(pool)} instances to paste")
         if path is not None:
             check_categories(prepared, self.num_classes, path)
         return prepared
@@ -163,12 +163,12 @@ class Dataset:
         return kinds_of(pool, self.root / "truth" / f"{file.stem}.parquet")
 
     def clean_rows(self, pool: Pool) -> np.ndarray | None:
-        """(N,) bool by pool row: whether `kinds` says clean; None where it says nothing."""
+        """(N,) bool by pool row: whether `kinds` says clean; None if it says nothing."""
         kinds = self.kinds(pool)
         return None if kinds is None else kinds == CLEAN
 
 
 @cache
 def _make_once(folder: Path) -> None:
-    """Once a process: whether it is whole is told by counting thousands of files."""
+    """Once per process: checking that it is complete takes counting thousands of files."""
     make_mini(folder)

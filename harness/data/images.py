@@ -32,14 +32,16 @@ class TrainingImages:
         try:
             check_picture(str(path))
         except NoPicture as fault:
-            raise UserError(f"{path} is no picture: {fault}") from fault
+            raise UserError(f"{path} is not an image: {fault}") from fault
         image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise UserError(_what_is_wrong(path, self.root))
         expected = int(self.annotations.heights[index]), int(self.annotations.widths[index])
         if image.shape[:2] != expected:
             found = "x".join(map(str, image.shape[:2]))
-            raise UserError(f"{path} is {found} pixels, its annotations say {expected[0]}x{expected[1]}; wrong image?")
+            raise UserError(
+                f"{path} is {found} pixels, but its annotations say {expected[0]}x{expected[1]}; is it the wrong image?"
+            )
         self._latest = index, image
         return image
 

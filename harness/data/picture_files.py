@@ -27,9 +27,7 @@ def most_pixels() -> int:
     """How large a picture may be: BSGAL_BENCH_MOST_PIXELS, else USUAL_MOST. Raises UserError for what is no number."""
     chosen = os.environ.get(MOST_PIXELS, str(USUAL_MOST))
     if not chosen.isdecimal() or not 1 <= int(chosen) <= 2**31:
-        raise UserError(
-            f"{MOST_PIXELS}={chosen}: a number of pixels is wanted, {USUAL_MOST} is usual and 2^31 the most"
-        )
+        raise UserError(f"{MOST_PIXELS}={chosen}: expected a number of pixels, usually {USUAL_MOST} and at most 2^31")
     return int(chosen)
 
 

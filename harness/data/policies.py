@@ -44,11 +44,11 @@ class Policies:
     def prefetch(self, workers: int) -> int | None:
         """How many batches a worker may be asked for ahead; None without workers.
 
-        Raises UserError where even one each would be asked for before its policy is known.
+        Raises UserError if even one each would be asked for before its policy is known.
         """
         if self.lag <= workers:
             raise UserError(
-                f"data.workers={workers}: the method's draws heed what was learnt lag={self.lag} steps before, and so "
+                f"data.workers={workers}: the method draws by what it learnt lag={self.lag} steps earlier, and this "
                 f"many workers draw further ahead; set data.workers={self.lag - 1}, or raise `lag` in the method"
             )
         return min(PREFETCHED, (self.lag - 1) // workers) if workers else None

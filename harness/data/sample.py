@@ -192,7 +192,7 @@ class View:
 class Sample:
     """One training position.
 
-    augmented is None where nothing was drawn or nothing of it survived. references are those that the method asked for,
+    augmented is None if nothing was drawn or nothing of it survived. references are those that the method asked for,
     None in place of one that its crop left without instances where the method keeps no such image. drawn_rows (k,)
     int64 are the pool rows that the method drew. skipped counts pool images that could not be read, by fault.
     """

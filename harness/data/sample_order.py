@@ -1,4 +1,4 @@
-"""Which training image stands at which position of the endless stream; a function of the position alone."""
+"""Which training image is at which position of the endless stream; a function of the position alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SampleOrder:
 
     def __init__(self, factors: np.ndarray, seed: int) -> None:
         if not factors.any():
-            raise UserError("the training annotations hold no instance, so there is nothing to train on")
+            raise UserError("the training annotations hold no instances, so there is nothing to train on")
         self.factors = factors
         self.seed = seed
         self._starts = [0]  # position at which each epoch begins

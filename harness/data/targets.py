@@ -43,7 +43,7 @@ class Instance:
 
     @property
     def box(self) -> Box:
-        """The annotation's box as long as it stands, else the mask's extent."""
+        """The annotation's box while it is valid, else the mask's extent."""
         return self.annotated or self.extent
 
 
@@ -131,7 +131,7 @@ def _moved_outline(annotations: Annotations, index: int, jitter: Jitter) -> list
     first, last = annotations.polygon_offsets[index : index + 2]
     if first == last:
         known = annotations.annotation_ids[index]
-        raise UserError(f"annotation {known} is no polygon, and data.mask_targets=polygon needs them; take bitmask")
+        raise UserError(f"annotation {known} is not a polygon, which data.mask_targets=polygon needs; use bitmask")
     bounds = annotations.point_offsets[first : last + 1].tolist()
     return [jitter.points(annotations.coordinates[a:b]) for a, b in pairwise(bounds)]
 

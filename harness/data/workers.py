@@ -1,4 +1,4 @@
-"""Loader workers that outlive the signals by which a run is told to save."""
+"""Loader workers that outlive the signals that tell a run to save."""
 
 from __future__ import annotations
 

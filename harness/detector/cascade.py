@@ -86,7 +86,7 @@ class Matches:
 class StageOutput:
     """inputs (R, F) of the last layers, without gradient; logits (R, C + 1), the last column unused; deltas (R, 4).
 
-    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None where none were.
+    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None if none were.
     """
 
     rois: Rois
@@ -243,7 +243,7 @@ class Cascade(nn.Module):
         return Loss(
             LossKind.BOX,
             sum=rois.per_image(each),
-            count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, as published
+            count=4 * rois.per_image(foreground.to(each.dtype)),  # a mean over coordinates, like the published code
             pasted=rois.per_image(each * matches.pasted(rois, truth)),
             attribution=matches.attribution(rois, truth, each, 4),
         )

@@ -151,7 +151,7 @@ class ProposalNetwork(nn.Module):
         boxes, scores = boxes[candidate], scores[candidate].sqrt()
         boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + SMALLEST_SIDE)], 1)
         keep = batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.long), self.config.proposal_nms)
-        if len(keep) > post:  # equals of the last one stay, as published
+        if len(keep) > post:  # ties with the last one stay, like the published code
             best = scores[keep]
             keep = keep[best >= best[post - 1]]
         return boxes[keep], scores[keep]

@@ -21,7 +21,7 @@ BASES = ("_base_", "_BASE_")  # mmdet's word, detectron2's word
 
 
 def own_file(name: str | None) -> Path | None:
-    """`engine.config` where it is a file of the user's; None where the framework ships it."""
+    """`engine.config` where it is a file of the user's; None if the framework ships it."""
     path = Path(name).expanduser() if name is not None else None
     return path if path is not None and path.is_file() else None
 
@@ -61,7 +61,7 @@ def _yaml(path: Path) -> tuple[list[Path], list[str]]:
     try:
         tree = yaml.compose(_text(path), yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"engine.config: {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"engine.config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
     bases: list[str] = []
     if isinstance(tree, yaml.MappingNode):
         bases = [text for key, value in tree.value if key.value in BASES for text in _scalars(value)]
@@ -83,7 +83,7 @@ def _python(path: Path) -> tuple[list[Path], list[str]]:
     try:
         tree = ast.parse(_text(path))
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"engine.config: {path} is no Python: {error}") from error
+        raise UserError(f"engine.config: {path} is not valid Python: {error}") from error
     bases, imported, texts = [], [], []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in BASES for t in node.targets):

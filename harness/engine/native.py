@@ -46,9 +46,9 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Nati
 class NativeEngine:
     """Drives a CenterNet2.
 
-    Mixed precision covers backbone and pyramid in training, as published, and with `predict_mixed` in prediction; where
-    `detector.autocast_heads` says so, the heads' layers and prediction too. Boxes, targets and losses are always in
-    full precision.
+    Mixed precision covers backbone and pyramid in training, like the published code, and in prediction with
+    `predict_mixed`; with `detector.autocast_heads` it also covers the heads' layers and prediction. Boxes, targets and
+    losses are always in full precision.
     """
 
     capabilities = CAPABILITIES

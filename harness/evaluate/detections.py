@@ -55,7 +55,7 @@ class Detections:
     """N detections, in the order in which equal scores are ranked.
 
     image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
-    width, height in pixels, None where only masks are known; masks None where only boxes are. source: what messages
+    width, height in pixels, None if only masks are known; masks None if only boxes are. source: what messages
     call them.
     """
 
@@ -71,7 +71,7 @@ class Detections:
         columns = (self.image_ids, self.category_ids, self.scores, self.boxes, mask_sizes)
         lengths = [len(column) for column in columns if column is not None]
         if len(set(lengths)) > 1 or len(lengths) == 3:
-            raise ValueError(f"columns of equal length, boxes or masks among them, are wanted, not {lengths}")
+            raise ValueError(f"expected columns of equal length, with boxes or masks, not {lengths}")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -120,7 +120,7 @@ class Detections:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path} does not exist; detections as results JSON or Parquet are wanted")
+            raise UserError(f"{path} does not exist; give detections as results JSON or Parquet")
         found = _read_parquet(path) if path.suffix == ".parquet" else _read_json(path, annotations)
         return replace(found, source=str(path))
 
@@ -138,7 +138,7 @@ class Detections:
         image_ids, category_ids = (_numbers(results, key, source) for key in ("image_id", "category_id"))
         for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
             for i in np.flatnonzero((ids != np.floor(ids)) | ~(np.abs(ids) < LARGEST_ID))[:1]:
-                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, an integer is wanted")
+                raise UserError(f"{source}: entry {i}: {key!r} is {ids[i]}, expected an integer")
         boxes = rles = None
         if has_boxes or not has_masks:
             boxes = _numbers(results, "bbox", source, width=4)
@@ -175,7 +175,7 @@ def _check_masks(masks: Masks, source: str) -> None:
         raise UserError(f"{source}: entry {entry} has a mask of {size_fault(*masks.sizes[entry])}")
     fault = first_fault(np.frombuffer(masks.counts, np.uint8), masks.offsets, pixels)
     if fault is not None:
-        raise UserError(f"{source}: entry {fault[0]} has a mask of {fault[1]}; encode it anew with pycocotools")
+        raise UserError(f"{source}: entry {fault[0]} has a mask of {fault[1]}; encode it again with pycocotools")
 
 
 def _concatenate_masks(parts: Sequence[Masks]) -> Masks:
@@ -192,14 +192,14 @@ def _read_json(path: Path, annotations: Annotations | None) -> Detections:
         results = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} of {path.stat().st_size} bytes"
-        raise UserError(f"{path}: no valid JSON at {where}: {error.msg}") from error
+        raise UserError(f"{path}: invalid JSON at {where}: {error.msg}") from error
     if not isinstance(results, list):
         raise UserError(
-            f"{path}: a list of results is wanted, {{image_id, category_id, score, bbox, segmentation}} each"
+            f"{path}: expected a list of results, each {{image_id, category_id, score, bbox, segmentation}}"
         )
     for i, entry in enumerate(results):
         if not isinstance(entry, dict):
-            raise UserError(f"{path}: entry {i} is no object")
+            raise UserError(f"{path}: entry {i} is not an object")
     return Detections.from_results(results, annotations, str(path))
 
 
@@ -216,7 +216,7 @@ def _read_parquet(path: Path) -> Detections:
         if name not in known:
             raise UserError(f"{path}: has no column {name!r}")
     if not {"bbox", "mask_counts"} & known:
-        raise UserError(f"{path}: has neither column 'bbox' nor 'mask_counts'")
+        raise UserError(f"{path}: has neither a column 'bbox' nor 'mask_counts'")
     if "bbox" in known:
         columns["bbox"] = pa.list_(pa.float64(), 4)
     if "mask_counts" in known:
@@ -248,7 +248,7 @@ def _column_of(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.
         array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
     except (ValueError, pa.ArrowException) as error:
         raise UserError(
-            f"{path}: column {name!r} holds {table[name].type} where {kind} is wanted ({first_line(error)})"
+            f"{path}: column {name!r} holds {table[name].type}, expected {kind} ({first_line(error)})"
         ) from error
     if array.null_count or (pa.types.is_nested(kind) and array.flatten().null_count):
         raise UserError(f"{path}: column {name!r} has empty cells")
@@ -282,7 +282,7 @@ def _numbers(results: Sequence[dict[str, Any]], key: str, source: str, width: in
         except (ValueError, TypeError):
             good = False
         if not good:
-            raise UserError(f"{source}: entry {i}: {key!r} is {shown(value)}, {wanted} is wanted")
+            raise UserError(f"{source}: entry {i}: {key!r} is {shown(value)}, expected {wanted}")
     raise UserError(f"{source}: {key!r} of some entry is not {wanted}")
 
 
@@ -306,7 +306,7 @@ def _as_rle(value: Any, i: int, image_id: int, annotations: Annotations | None, 
     elif isinstance(value, list):
         if annotations is None:
             raise UserError(
-                f"{source}: entry {i}: polygons as 'segmentation' need the annotations for the image's size"
+                f"{source}: entry {i}: polygons as 'segmentation' need the annotations, for the image's size"
             )
         images = np.flatnonzero(annotations.image_ids == image_id)
         if not len(images):

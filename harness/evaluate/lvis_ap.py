@@ -46,7 +46,7 @@ class CategoryFigures:
         }
 
     def metrics(self, frequency: np.ndarray) -> dict[str, float | None]:
-        """The package's figures as fractions, None where it says -1 for want of instances. `frequency` (C,) r, c, f."""
+        """The package's figures as fractions, None if it says -1 for want of instances. `frequency` (C,) r, c, f."""
         everywhere = self.ap[:, 0]
         figures = {
             "AP": everywhere,
@@ -74,7 +74,7 @@ class Evaluation:
     matches: dict[IouType, Matches]
 
     def per_category(self, iou_type: IouType) -> dict[str, float | None]:
-        """AP as a fraction by category id (as text, in the order of the ids), None where undefined."""
+        """AP as a fraction by category id (as text, in the order of the ids), None if undefined."""
         ap = self.figures[iou_type].of_category()["AP"].tolist()
         ids = self.annotations.category_ids.tolist()
         return {str(i): None if np.isnan(value) else value for i, value in zip(ids, ap, strict=True)}

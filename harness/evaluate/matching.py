@@ -172,7 +172,7 @@ def _checked_indices(
     for entry in [] if ignore_unknown else np.flatnonzero(unknown)[:1]:
         raise UserError(
             f"{source}: entry {entry} names category {detections.category_ids[entry]}, which the annotations do not "
-            "have; ignore_unknown (--ignore-unknown) leaves such entries out, as the lvis package does"
+            "have; ignore_unknown (--ignore-unknown) skips such entries, as the lvis package does"
         )
     for entry in np.flatnonzero(~np.isfinite(detections.scores))[:1]:
         raise UserError(f"{source}: entry {entry} has score {detections.scores[entry]}")
@@ -183,7 +183,7 @@ def _checked_indices(
         sizes = np.stack([annotations.heights[image], annotations.widths[image]], 1)
         for entry in np.flatnonzero((sizes != detections.masks.sizes).any(1))[:1]:
             size, wanted = detections.masks.sizes[entry].tolist(), sizes[entry].tolist()
-            raise UserError(f"{source}: entry {entry} has a mask of {size} (height, width), its image is {wanted}")
+            raise UserError(f"{source}: entry {entry} has a mask of {size} (height, width), but its image is {wanted}")
     return image, np.where(unknown, -1, category)
 
 

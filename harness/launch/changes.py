@@ -1,4 +1,4 @@
-"""Other launcher settings for runs that stand in a manifest: asked for on the command line, or by why a run failed."""
+"""Other launcher settings for the runs of a manifest: given on the command line, or chosen by why a run failed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ def read_changes(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def setup_lines(changes: Mapping[str, str]) -> list[str]:
-    """The shell lines of a launcher.setup among the changes. Raises UserError for what is no list of lines."""
+    """The shell lines of a launcher.setup among the changes. Raises UserError for anything but a list of lines."""
     lines = _value("setup", changes.get("setup", "[]"))
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UserError(
-            f"launcher.setup={changes['setup']}: a list of shell lines is wanted, such as ['module load x']"
-        )
+        raise UserError(f"launcher.setup={changes['setup']}: expected a list of shell lines, such as ['module load x']")
     return lines
 
 
@@ -63,11 +61,11 @@ def _value(name: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"launcher.{name}={text}: cannot be read; quote what holds brackets or colons") from error
+        raise UserError(f"launcher.{name}={text}: cannot be read; quote values with brackets or colons") from error
 
 
 def avoid_bad_node(run: ExpectedRun, row: RunState) -> None:
-    """Excludes the node that a run failed by."""
+    """Excludes the node on which a run failed."""
     if row.failure_kind in _OF_THE_NODE and row.node.strip() not in ("", "None assigned"):
         earlier = run.resources["exclude"]
         nodes = ",".join(dict.fromkeys([*([earlier] if earlier else []), row.node]))
@@ -76,9 +74,9 @@ def avoid_bad_node(run: ExpectedRun, row: RunState) -> None:
 
 
 def cure(row: RunState) -> dict[str, str] | None:
-    """The settings by which a run may get through when it is tried again; None where they are not to blame.
+    """The settings with which a retried run may succeed; None if they are not to blame.
 
-    Twice the memory, or twice the time; nothing else where it was stopped from outside or its node failed.
+    Twice the memory or twice the time; unchanged if it was stopped from outside, or its node failed.
     """
     resources = row.run.resources
     if row.state is State.interrupted or row.failure_kind == FailureKind.node_failure.value:

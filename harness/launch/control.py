@@ -27,9 +27,9 @@ MOST_NAMES = 3
 
 
 def cancel(runs_dir: Path, words: Sequence[str]) -> int:
-    """Cancels those of the selected runs that wait or run. What they have saved stays; `retry` goes on from it.
+    """Cancels those of the selected runs that wait or run. Their checkpoints stay; `retry` resumes from them.
 
-    Runs of which the scheduler told nothing are cancelled as well, should it answer now. The exit code is 1 when
+    Runs about which the scheduler said nothing are also cancelled, if it answers now. The exit code is 1 when
     something is not known to be cancelled. Raises UserError for words that name nothing.
     """
     if not words:
@@ -48,7 +48,7 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
         if row not in on_slurm:
             why = _stop_process(runs_dir, row, last.get(row.run.run_id))
         else:
-            why = refused.get(row.job, "") if row.job else f"it has no job that is known: {row.reason}"
+            why = refused.get(row.job, "") if row.job else f"it has no known job: {row.reason}"
         if why:
             kept[row.run.run_id] = why
         else:
@@ -64,10 +64,10 @@ def cancel(runs_dir: Path, words: Sequence[str]) -> int:
 
 
 def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) -> int:
-    """Submits again those of the selected runs that failed, were cancelled or stopped, and what waits for them.
+    """Resubmits the selected runs that failed, were cancelled or stopped, and those that wait for them.
 
-    Words that begin with `launcher.` are no filters: they change the resources of what is submitted, for instance
-    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes that runs failed by
+    Words that begin with `launcher.` are not filters: they change the resources of the submitted runs, such as
+    `harness retry mini status=failed launcher.memory_gb=64 launcher.sbatch.reservation=x`. Nodes on which runs failed
     are avoided. Code that the manifest names is executed where it is among the `trusted` files, or the lines of a
     launcher.setup that is given. Raises UserError.
     """
@@ -76,15 +76,15 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
     rows = select(runs_dir, words)
     for row in rows:
         if row.state is State.unknown:
-            raise UserError(f"{row.run.run_id} may be on its way, so nothing is submitted: {row.reason}")
+            raise UserError(f"{row.run.run_id} may already be submitted, so nothing is submitted: {row.reason}")
     chosen = [row for row in rows if row.state not in (State.complete, *ACTIVE)]
     if not chosen:
-        tables.console().print("nothing to retry: every selected run is complete or on its way", highlight=False)
+        tables.console().print("nothing to retry: every selected run is complete or under way", highlight=False)
         return 0
     code = 0
     for sweep in dict.fromkeys(row.sweep for row in chosen):
         if not sweep:
-            raise UserError("a run that belongs to no sweep is started again by `harness run` with its overrides")
+            raise UserError("restart a run that belongs to no sweep with `harness run` and its overrides")
         wanted = {row.run.run_id for row in chosen if row.sweep == sweep}
         manifest = read_manifest(runs_dir, sweep)
         failed = {row.run.run_id: row for row in chosen if row.sweep == sweep}
@@ -97,7 +97,7 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
             sweep: str = sweep,
         ) -> Manifest:
             if earlier is None:
-                raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it anew")
+                raise UserError(f"the manifest of sweep {sweep} is gone; `harness sweep {sweep}` writes it again")
             for run in earlier.runs:
                 if run.run_id in wanted:
                     apply_changes(run, changes)
@@ -110,12 +110,12 @@ def retry(runs_dir: Path, words: Sequence[str], trusted: Sequence[Path] = ()) ->
 
 
 def _is_on_slurm(row: RunState, last: tuple[Submission, str] | None) -> bool:
-    """By what it was handed to; its settings may have been changed since."""
+    """By the launcher that it was submitted to; its settings may have changed since."""
     return (last[0].launcher if last else row.run.resources.get("name")) == "slurm"
 
 
 def _others_need_its_job(runs_dir: Path, last: tuple[Submission, str] | None, chosen: set[str]) -> bool:
-    """Whether runs that are not to be cancelled share a run's job and have not ended in it."""
+    """Whether runs that are not to be cancelled share a run's job and are still active in it."""
     if last is None:
         return False
     submission, own = last
@@ -130,7 +130,7 @@ def _is_over(runs_dir: Path, run_id: str, job: str) -> bool:
 
 
 def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
-    """Cancels runs in jobs that go on without them; why that failed, by run.
+    """Cancels runs in jobs that continue without them; returns why that failed, by run.
 
     All runs of such a job save themselves, and it is queued again for those that are not marked.
     """
@@ -147,17 +147,17 @@ def _leave_jobs(runs_dir: Path, rows: Sequence[RunState]) -> dict[str, str]:
 
 
 def _mark(runs_dir: Path, row: RunState) -> None:
-    """Leaves the marker by which the run's job, told to stop, knows that it is not to queue itself again."""
+    """Writes the marker that keeps a stopped job from queueing itself again."""
     marker = cancelled_path(runs_dir, row.run.run_id)
     try:
         with write_atomically(marker) as temporary:
             temporary.write_text(row.job or "")
     except OSError as error:
-        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled all the same", highlight=False)
+        tables.console().print(f"{marker}: {error.strerror}; the run is cancelled nevertheless", highlight=False)
 
 
 def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | None) -> str:
-    """Stops a run of this machine; why it could not be stopped, empty when it was.
+    """Stops a run on this machine; returns why it could not be stopped, empty if it was.
 
     Only a process that is known to be the run's is sent a signal: by machine and start time as its claim has them, or
     by the command line of submitit's controller.
@@ -176,12 +176,12 @@ def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | 
     host = owner.host if owner and not owner.is_here else last[0].host if last else ""
     if host and host != socket.gethostname():
         return f"it runs on {host}; `harness cancel {row.run.run_id}` there stops it"
-    return "its process is not to be seen from here"
+    return "its process cannot be seen from here"
 
 
 def _descendants(runs: Sequence[ExpectedRun], roots: set[str]) -> set[str]:
     found = set(roots)
-    for run in runs:  # parents stand before their children
+    for run in runs:  # parents come before their children
         if found.intersection(run.parents):
             found.add(run.run_id)
     return found - roots

@@ -1,4 +1,4 @@
-"""`harness status --cost`: what runs have used of the machines, the starts that came to nothing included."""
+"""`harness status --cost`: the machine time that runs have used, including starts without a result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WELL_SPENT = ("train_seconds", "evaluation_seconds", "stage_seconds")
 def used(runs_dir: Path, rows: Sequence[RunState]) -> str:
     """Such as "12.5 hours of jobs in 18 starts, 50.0 GPU hours; 91% of complete runs' time was training or ...".
 
-    Every start counts from its job's beginning to its last sign of life, whether it came to something or not.
+    Every start counts from its job's beginning to its last sign of life, whatever came of it.
     """
     seconds = gpu_seconds = complete = useful = 0.0
     starts = 0

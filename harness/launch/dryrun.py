@@ -28,7 +28,7 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
         for parameters, count in Counter(_sbatch_words(run) for run in open_runs).items():
             out.print(f"sbatch, {count} runs: {parameters}", highlight=False, markup=False)
         for asked, needed in _walltimes(open_runs, records):
-            out.print(f"launcher.minutes={asked}: like runs took up to {needed} minutes undisturbed", highlight=False)
+            out.print(f"launcher.minutes={asked}, but similar runs took up to {needed} minutes", highlight=False)
     known = [(run, hours[run.run_id]) for run in open_runs if hours[run.run_id] is not None]
     gpu_hours = sum(_gpus(run) * (own or 0.0) for run, own in known)
     unknown = len(open_runs) - len(known)
@@ -41,7 +41,7 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
 
 
 def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:
-    """Hours of a run, from complete runs of the same method and backbone on the same data; None without one."""
+    """Hours of a run, from complete runs of the same method and backbone on the same data; None without any."""
     seconds = [record.cost["wall_seconds"] / record.cost["iterations"] for record in _alike(run, records)]
     return statistics.median(seconds) * run.iterations / 3600 if seconds else None
 

@@ -13,14 +13,14 @@ from harness.record.record import FailureKind
 
 # SLURM's word -> ours, and what to do about it.
 _ENDS = {
-    "OUT_OF_MEMORY": (FailureKind.out_of_memory, "killed for memory; raise launcher.memory_gb"),
+    "OUT_OF_MEMORY": (FailureKind.out_of_memory, "killed for exceeding its memory; raise launcher.memory_gb"),
     "TIMEOUT": (FailureKind.timeout, "killed at its time limit before it could save; raise launcher.minutes"),
     "DEADLINE": (FailureKind.timeout, "killed at its deadline"),
     "NODE_FAIL": (FailureKind.node_failure, "its node failed"),
     "BOOT_FAIL": (FailureKind.node_failure, "its node failed to boot"),
-    "PREEMPTED": (FailureKind.cancelled, "preempted without being queued again"),
+    "PREEMPTED": (FailureKind.cancelled, "preempted and not queued again"),
     "CANCELLED": (FailureKind.cancelled, "cancelled by scancel"),
-    "NO_SPACE": (FailureKind.no_space, "no space was left on its disk, or of its quota"),
+    "NO_SPACE": (FailureKind.no_space, "no space left on its disk or in its quota"),
 }
 # What SLURM writes last into a killed job's output. Memory comes first: the step that it ended is then cancelled, with
 # a line of its own.
@@ -42,7 +42,7 @@ _TAIL_BYTES = 8000
 
 
 def ending(submission: Submission | None, job: str | None, accounted: Job | None) -> tuple[FailureKind, str] | None:
-    """The kind and the words for a job that did not end by its run's own doing; None where that is not known."""
+    """The kind and message for a job that its run did not end itself; None if that is not known."""
     lines = list(last_lines(submission, job)) if submission is not None and job is not None else []
     of_slurm = [line for line in lines if SCHEDULER_LINE.match(line)]
     spoken = [word for text, word in _LAST_WORDS.items() if any(text in line for line in of_slurm)]
@@ -68,7 +68,7 @@ def last_lines(submission: Submission, job: str) -> Iterator[str]:
 
 
 def exit_code(accounted: Job | None) -> int | None:
-    """A job's exit code as a shell has it: 128 and the number of the signal that killed it; None where unknown."""
+    """A job's exit code as in a shell: 128 plus the number of the signal that killed it; None if unknown."""
     found = re.search(r"(\d+):(\d+)$", accounted.reason) if accounted else None
     if found is None:
         return None

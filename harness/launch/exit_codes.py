@@ -22,6 +22,6 @@ _CODES = {
 
 
 def exit_code(rows: Sequence[RunState]) -> int:
-    """That of the worst run, in the order above; 0 when all are complete or under way."""
+    """The exit code of the worst run, in the order above; 0 if all are complete or under way."""
     states = {row.state for row in rows}
     return next((code for state, code in _CODES.items() if state in states), 0)

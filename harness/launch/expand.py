@@ -27,7 +27,7 @@ _SHARED_IF_POSSIBLE = ("method.", "schedule.", "stage.", "data.pool")
 
 @dataclass
 class _Row:
-    """A run on its way: the settings that the sweep gives it, in order, later ones winning."""
+    """A run that is being built: its settings from the sweep, in order; later ones win."""
 
     axes: dict[str, str]
     settings: dict[str, str]
@@ -66,7 +66,7 @@ def expand(
     for done, row in enumerate(kept):
         run = _expected(sweep, row, runs, composer)
         if run.run_id in taken:
-            raise UserError(f"{sweep.path}: grid: two runs are one experiment: ({taken[run.run_id]}) and ({row})")
+            raise UserError(f"{sweep.path}: grid: two runs are the same experiment: ({taken[run.run_id]}) and ({row})")
         runs[id(row)], taken[run.run_id] = run, row
         if progress:
             progress(done + 1, len(kept))
@@ -151,7 +151,7 @@ class _Composer:
         self._choices: dict[tuple[str, ...], dict[str, str | None]] = {}
 
     def compose(self, settings: Mapping[str, str], **parents: Any) -> Composed:
-        """What these overrides make; `parents` are the values of init_from and needed_runs. Raises UserError."""
+        """Composes these overrides; `parents` are the values of init_from and needed_runs. Raises UserError."""
         from harness.compose import compose
 
         own = _seed_and_name(settings) | parents
@@ -165,7 +165,7 @@ class _Composer:
         return dataclasses.replace(composed, config=dataclasses.replace(composed.config, **own))
 
     def choices(self, settings: Mapping[str, str]) -> dict[str, str | None]:
-        """The option that every configuration group comes to. Raises UserError."""
+        """The chosen option of every configuration group. Raises UserError."""
         from harness.compose import group_choices
 
         overrides = tuple(_overrides(settings))
@@ -183,7 +183,7 @@ def _seed_and_name(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 class _Lookup:
-    """What a run's settings come to, for `when` and for finding parents: given, a group's option, or composed."""
+    """The final settings of a run, for `when` and for finding parents: given, a group's option, or composed."""
 
     def __init__(self, sweep: Sweep, composer: _Composer) -> None:
         self._sweep = sweep
@@ -219,7 +219,7 @@ class _Lookup:
 
 @contextmanager
 def _errors_of(sweep: Sweep, row: _Row) -> Iterator[None]:
-    """Puts the sweep's file and the run before what is wrong with the run."""
+    """Adds the sweep's file and the run to an error about the run."""
     try:
         yield
     except UserError as error:
@@ -235,7 +235,7 @@ def _apply_rules(sweep: Sweep, rows: Sequence[_Row], lookup: _Lookup, everywhere
 
 
 def _check_values(sweep: Sweep, selector: Selector, rows: Sequence[_Row], lookup: _Lookup, where: str) -> None:
-    """A value that no grid gives its key, and no recipe, selects nothing, which is never meant."""
+    """Raises UserError for a value that no grid and no recipe gives its key, since it would select nothing."""
     for key, values in selector.items():
         known = set(sweep.axes.get(key, ())) | set(sweep.axes.get("method", ()) if key == "name" else ())
         settable = {rule.settings[key] for rule in sweep.rules if key in rule.settings}
@@ -309,7 +309,7 @@ def _order(sweep: Sweep, rows: Sequence[_Row]) -> list[_Row]:
 
     def level(row: _Row, trail: tuple[int, ...]) -> int:
         if id(row) in trail:
-            raise UserError(f"{sweep.path}: after: the run ({row}) would come after itself")
+            raise UserError(f"{sweep.path}: after: the run ({row}) would wait for itself")
         if id(row) not in depth:
             depth[id(row)] = max((1 + level(parent, (*trail, id(row))) for parent in row.parents()), default=0)
         return depth[id(row)]
@@ -362,7 +362,7 @@ def _ranks(config: RunConfig) -> int:
 
 
 def _file_of(sweep: Sweep, run: ExpectedRun, option: str) -> str:
-    """What a stage will have left, as an override."""
+    """The file that a stage will write, as an override."""
     from harness.stages.stage import FILES
 
     if not run.stage:

@@ -1,4 +1,4 @@
-"""`harness logs`: what runs have said, and what they are saying."""
+"""`harness logs`: the end of runs' logs, and what is added to them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MOST_TAIL_BYTES = 2**20  # that they are looked for in
 def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
     """Prints the end of the selected runs' logs; with `follow` what is added, until all of them have ended.
 
-    Lines of several runs are told apart by the run's name in front. Raises UserError for words that name nothing.
+    Lines of several runs begin with the run's name. Raises UserError for words that name nothing.
     """
     if not words:
         raise UserError("say whose logs: a run, a sweep, or filters such as status=failed")
     rows = select(runs_dir, words)
     tails = [tail for row in rows for tail in _tails(runs_dir, row, len(rows) > 1)]
     if not tails:
-        raise UserError("these runs have written no log yet; `harness status` says why")
+        raise UserError("these runs have not written a log yet; `harness status` says why")
     for tail in tails:
         for line in tail.last():
             print(line)
@@ -56,7 +56,7 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
 
 @dataclass
 class _Tail:
-    """The end of a file. only: the lines that are shown, all without it."""
+    """The end of a file. only: a pattern of the lines to show; all by default."""
 
     path: Path
     prefix: str

@@ -1,4 +1,4 @@
-"""What a job executes: one run of a sweep, and what to do when it was stopped."""
+"""What a job executes: one run of a sweep, and what follows when it is stopped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_FRUITLESS_STARTS = 5
 def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = scheduler.requeue_self) -> None:
     """Executes a run in a job of SLURM or of submitit's local executor; returns nothing, since the record says it all.
 
-    Stopped by a signal, the run has saved itself and rank 0 calls `queue_again`, whose words go to the log. Raises what
+    Stopped by a signal, the run has saved itself and rank 0 calls `queue_again`, whose answer is logged. Raises what
     the run raised, so that the scheduler shows a failure as one.
     """
     with StopFlag():
@@ -59,12 +59,12 @@ def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = schedule
 
 
 def cancelled_path(runs: Path, run_id: str) -> Path:
-    """Holds the ids of the jobs in which a run was cancelled; they are not to queue it again."""
+    """The file with the ids of jobs in which a run was cancelled, and which must not queue it again."""
     return runs / run_id / "cancelled"
 
 
 def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
-    """Whether a run was cancelled in `job`, which is its last one; a later job of the run is not meant."""
+    """Whether a run was cancelled in `job`, its last one; a later job of the run does not count."""
     try:
         content = read_bytes(cancelled_path(runs, run_id))
     except (OSError, Damaged):
@@ -76,7 +76,7 @@ def is_cancelled(runs: Path, run_id: str, job: str | None) -> bool:
 
 
 def has_failed(record: Record | None, job: str | None) -> bool:
-    """Whether a run has ended in `job`, by its own fault or for want of a parent."""
+    """Whether a run has ended in `job`, by its own fault or because a parent is missing."""
     if record is None or record.status not in (Status.failed, Status.waiting):
         return False
     return bool(record.provenance.get("job") == job)

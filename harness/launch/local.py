@@ -1,4 +1,4 @@
-"""Running a sweep on this machine by submitit's local executor: so many runs at a time, a process each."""
+"""Running a sweep on this machine by submitit's local executor: several at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Running:
 
 @dataclass
 class Local:
-    """Runs in progress. `on_change` is called after every change and now and then between."""
+    """Runs in progress. `on_change` is called after every change, and from time to time in between."""
 
     runs_dir: Path
     manifest: Manifest
@@ -54,9 +54,9 @@ class Local:
             check_resources(run.resources)
             needed = run.resources["gpus"]
             if needed > len(self.free_gpus):
-                raise UserError(f"launcher.gpus={needed}, but this machine shows {len(self.free_gpus)} GPUs")
+                raise UserError(f"launcher.gpus={needed}, but this machine has {len(self.free_gpus)}")
             if run.resources["nodes"] != 1:
-                raise UserError("launcher.nodes is for launcher=slurm; launcher=local has one node")
+                raise UserError("launcher.nodes needs launcher=slurm; launcher=local has one node")
         name = f"{self.manifest.sweep}-{uuid.uuid4().hex[:8]}"
         folder = (self.runs_dir / "sweeps" / self.manifest.sweep / "jobs" / name).absolute()
         self.submission = Submission(name, str(folder), "local", [], [], time.time(), host=socket.gethostname())
@@ -78,7 +78,7 @@ class Local:
             return False
 
     def _next(self) -> ExpectedRun | None:
-        """The first run whose parents have all ended well."""
+        """The first run whose parents are all complete."""
         return next((run for run in self.waiting if self._is_ready(run)), None)
 
     def _is_ready(self, run: ExpectedRun) -> bool:
@@ -168,7 +168,7 @@ def _interrupts_ignored_by_children() -> Iterator[None]:
 
 @contextmanager
 def _without_working_folder() -> Iterator[None]:
-    """submitit starts `python -m`, which would import a user's own methods.py in the working folder for ours."""
+    """submitit starts `python -m`, which would import a user's own methods.py from the working folder."""
     earlier = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:

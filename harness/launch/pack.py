@@ -22,9 +22,9 @@ POLL_SECONDS = 0.5
 
 
 def start(runs: list[ExpectedRun], folder: str) -> None:
-    """Executes runs until all of them have ended; queues the job again where some were told to stop.
+    """Executes runs until all of them have ended; queues the job again if some were asked to stop.
 
-    The job fails where a run has failed, once the others have ended. A run that failed in it before, and one that was
+    The job fails if a run has failed, once the others have ended. A run that failed in it before, and one that was
     cancelled, is left alone.
     """
     with StopFlag() as stop:
@@ -57,7 +57,7 @@ def _execute(run: ExpectedRun, folder: str) -> None:
     def queue_again() -> str:
         nonlocal code
         code = EXIT_CODES[Status.interrupted]
-        return "its job is queued again when the runs beside it have saved themselves"
+        return "its job is queued again once the other runs in it have saved"
 
     job.start(run, folder, queue_again)
     sys.exit(code)

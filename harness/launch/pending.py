@@ -55,7 +55,7 @@ def _flags(changes: Mapping[str, str]) -> list[str]:
     for name, text in changes.items():
         if name not in _NAMES:
             raise UserError(
-                f"launcher.{name}: cannot be changed in the queue (cancel and retry); {nearest(name, _NAMES)}"
+                f"launcher.{name}: cannot be changed in the queue (cancel and retry instead); {nearest(name, _NAMES)}"
             )
         if fault := text_fault(text):
             raise UserError(f"launcher.{name}={text!r}: {fault}")
@@ -78,7 +78,9 @@ def _note(runs_dir: Path, sweep: str, rows: Sequence[RunState], changes: Mapping
     """Keeps the manifest true, so that a retry asks for what the job had."""
     held = claim.take(runs_dir / "sweeps" / sweep)
     if held is None:
-        raise UserError(f"the jobs are changed, but another process is working on sweep {sweep}; its file is as it was")
+        raise UserError(
+            f"the jobs were changed, but another process is working on sweep {sweep}, so its manifest was not"
+        )
     with held:
         manifest = read_manifest(runs_dir, sweep)
         ids = {row.run.run_id for row in rows}

@@ -1,6 +1,6 @@
 """One look at SLURM: squeue for what waits, runs or has just ended, sacct for what ended earlier, scancel.
 
-A look is taken once and passed along: what is decided and what is told rest on the same answer. It can say that there
+A look is taken once and passed along: what is decided and what is shown rest on the same answer. It can say that there
 was none; that is never taken for "no such job".
 """
 
@@ -37,7 +37,7 @@ class Job:
 class Look:
     """SLURM's answer. jobs: by id, those that wait or run. gone: those that squeue still shows after their end.
 
-    silence: why there is no answer; empty where there is one. hides: squeue shows users their own jobs alone, so that
+    silence: why there is no answer; empty if there is one. hides: squeue shows users their own jobs alone, so that
     it says nothing about others'.
     """
 
@@ -48,7 +48,7 @@ class Look:
     _accounts: dict[frozenset[str], dict[str, Job] | None] = field(default_factory=dict, compare=False, repr=False)
 
     def ended(self, jobs: Iterable[str]) -> dict[str, Job] | None:
-        """What accounting says of these jobs, asked once for the same ones; None where it gives no answer."""
+        """What accounting says of these jobs, asked once for the same ones; None if it gives no answer."""
         key = frozenset(jobs)
         if key not in self._accounts:
             self._accounts[key] = ended(key)
@@ -61,7 +61,7 @@ class Look:
     def required(self) -> Look:
         """Itself. Raises UserError when there was no answer: nothing may be submitted on a guess."""
         if self.silence:
-            raise UserError(f"{self.silence}; is this a machine of the cluster, and is its controller up?")
+            raise UserError(f"{self.silence}; is this machine part of the cluster, and is the controller up?")
         return self
 
 
@@ -88,7 +88,7 @@ def look(submissions: Iterable[Submission]) -> Look:
 
 
 def ended(jobs: Iterable[str]) -> dict[str, Job] | None:
-    """What accounting knows of jobs that have ended, by id; None where it gives no answer or keeps no accounts.
+    """What accounting knows of jobs that have ended, by id; None if it gives no answer or keeps no accounts.
 
     A job of which a step ended for want of memory counts as ended by that, whatever the job itself is said to be.
     """

@@ -33,27 +33,27 @@ _AFTERWARDS = [
 
 
 def check_resources(resources: Mapping[str, Any]) -> None:
-    """Raises UserError for settings that are missing, numbers that SLURM would take and that nobody means, and texts of
+    """Raises UserError for settings that are missing, numbers that SLURM would accept by mistake, and texts of
     several lines."""
     if missing := sorted(_NEEDED - resources.keys()):
-        raise UserError(f"a run of the manifest lacks launcher.{missing[0]}; `harness sweep` writes it anew")
+        raise UserError(f"a run in the manifest has no launcher.{missing[0]}; `harness sweep` writes it again")
     if fault := first_fault({f"launcher.{key}": value for key, value in resources.items()}):
         raise UserError(fault)
     texts = [(f"sbatch.{key}", f"{key}={value}") for key, value in resources["sbatch"].items()]
     for key in resources["sbatch"]:
         if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", key):
-            raise UserError(f"launcher.sbatch: {key!r} is no name of an option of sbatch's")
+            raise UserError(f"launcher.sbatch: {key!r} is not an option of sbatch")
     for key, value in [*resources.items(), *texts]:
         if fault := text_fault(value):
             raise UserError(f"launcher.{key}={value!r}: {fault}")
     if runs_a_job(resources) > 1 and resources["name"] != "slurm":
-        raise UserError("launcher.pack is for launcher=slurm; launcher.parallel runs several at a time here")
+        raise UserError("launcher.pack needs launcher=slurm; use launcher.parallel here")
     if runs_a_job(resources) > 1 and resources["ranks"] > 1:
-        raise UserError(f"launcher.pack={resources['pack']} is for runs of one rank, not of {resources['ranks']}")
+        raise UserError(f"launcher.pack={resources['pack']} needs runs of one rank, not of {resources['ranks']}")
     if resources["name"] == "slurm" and resources["signal_seconds"] >= 60 * resources["minutes"]:
         raise UserError(
-            f"launcher.signal_seconds={resources['signal_seconds']} leaves nothing of launcher.minutes="
-            f"{resources['minutes']}: the run would be told to save as soon as it starts; raise one or lower the other"
+            f"launcher.signal_seconds={resources['signal_seconds']} leaves no time within launcher.minutes="
+            f"{resources['minutes']}: the run would have to save as soon as it starts; change one of them"
         )
 
 
@@ -74,7 +74,7 @@ def sbatch_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:
     if gpus and gpus * nodes != ranks:
         raise UserError(
             f"launcher.nodes={nodes} with launcher.gpus={gpus} each is {nodes * gpus} GPUs, but "
-            f"schedule.global_batch / schedule.batch_per_rank makes {ranks} ranks: one GPU a rank"
+            f"schedule.global_batch / schedule.batch_per_rank makes {ranks} ranks: each needs one GPU"
         )
     further = {key: _flag(value) for key, value in resources["sbatch"].items()}
     parameters = {
@@ -101,7 +101,7 @@ def script_parameters(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def python_command() -> str:
-    """Python as a job starts it, with stop signals held back until the run can hear them."""
+    """The Python command of a job, with stop signals held back until the run can handle them."""
     return shlex.join([sys.executable, "-I", "-S", held.__file__])
 
 

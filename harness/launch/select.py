@@ -54,7 +54,7 @@ def _runs_of_job(manifests: Sequence[Manifest], word: str) -> list[str]:
 
 
 def value_of(row: RunState, key: str) -> str | None:
-    """What a filter's key stands for in a run: status, name, an axis of the grid, a group, or a setting given."""
+    """The value of a filter's key in a run: status, name, an axis of the grid, a group, or a setting given."""
     if key == "status":
         return row.state.value
     if key == "name":

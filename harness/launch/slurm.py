@@ -32,7 +32,7 @@ LOOKS, SECONDS_APART = 4, 2.0
 
 
 class _LimitReached(Exception):
-    """SLURM takes no more jobs for the time being."""
+    """SLURM accepts no more jobs for now."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ def _are_elements(array: Array, jobs: Mapping[str, str]) -> bool:
 
 @dataclass
 class Submitted:
-    """The job of each run that was submitted; limit: SLURM's words where it took no more, empty otherwise."""
+    """The job of each run that was submitted; limit: SLURM's message if it accepted no more, else empty."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     limit: str = ""
@@ -199,7 +199,7 @@ def reconcile(runs_dir: Path, manifest: Manifest, look: Look) -> list[str]:
 
 
 def found_jobs(submission: Submission, look: Look) -> list[str]:
-    """The jobs of a submission whose submitter did not write them down, by its name; empty where SLURM has none."""
+    """The jobs of a submission whose submitter did not write them down, by its name; empty if SLURM has none."""
     named = [job for job in (*look.jobs.values(), *look.gone.values()) if job.name == submission.job_name]
     if not named:
         return []
@@ -241,7 +241,7 @@ def _sbatch_from(array: Array, runs_dir: Path, jobs: Mapping[str, str]) -> list[
 
 
 def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
-    """The jobs of a submission that sbatch had no answer to. Raises UserError where squeue does not show them."""
+    """The jobs of a submission that sbatch had no answer to. Raises UserError if squeue does not show them."""
     for _ in range(LOOKS):
         look = queue.look([submission])
         if jobs := found_jobs(submission, look):
@@ -251,7 +251,7 @@ def _accepted_all_the_same(submission: Submission, words: str) -> list[str]:
         time.sleep(SECONDS_APART)
     known = f"squeue says neither: {look.silence}" if look.silence else "squeue does not show it"
     raise UserError(
-        f"whether SLURM took {submission.job_name} is unknown ({words}; {known}); the same command settles it"
+        f"whether SLURM took {submission.job_name} is unknown ({words}; {known}); run the same command again to see"
     )
 
 

@@ -1,8 +1,8 @@
-"""Where every run of a sweep stands: manifest, records, claims, progress and the scheduler put together.
+"""The state of every run of a sweep: manifest, records, claims, progress and the scheduler put together.
 
 A record is the truth where there is one; SLURM's own state alone lies (a node failure reads as failed while the job is
 queued again, a Python error can read COMPLETED), so it only explains what the record and the claim leave open. What
-SLURM gave no answer to is said to be unknown.
+SLURM gave no answer to is shown as unknown.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ACTIVE = (State.running, State.pending)
 
 @dataclass
 class RunState:
-    """job: the last job of the run, None where none is known. eta: seconds of training that are left, as far as known.
+    """job: the last job of the run, None if none is known. eta: seconds of training that are left, as far as known.
 
     metrics: those of the record, per IoU type. failure_kind: one of `FailureKind` for failed and cancelled runs.
     node: where its last job ran, as far as accounting tells. stale: the run is complete, and other code or other
@@ -87,7 +87,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the scheduler knows of a sweep's jobs; ended is None where accounting gave no answer.
+    """What the scheduler knows of a sweep's jobs; ended is None if accounting gave no answer.
 
     code: the fingerprint of the code installed.
     """
@@ -178,7 +178,7 @@ def _state(
             _set_rows(row, int(record.cost.get("iterations", 0)))
             row.iteration = row.run.iterations
         if record.provenance.get("code", known.code) != known.code:
-            row.stale, row.reason = True, "stale: made by other code or defaults; without its folder it is run anew"
+            row.stale, row.reason = True, "stale: made by other code or defaults; delete its folder to run it again"
         return row
     _add_progress(row, runs)
     active = next((known.look.jobs[job] for _, job in reversed(jobs) if job in known.look.jobs), None)
@@ -313,17 +313,17 @@ def _explain_end(row: RunState, runs: Path, message: str, last: Submission | Non
         row.state = State.failed if row.iteration is None else State.interrupted
         row.failure_kind = FailureKind.never_started.value if row.iteration is None else None
     elif message:
-        row.state, row.reason = State.interrupted, f"stopped: {message}; `harness retry` goes on from its checkpoint"
+        row.state, row.reason = State.interrupted, f"stopped: {message}; `harness retry` resumes from its checkpoint"
     elif code and code < 128:
         row.state, row.failure_kind = State.failed, FailureKind.no_record.value
         row.reason = f"its job ended with exit code {code} and left no record; see `harness logs`"
     else:
         killed = f"killed by signal {code - 128}" if code else "stopped"
-        row.state, row.reason = State.interrupted, f"{killed}, not queued again; `harness retry` goes on"
+        row.state, row.reason = State.interrupted, f"{killed}, not queued again; `harness retry` resumes it"
 
 
 def _silence(last: Submission, end: Job | None, known: _Known) -> str:
-    """Why nothing is known of a run's last job; empty where it is known to have ended."""
+    """Why nothing is known of a run's last job; empty if it is known to have ended."""
     if known.look.silence:
         return known.look.silence
     if end is None and known.look.hides and last.user not in ("", getuser()):
@@ -334,7 +334,7 @@ def _silence(last: Submission, end: Job | None, known: _Known) -> str:
 def _speaks(record: Record, jobs: list[tuple[Submission, str]]) -> bool:
     """Whether a record tells of the run's last job: by the job's name, since nodes' clocks differ.
 
-    Records of runs that were started by hand, and of older versions, are told by time.
+    Records of runs that were started by hand, and of older versions, are recognised by time.
     """
     if (record.failure or {}).get("kind") == FailureKind.damaged_record.value:
         return True
@@ -357,7 +357,7 @@ def _say_what_is_waited_for(rows: Iterable[RunState]) -> None:
             row.failure_kind = None
             row.reason = "for " + ", ".join(f"{parent.run.run_id} ({parent.state.value})" for parent in open_parents)
         elif row.state is State.waiting:
-            row.reason = "its parents are complete by now: `harness sweep` or `harness retry` starts it"
+            row.reason = "its parents are complete now: `harness sweep` or `harness retry` starts it"
 
 
 def _was_given_up(row: RunState, open_parents: Sequence[RunState]) -> bool:

@@ -20,7 +20,7 @@ WATCH_SECONDS, MOST_WATCH_SECONDS = 5.0, 60.0
 
 
 def status(runs_dir: Path, words: Sequence[str], watch: bool = False, as_json: bool = False, cost: bool = False) -> int:
-    """Prints how runs stand (`words` as in `select`); the exit code is that of the worst.
+    """Prints the state of runs (`words` as in `select`); the exit code is that of the worst.
 
     `watch` repeats it until nothing runs or waits in a queue any more, as far as is known; `cost` adds what was used.
     """

@@ -1,4 +1,4 @@
-"""What a sweep's runs still lack is found out, submitted to SLURM or worked off here, and reported."""
+"""Finds the runs of a sweep that are not complete, and submits them to SLURM or runs them here."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def submit_runs(
     trusted: Code,
     show_table: bool = True,
 ) -> int:
-    """Submits those of the `wanted` runs of a sweep that are neither complete nor on their way.
+    """Submits the `wanted` runs of a sweep that are neither complete nor under way.
 
-    The exit code is 3 where a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
+    The exit code is 3 if a limit on jobs left some of them. `update` turns the manifest on disk into the one to go
     on with. One submitter works on a sweep at a time. trusted: the code that runs may execute. Raises UserError.
     """
     share_with_group(runs_dir)
@@ -54,7 +54,7 @@ def submit_runs(
     if held is None:
         other = claim.owner(folder)
         where = f"process {other.pid} on {other.host}" if other else "another process"
-        raise UserError(f"{where} is working on sweep {sweep} already; `harness status {sweep}` shows it")
+        raise UserError(f"{where} is already working on sweep {sweep}; `harness status {sweep}` shows it")
     with held:
         manifest, chosen = update(read_manifest(runs_dir, sweep)), set(wanted)
         runs = [run for run in manifest.runs if run.run_id in chosen]
@@ -67,11 +67,11 @@ def submit_runs(
             return _submit_to_slurm(runs_dir, manifest, runs, show_table)
         if launchers == {"local"}:
             return _work_locally(runs_dir, manifest, runs)
-        raise UserError(f"one launcher for all runs: local or slurm, not {', '.join(sorted(launchers))}")
+        raise UserError(f"expected one launcher for all runs, local or slurm, not {', '.join(sorted(launchers))}")
 
 
 def states_of(runs_dir: Path, sweep: str, runs: Sequence[ExpectedRun], look: Look | None = None) -> dict[str, RunState]:
-    """How these runs stand, submissions by other sweeps that share them included, by one look at the scheduler."""
+    """The state of these runs, submissions by other sweeps that share them included, by one look at the scheduler."""
     chosen = {run.run_id for run in runs}
     listed: list[Manifest] = []
     others = read_manifests(runs_dir, [name for name in sweep_names(runs_dir) if name != sweep])
@@ -117,11 +117,11 @@ def _submit_to_slurm(runs_dir: Path, manifest: Manifest, runs: Sequence[Expected
         if show_table or done.jobs:
             out.print(f"{len(done.jobs)} of {len(open_runs)} runs submitted, {left} not: {why}", highlight=False)
         if show_table:
-            further = "goes on when some have ended, `--wait` by itself"
+            further = "submits more once some have ended; with `--wait` it does so by itself"
             out.print(f"`harness sweep {manifest.sweep}` {further}", highlight=False)
         return NOT_UNDER_WAY
     if show_table:
-        out.print(f"`harness status {manifest.sweep}` shows how they stand, `harness report` their results so far.")
+        out.print(f"`harness status {manifest.sweep}` shows their state, `harness report` their results so far.")
     return 0
 
 
@@ -142,13 +142,13 @@ def _all_submissions(runs_dir: Path, manifest: Manifest) -> list[Submission]:
 
 
 def _to_submit(runs_dir: Path, runs: Sequence[ExpectedRun], states: dict[str, RunState]) -> list[ExpectedRun]:
-    """Runs that are neither complete nor on their way, cleared of an earlier cancelling.
+    """Runs that are neither complete nor under way, with earlier cancellations cleared.
 
-    Raises UserError where one may be on its way.
+    Raises UserError if one may be under way.
     """
     for row in states.values():
         if row.state is State.unknown:
-            raise UserError(f"{row.run.run_id} may be on its way, so nothing is started: {row.reason}")
+            raise UserError(f"{row.run.run_id} may already be running, so nothing is started: {row.reason}")
     chosen = [run for run in runs if states[run.run_id].state not in (State.complete, *ACTIVE)]
     for run in chosen:
         cancelled_path(runs_dir, run.run_id).unlink(missing_ok=True)
@@ -215,12 +215,12 @@ def _work_locally(runs_dir: Path, manifest: Manifest, runs: Sequence[ExpectedRun
     rows = collect(runs_dir, [own], look)
     out.print(tables.states(rows) if not out.is_terminal else tables.counts(rows))
     if not finished:
-        out.print(f"stopped; `harness sweep {manifest.sweep}` goes on from the checkpoints", highlight=False)
+        out.print(f"stopped; `harness sweep {manifest.sweep}` resumes from the checkpoints", highlight=False)
     return exit_code(rows) if finished else STOPPED
 
 
 class _PlainLines:
-    """Prints every change of a run's state in a line of its own, and once a minute how the sweep stands, for logs and
+    """Prints every change of a run's state on its own line, and the sweep's progress once a minute, for logs and
     pipes."""
 
     def __init__(self, runs_dir: Path, manifest: Manifest, look: Look) -> None:

@@ -1,4 +1,4 @@
-"""`harness sweep`: a sweep's file expanded, what it lacks submitted, and stayed with where that is wished."""
+"""`harness sweep`: expands a sweep's file, submits what is missing and, if asked to, waits for the end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from harness.record.manifest import ExpectedRun, Manifest
 def launch_sweep(
     name: str, overrides: Sequence[str], dry_run: bool = False, stay: bool = False, notify: str | None = None
 ) -> int:
-    """Submits what a sweep lacks; local sweeps are worked off before it returns. Returns the exit code.
+    """Submits the runs that a sweep is missing; local sweeps run to the end. Returns the exit code.
 
     stay: on SLURM too until the sweep has ended, as `wait` does, which `notify` is for as well. Raises UserError for a
-    sweep, an override or a scheduler that the user must mend.
+    sweep, an override or a scheduler that the user must fix.
     """
     sweep = sweepfile.read(sweepfile.find(name))
     with Progress(transient=True, disable=not tables.console().is_terminal) as bar:

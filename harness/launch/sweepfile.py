@@ -26,7 +26,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class After:
-    """The runs that `when` selects go on from the weights of one run and read the records of others.
+    """The runs that `when` selects start from the weights of one run and read the records of others.
 
     files: options of the method that name a file, with the offline stage that leaves it.
     """
@@ -70,15 +70,13 @@ def find(name: str) -> Path:
 def read(path: Path) -> Sweep:
     """A checked sweep file. Raises UserError."""
     if not is_name(path.stem) or len(path.stem) > LONGEST:
-        raise UserError(
-            f"{path}: a sweep is called as its file, by {LONGEST} letters, digits, '_-.+' at most; rename it"
-        )
+        raise UserError(f"{path}: a sweep has its file's name, at most {LONGEST} letters, digits and '_-.+'; rename it")
     try:
         content = read_yaml(path)
     except Damaged as error:
         raise UserError(str(error)) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a sweep file holds the keys {', '.join(KEYS)}")
+        raise UserError(f"{path}: expected a sweep file with the keys {', '.join(KEYS)}")
     for key in content:
         if key not in KEYS:
             raise UserError(f"{path}: no such key {key!r}; {nearest(str(key), KEYS)}")
@@ -123,7 +121,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _mapping(path: Path, where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{path}: {where}: keys with values expected, such as {{method: bsgal}}, found {value!r}")
+        raise UserError(f"{path}: {where}: expected keys with values, such as {{method: bsgal}}, found {value!r}")
     return value
 
 
@@ -177,11 +175,11 @@ def _after(path: Path, value: Any) -> After:
     entry = _mapping(path, "after", value)
     _only(path, "after", entry, ("when",), ("init_from", "needs", "files"))
     if len(entry) == 1:
-        raise UserError(f"{path}: after: say what the runs come after, by init_from, needs or files")
+        raise UserError(f"{path}: after: say what the runs wait for, with init_from, needs or files")
     files = _mapping(path, "after: files", entry["files"]) if "files" in entry else {}
     for option in files:
         if not option.startswith("method."):
-            raise UserError(f"{path}: after: files: {option} is no option of a method, such as method.scores")
+            raise UserError(f"{path}: after: files: {option} is not an option of a method, such as method.scores")
     return After(
         when=_selector(path, "after: when", entry["when"]),
         init_from=_selector(path, "after: init_from", entry["init_from"]) if "init_from" in entry else None,

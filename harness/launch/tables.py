@@ -11,7 +11,7 @@ from rich.text import Text
 
 from harness.launch.state import RunState, State
 
-# A table that is longer than this shows what is going on or went wrong, and counts the rest.
+# A longer table shows what is running or went wrong, and counts the rest.
 MOST_ROWS = 100
 WIDE = 120  # characters
 _COLOURS = {
@@ -28,9 +28,9 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that lines are not broken in logs and pipes.
+    """Standard output; wide if it is not a terminal, so that lines are not broken in logs and pipes.
 
-    Names of runs may hold brackets, which are none of Rich's markup.
+    Names of runs may hold brackets, which must not count as Rich's markup.
     """
     plain = Console(markup=False)
     return plain if plain.is_terminal else Console(width=200, markup=False)

@@ -23,7 +23,7 @@ class Code:
 
     @classmethod
     def of_runs(cls, runs: Iterable[ExpectedRun]) -> Code:
-        """What runs name. Raises UserError for overrides that cannot be read."""
+        """The code that runs name. Raises UserError for overrides that cannot be read."""
         files: set[Path] = set()
         lines: set[str] = set()
         for run in runs:
@@ -37,26 +37,26 @@ class Code:
 
 
 def refuse_others_code(sweep: str, runs: Sequence[ExpectedRun], trusted: Code) -> None:
-    """Raises UserError for runs that name code which is not among the trusted, with what to type."""
+    """Raises UserError, with a remedy, for runs that name code that is not trusted."""
     again = f"`harness sweep {sweep}` starts the runs from their file"
     for run in runs:
         code = Code.of_runs([run])
         for path in sorted(code.files - trusted.files):
             raise UserError(
-                f"{run.run_id} executes {path}, which the manifest names and anyone may have written there: "
-                f"look into it, then add --trust {shlex.quote(str(path))}, or {again}"
+                f"{run.run_id} executes {path}, which the manifest names and anyone could have written there: "
+                f"read it, then add --trust {shlex.quote(str(path))}, or {again}"
             )
         if strange := sorted(code.lines - trusted.lines):
             raise UserError(
-                f"{run.run_id} has the shell line {strange[0]!r} in its launcher.setup, which anyone may have written "
-                f"into the manifest: add launcher.setup=[...] with the lines that are meant, or {again}"
+                f"{run.run_id} has the shell line {strange[0]!r} in its launcher.setup, and anyone could have written "
+                f"it there: add launcher.setup=[...] with the lines you want, or {again}"
             )
 
 
 def _files(overrides: Iterable[str]) -> set[Path]:
     plain = [text.lstrip("+") for text in overrides]
     if odd := next((text for text in plain if text.startswith(("hydra", "~"))), None):
-        raise UserError(f"a run of the manifest has the override {odd!r}, which no sweep writes")
+        raise UserError(f"a run in the manifest has the override {odd!r}, which no sweep writes")
     methods = given(plain, "method_paths")
     further = [given(plain, key) for key in ("engine.config", "stage.by")]
     named = [*(methods if isinstance(methods, list) else []), *(text for text in further if is_code(text))]

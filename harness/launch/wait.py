@@ -1,4 +1,4 @@
-"""Staying with a sweep on SLURM until it has ended: topping it up, trying again what failed by its resources."""
+"""Waits for a sweep on SLURM to end: submits what a limit left, and retries runs that need more resources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], trusted: Code, noti
 
     Meanwhile runs that were not submitted, for a limit on jobs, are, and those whose failure more memory, more time or
     another node may cure are tried again, `launcher.retries` times each. `notify` is a shell command that then gets
-    the count of states on stdin, once. Raises UserError where SLURM refuses the last runs that are left.
+    the count of states on stdin, once. Raises UserError if SLURM refuses the last runs that are left.
     """
     pace, out, errors = Pace(), tables.console(), 0
     while True:
@@ -48,7 +48,7 @@ def wait(runs_dir: Path, sweep: str, run_ids: Sequence[str], trusted: Code, noti
 
 
 def end(runs_dir: Path, sweep: str, run_ids: Sequence[str], notify: str | None) -> int:
-    """Says how a sweep has ended, to `notify` too; the exit code of the worst run."""
+    """Prints how a sweep has ended, and sends it to `notify`; returns the exit code of the worst run."""
     rows = _rows(runs_dir, sweep, run_ids)
     summary = f"{sweep}: {tables.counts(rows)}"
     tables.console().print(summary, highlight=False)
@@ -69,11 +69,11 @@ def _rows(runs_dir: Path, sweep: str, run_ids: Sequence[str]) -> list[RunState]:
 
 
 def _startable(rows: Sequence[RunState]) -> list[RunState]:
-    """Runs that nothing was done about yet and whose parents are complete or under way."""
+    """Runs that were not submitted yet, and whose parents are complete or under way."""
     well = {row.run.run_id for row in rows if row.state in (State.complete, *ACTIVE)}
     listed = {row.run.run_id for row in rows}
     found = []
-    for row in rows:  # parents stand before their children
+    for row in rows:  # parents come before their children
         parents = listed.intersection(row.run.parents)
         if row.state in (State.missing, State.waiting) and parents <= well:
             found.append(row)
@@ -91,14 +91,14 @@ def _curable(rows: Sequence[RunState]) -> list[RunState]:
 
 
 class _Update:
-    """The manifest with what the runs that are tried again need."""
+    """The manifest with the settings that retried runs need."""
 
     def __init__(self, again: Sequence[RunState]) -> None:
         self._again = {row.run.run_id: row for row in again}
 
     def __call__(self, manifest: Manifest | None) -> Manifest:
         if manifest is None:
-            raise UserError("the sweep's manifest is gone; `harness sweep` writes it anew")
+            raise UserError("the sweep's manifest is gone; `harness sweep` writes it again")
         for run in manifest.runs:
             row = self._again.get(run.run_id)
             if row is not None:

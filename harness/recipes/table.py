@@ -42,7 +42,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a recipe comes from. gpus, hours: as published. figures: AP box and mask, rare AP box and mask, percent."""
+    """Where a recipe comes from. gpus, hours: published. figures: AP box and mask, rare AP box and mask, percent."""
 
     name: str
     paper: str
@@ -55,7 +55,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Setting:
-    """A published value and what stands for it here: a key of ours, a constant, or words with what holds them.
+    """A published value and what we have in its place: a key of ours, a constant, or words with what holds them.
 
     keys: of the composed configuration. constant: module:NAME. expected: ours where all is as the table says.
     where: a file and a text in it that keeps the stated equality true. aside: why it is no part of the comparison.

@@ -2,7 +2,7 @@
 
 decisions/rank0.arrow   an Arrow stream without its end mark: the schema, then batches of rows
 
-What a checkpoint keeps is how long the file was, so a run that goes on from it cuts off what came later. After
+What a checkpoint keeps is how long the file was, so a run that resumes from it cuts off what came later. After
 training, `write_decisions` makes decisions.parquet of all ranks' files.
 """
 
@@ -63,7 +63,7 @@ class DecisionLog:
         return {"bytes": self._bytes, "recent": [list(row) for row in self._recent]}
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Goes back to what `save` gave; to nothing without. Raises ValueError where the file has become shorter."""
+        """Goes back to what `save` gave; to nothing without. Raises ValueError if the file has become shorter."""
         self._held.clear()
         self._recent.clear()
         self._bytes = state["bytes"] if state else 0
@@ -72,7 +72,7 @@ class DecisionLog:
         if size < self._bytes:
             raise ValueError(
                 f"{self.path} holds {size} bytes, and the checkpoint knows of {self._bytes}: the disk has lost some; "
-                "delete the folder checkpoint beside it to train anew"
+                "delete the folder checkpoint beside it to train again"
             )
         if size > self._bytes:
             os.truncate(self.path, self._bytes)
@@ -93,7 +93,7 @@ class DecisionLog:
 def write_decisions(folder: Path, ranks: int, clean: np.ndarray | None) -> None:
     """Writes decisions.parquet from the ranks' files, rank by rank.
 
-    clean: (N,) bool by pool row, None where no truth is known.
+    clean: (N,) bool by pool row, None if no truth is known.
     """
     batches = (batch for rank in range(ranks) for batch in _batches(_path(folder, rank)))
     with (

@@ -1,6 +1,6 @@
 """A run's decisions on disk, what a record keeps of them, and how well they agree with a pool's hidden truth.
 
-decisions.parquet holds one row an image and step in which something was pasted: iteration, rank, image (its place in
+decisions.parquet holds one row per image and step in which something was pasted: iteration, rank, image (its place in
 the rank's batch), pool_rows, categories (lists), contribution, threshold (nullable), accepted, decided, and clean_share
 (nullable): how much of what was pasted is clean by the hidden truth, known for the embedded dataset's pools alone and
 looked up after training. Where a method decides about single instances, three lists, as long as pool_rows, tell it:
@@ -49,7 +49,7 @@ TOGETHER = ["iteration", "contribution"]  # what shares both was decided about a
 
 
 def read_decisions(folder: Path) -> pd.DataFrame | None:
-    """The decisions in the file's order, a row an image, or an instance where single ones were decided about; None
+    """The decisions in the file's order, a row per image, or an instance where single ones were decided about; None
     without any.
 
     Columns: iteration, rank, contribution, threshold, accepted, clean_share (0 or 1 for an instance), and instances:
@@ -80,7 +80,7 @@ def _of_images(table: pa.Table) -> pa.Table:
 
 
 def _of_instances(table: pa.Table) -> pa.Table:
-    """A row a pasted instance, numbered in `place`, with figures of its own where there are any."""
+    """A row per pasted instance, numbered in `place`, with figures of its own where there are any."""
     each = _exploded(table)
     frame = each.select([name for name in DECISION if name != "clean_share"])
     clean = pc.cast(each["clean"], pa.float64())
@@ -91,7 +91,7 @@ def _of_instances(table: pa.Table) -> pa.Table:
 
 def read_pasted(folder: Path) -> pd.DataFrame | None:
     """The instances pasted where a decision was made, in the file's order, a row each time: pool_row, category,
-    contribution, accepted, each its own or its image's. None where there are none."""
+    contribution, accepted, each its own or its image's. None if there are none."""
     table = _decided(folder, SCHEMA.names)
     if table is None:
         return None
@@ -100,7 +100,7 @@ def read_pasted(folder: Path) -> pd.DataFrame | None:
 
 
 def _exploded(table: pa.Table) -> pa.Table:
-    """A row a pasted instance: row, iteration, rank, pool_row, category, contribution, threshold, accepted, clean."""
+    """A row per pasted instance: row, iteration, rank, pool_row, category, contribution, threshold, accepted, clean."""
     rows = table["pool_rows"].combine_chunks()
     images = pc.list_parent_indices(rows)
     each = table.select(["row", "iteration", "rank", "threshold"]).take(images)
@@ -141,7 +141,7 @@ def _decided(folder: Path, columns: list[str]) -> pa.Table | None:
 
 
 def _check(table: pa.Table) -> None:
-    """Raises ValueError where figures would be taken for other instances' than their own, or of none at all."""
+    """Raises ValueError if figures would be taken for other instances' than their own, or of none at all."""
     for name in ("iteration", "rank", "pool_rows", "categories", "accepted"):
         if name not in table.column_names or table[name].null_count:
             raise ValueError(f"{name} is not everywhere")
@@ -150,7 +150,7 @@ def _check(table: pa.Table) -> None:
         if name in table.column_names:
             same = pc.equal(pc.list_value_length(table[name]), length)  # null where the list is
             if not pc.all(pc.fill_null(same, True)).as_py() and len(table):
-                raise ValueError(f"as many {name} as pool_rows are wanted in each row")
+                raise ValueError(f"expected as many {name} as pool_rows in each row")
     if "clean_share" in table.column_names:
         shares = table["clean_share"].drop_null().to_numpy()
         if not ((shares >= 0) & (shares <= 1)).all():
@@ -187,7 +187,7 @@ class Roc:
 
 
 def roc(scores: ArrayLike, good: ArrayLike, bad: ArrayLike) -> Roc | None:
-    """How well scores tell good from bad ones; None where either kind is missing.
+    """How well scores tell good from bad ones; None if either kind is missing.
 
     scores (N,), of which NaN are left out; good, bad (N,): how many good and bad ones have that score, or bool.
     """
@@ -211,7 +211,7 @@ def clean_and_bad(decisions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def contribution_roc(decisions: pd.DataFrame) -> Roc | None:
-    """Of the contribution against the truth; None where either is unknown or all instances are of one kind."""
+    """Of the contribution against the truth; None if either is unknown or all instances are of one kind."""
     known = decisions.dropna(subset=["contribution", "clean_share"])
     return roc(known["contribution"], *clean_and_bad(known))
 

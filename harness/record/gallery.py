@@ -1,7 +1,7 @@
 """A few pictures that a run leaves for reports: what it finds in validation images, and instances that it judged.
 
     gallery/gallery.json      images: file, width, height, truth and found, each a list of category and outline, found
-                              with score; instances: file, category, accepted, contribution (null where there is none),
+                              with score; instances: file, category, accepted, contribution (null if there is none),
                               clean (null where the truth is not known)
             <image id>.jpg    a validation image, the same ones for all runs over a dataset
             pool-<row>.png    an instance of the pool
@@ -64,7 +64,7 @@ def write_gallery(folder: Path, content: dict[str, Any], pictures: dict[str, byt
 
 
 def read_gallery(folder: Path) -> dict[str, Any] | None:
-    """From a run's folder; None where it has left none. Raises Damaged."""
+    """From a run's folder; None if it has left none. Raises Damaged."""
     found: dict[str, Any] | None = read_json(folder / FOLDER / "gallery.json", _Gallery, "a gallery", "delete it")
     return found
 
@@ -74,5 +74,5 @@ def read_picture(folder: Path, name: str) -> bytes:
     path = folder / FOLDER / name
     content = read_bytes(path, MOST_BYTES)
     if content is None or not content.startswith(_BEGINNINGS[path.suffix]):
-        raise Damaged(f"{path} is no picture; delete the folder")
+        raise Damaged(f"{path} is not an image; delete the folder")
     return content

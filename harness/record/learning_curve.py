@@ -38,7 +38,7 @@ def figure_of(point: Point, name: str) -> float:
 
 
 def read_curve(folder: Path) -> list[Point]:
-    """By rising iteration; empty where nothing was evaluated on the way. Raises Damaged."""
+    """By rising iteration; empty if nothing was evaluated on the way. Raises Damaged."""
     kind = list[Annotated[dict[str, Any], AfterValidator(of_types(_Point))]]
     points: list[Point] | None = read_json(folder / NAME, kind, "a learning curve", "delete it")
     return points or []

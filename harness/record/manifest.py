@@ -103,7 +103,7 @@ def write_manifest(runs: Path, manifest: Manifest) -> None:
 def read_manifest(runs: Path, sweep: str) -> Manifest | None:
     """The manifest of a sweep; None without one. Raises Damaged naming a file that is no manifest of it."""
     path = manifest_path(runs, sweep)
-    remedy = f"delete it, and `harness sweep {sweep}` writes it anew"
+    remedy = f"delete it, and `harness sweep {sweep}` writes it again"
     manifest: Manifest | None = read_json(path, Manifest, "a manifest", remedy, SCHEMA) if is_name(sweep) else None
     if manifest is not None and manifest.sweep != sweep:
         raise Damaged(f"{path} is not a manifest of this sweep (it says {manifest.sweep}); {remedy}")

@@ -4,7 +4,7 @@
                           (int32 index), score, matched and ignored (uint16, one bit an IoU threshold, 0.5 lowest, over
                           all areas); fault (uint8, of `FAULTS`) and truth (int32), null where they were not asked for;
                           per iou_type by category and falling score. The file's metadata name `iou_types`
-    ground_truth.parquet  one row an image and category: image, category, instances (int32), frequency (r, c, f), by
+    ground_truth.parquet  one row per image and category: image, category, instances (int32), frequency (r, c, f), by
                           image and category; the file's metadata give the numbers of `images` and `categories`
 
 fault and truth are of an IoU of 0.5: truth is the instance that a detection found, or would have found but for its
@@ -93,7 +93,7 @@ class HalfMatches:
     """What was found at an IoU of 0.5, by whom and how surely, one IoU type.
 
     category (D,) int32, score (D,) float64 by category and falling score; hit, counted (D,) bool. fault (D,) uint8 of
-    `FAULTS`, and truth (D,) int32; None where the evaluation left none. instance_category (N,) int32: each instance's.
+    `FAULTS`, and truth (D,) int32; None if the evaluation left none. instance_category (N,) int32: each instance's.
     frequency (C,) r, c, f, empty for a category without ground truth.
     """
 
@@ -108,7 +108,7 @@ class HalfMatches:
 
 
 def read_half_matches(folder: Path, iou_type: str) -> HalfMatches | None:
-    """From a run's folder; None where it has left no matches of this IoU type. Raises Damaged."""
+    """From a run's folder; None if it has left no matches of this IoU type. Raises Damaged."""
     tables = _read(folder, iou_type)
     if tables is None:
         return None
@@ -128,7 +128,7 @@ def read_half_matches(folder: Path, iou_type: str) -> HalfMatches | None:
 
 
 def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
-    """From a run's folder; None where it has left none of this IoU type. Raises Damaged."""
+    """From a run's folder; None if it has left none of this IoU type. Raises Damaged."""
     tables = _read(folder, iou_type)
     if tables is None:
         return None
@@ -150,7 +150,7 @@ def read_matches(folder: Path, iou_type: str) -> RankedMatches | None:
 
 
 def _read(folder: Path, iou_type: str) -> tuple[pa.Table, pa.Table, tuple[int, int]] | None:
-    """The rows of both files, and how many images and categories there are; None where there are no rows."""
+    """The rows of both files, and how many images and categories there are; None if there are no rows."""
     paths = [folder / name for name in (MATCHES, GROUND_TRUTH)]
     if not all(path.is_file() for path in paths):
         return None
@@ -179,14 +179,14 @@ def _check_truth(path: Path, truth: pa.Table, images: int, categories: int) -> N
     if truth["instances"].to_numpy().sum(dtype=np.int64) > MOST_INSTANCES:
         raise Damaged(f"{path} says that there are more than {MOST_INSTANCES} instances; delete it")
     if strange := set(truth["frequency"].unique().to_pylist()) - set("rcf"):
-        raise Damaged(f"{path}: frequency {str(strange.pop())[:20]!r}, one of r, c, f is wanted; delete it")
+        raise Damaged(f"{path}: frequency {str(strange.pop())[:20]!r}, expected r, c or f; delete it")
 
 
 def _check_found(path: Path, found: pa.Table, images: int, categories: int, instances: int) -> None:
     _check_range(path, found, "image", 0, images)
     _check_range(path, found, "category", 0, categories)
     if not np.isfinite(found["score"].to_numpy()).all():
-        raise Damaged(f"{path}: a score is no number; delete it")
+        raise Damaged(f"{path}: a score is not a number; delete it")
     if (np.diff(found["category"].to_numpy()) < 0).any():
         raise Damaged(f"{path}: its rows are not in the order of their categories; delete it")
     for name, low, high in (("fault", 0, len(FAULTS)), ("truth", -1, instances)):

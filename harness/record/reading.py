@@ -30,7 +30,7 @@ class Damaged(ValueError):
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("control characters have no place in it")
+        raise ValueError("it must not contain control characters")
     return text
 
 
@@ -62,14 +62,14 @@ def regular_file(path: Path | str) -> Iterator[BinaryIO | None]:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
-    """A regular file's contents; None where there is none. Raises Damaged for what is no file, or larger than `most`.
+    """A regular file's contents; None if there is none. Raises Damaged for what is no file, or larger than `most`.
 
     A pipe in its place is not waited for. Raises OSError as `open` does.
     """
     try:
         with regular_file(path) as file:
             if file is None:
-                raise Damaged(f"{path} is no regular file; move it away")
+                raise Damaged(f"{path} is not a regular file; move it away")
             size = min(os.fstat(file.fileno()).st_size, most)
             content = file.read(size + 1)  # room for `most` at once would take longer than reading
             if len(content) > size:
@@ -77,12 +77,12 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(content) > most:
-        raise Damaged(f"{path} is larger than {most // 2**20} MB, which none of ours is; move it away")
+        raise Damaged(f"{path} is larger than {most // 2**20} MB, larger than any such file of ours; move it away")
     return content
 
 
 def read_json(path: Path, kind: Any, what: str, remedy: str, newest: int | None = None) -> Any:
-    """An object of a dataclass, with those of the file's entries that it knows; None where there is no file.
+    """An object of a dataclass, with those of the file's entries that it knows; None if there is no file.
 
     what, remedy: such as "a record" and "delete it". newest: the newest known `schema`. Raises Damaged.
     """
@@ -136,14 +136,12 @@ def read_yaml(path: Path) -> Any:
         text = (read_bytes(path, MOST_YAML_BYTES) or b"").decode()
         tree = yaml.compose(text, yaml.SafeLoader)
         if tree is not None and _nodes(tree, {}) > MOST_YAML_NODES:
-            raise Damaged(
-                f"{path}: its aliases make more than {MOST_YAML_NODES} entries of it; write out what is meant"
-            )
+            raise Damaged(f"{path}: its aliases expand to more than {MOST_YAML_NODES} entries; write them out")
         return yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise Damaged(f"{path} is not UTF-8 (at byte {error.start}); save it as UTF-8") from error
     except RecursionError:
-        raise Damaged(f"{path}: entries within one another without end; write out what is meant") from None
+        raise Damaged(f"{path}: entries contain themselves; write them out") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, Damaged):
             raise
@@ -193,7 +191,7 @@ def read_typed(path: Path, columns: Mapping[str, str], filters: Any = None, gaps
     try:
         table = table.cast(pa.schema([(name, columns[name]) for name in table.column_names]))
     except (ValueError, pa.ArrowException) as error:
-        raise Damaged(f"{path}: a column is of another type ({str(error)[:100]})") from error
+        raise Damaged(f"{path}: a column has the wrong type ({str(error)[:100]})") from error
     for name in table.column_names:
         if name not in gaps and table[name].null_count:
             raise Damaged(f"{path}: column {name!r} has empty cells")
@@ -209,7 +207,7 @@ def _described(path: Path) -> pa.Schema:
     described = pq.read_metadata(path)
     size = sum(described.row_group(place).total_byte_size for place in range(described.num_row_groups))
     if size > MOST_TABLE_BYTES:
-        raise ValueError(f"it says that it holds {size / 2**30:.0f} GB")
+        raise ValueError(f"it claims to hold {size / 2**30:.0f} GB")
     schema = described.schema.to_arrow_schema()
     _ = schema.names
     return schema
@@ -223,4 +221,4 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise Damaged(f"{path}: no readable Parquet file ({reason[:200]})") from error
+        raise Damaged(f"{path}: not a readable Parquet file ({reason[:200]})") from error

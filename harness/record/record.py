@@ -67,10 +67,10 @@ class Record:
     """One run.
 
     settings: the resolved configuration, flattened to dotted keys; `method` and `backbone` hold the registered names.
-    metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None where undefined.
+    metrics: per IoU type (bbox, segm) AP, AP50, AP75, APs, APm, APl, APr, APc, APf in percent, None if undefined.
     statistics: the method's own figures (acceptance_rate in 0..1, skipped, skipped_share); of an offline stage the
     file that it left, its rows, and how many of them it has nothing for.
-    curve: the learning curve, a point an evaluation: iteration, and the metrics by IoU type; empty where the end alone
+    curve: the learning curve, a point per evaluation: iteration, and the metrics by IoU type; empty if the end alone
     was evaluated.
     cost: wall_seconds, train_seconds, step_cpu_seconds or step_gpu_seconds, load (processes a core, at the end of
     training), evaluation_seconds, stage_seconds, iterations (of an offline stage its rows), steps_per_second,
@@ -118,7 +118,7 @@ def write_record(runs: Path, record: Record) -> None:
 
 
 def read_record(runs: Path, run: str) -> Record | None:
-    """The record of a run; None where it has left none yet. Raises Damaged naming a file that is no record of it."""
+    """The record of a run; None if it has left none yet. Raises Damaged naming a file that is no record of it."""
     if not is_name(run):
         return None
     path = record_path(runs, run)

@@ -3,7 +3,7 @@
     runs/<run_id>/claim/000001/owner.json   who: machine, process, SLURM job, and how far the run was when it started
                               heartbeat     a number that grows every few seconds while the owner lives
                               released      seconds that the owner lived, present once it has ended in good order
-                              rank1.error   what a rank that failed has to say; rank 0 reads it
+                              rank1.error   why a rank failed; rank 0 reads it
 
 A claim is made by renaming a prepared folder to the next generation's name, which fails for all starters but one,
 since a folder that is not empty cannot be replaced. The highest generation is the valid one. An owner that was
@@ -48,7 +48,7 @@ class ClaimLost(Exception):
 @dataclass(frozen=True)
 class Owner:
     """machine: boot id and process namespace, within which `pid` means something. process_ticks: when it started, in
-    the kernel's ticks since the machine's, which setting a clock does not change; None where the kernel does not tell,
+    the kernel's ticks since the machine's, which setting a clock does not change; None if the kernel does not say,
     and process_started, seconds since the epoch, has to do. progress: digest of the checkpoints and of the evaluation's
     pieces that were there at the start, so that restarts without progress can be told from others. preparing: seconds
     that its job had been allocated before the claim was taken. heartbeat: seconds between two heartbeats.
@@ -149,7 +149,7 @@ class Claim:
 def take(
     run_folder: Path, patience: float = PATIENCE_SECONDS, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> Claim | None:
-    """Claims a run for this process; None when a live process holds it or another starter was faster.
+    """Claims a run for this process; None if a live process holds it, or another starter was faster.
 
     Waits up to `patience` seconds only where nothing but the heartbeat can tell whether the owner lives.
     """
@@ -171,16 +171,16 @@ def take(
 
 
 def owner(run_folder: Path) -> Owner | None:
-    """The last process that claimed a run, whether it lives or not; None where no one has."""
+    """The last process that claimed a run, alive or not; None if there is none."""
     folder = run_folder / "claim"
     generation = _newest(folder)
     return _read_owner(folder, generation) if generation else None
 
 
 def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | None:
-    """Whether a live process holds a run, by what is known without waiting; None where only time would tell.
+    """Whether a live process holds a run, as far as is known without waiting; None if only waiting could tell.
 
-    `is_active` says whether a SLURM job waits or runs, None where it cannot know.
+    `is_active` says whether a SLURM job waits or runs, None if it cannot know.
     """
     folder = run_folder / "claim"
     generation = _newest(folder)
@@ -195,9 +195,9 @@ def held(run_folder: Path, is_active: Callable[[str], bool | None]) -> bool | No
 
 
 def silent_seconds(run_folder: Path) -> float | None:
-    """Seconds between the last heartbeat and now by the clocks at hand, good for showing only; None without a claim.
+    """Seconds between the last heartbeat and now by this machine's clocks, only to be shown; None without a claim.
 
-    One from far in the future tells of no life either: a clock was wrong, and is not any more.
+    A heartbeat far in the future is no sign of life: a clock was wrong, and no longer is.
     """
     folder = run_folder / "claim"
     generation = _newest(folder)
@@ -229,12 +229,12 @@ def spent(run_folder: Path, seconds: float) -> dict[str, float]:
 
 
 def leave_words(run_folder: Path, generation: int, rank: int, text: str) -> None:
-    """Tells the other ranks what this one failed of."""
+    """Tells the other ranks why this one failed."""
     (_generation_folder(run_folder / "claim", generation) / f"rank{rank}.error").write_text(text)
 
 
 def words_of_ranks(run_folder: Path, generation: int) -> dict[int, str]:
-    """What ranks that failed have left, by rank."""
+    """What failed ranks have said, by rank."""
     paths = _generation_folder(run_folder / "claim", generation).glob("rank*.error")
     ranks = {path: path.stem.removeprefix("rank") for path in paths}
     return {int(rank): text for path, rank in ranks.items() if rank.isdecimal() and (text := _text(path))}
@@ -319,7 +319,7 @@ def _machine() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process started, in ticks since its machine did; None where it is gone, or /proc does not say."""
+    """When a process started, in ticks since its machine did; None if it is gone, or /proc does not say."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -343,7 +343,7 @@ def _newest(folder: Path) -> int:
 
 
 def _generations(folder: Path) -> list[int]:
-    """Those that there are, ascending."""
+    """The existing ones, ascending."""
     try:
         return sorted(int(name) for name in os.listdir(folder) if _GENERATION.fullmatch(name))
     except (FileNotFoundError, NotADirectoryError):

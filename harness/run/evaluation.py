@@ -30,7 +30,7 @@ CHUNKS_BETWEEN_WORDS = 8  # ranks ask one another whether to stop; in between th
 
 @dataclass
 class Evaluating:
-    """What an evaluation needs of the run that it is part of.
+    """What an evaluation needs from its run.
 
     `before_write` is called before anything is written; `progress` with a number of images that are done.
     """
@@ -48,7 +48,7 @@ class Evaluating:
         """Box and mask AP of this rank's images, `indices` of the annotations, and its peers' together; None on all
         ranks but rank 0. The detections where the configuration asks for them.
 
-        Goes on from what `shards`, a folder, holds. Raises Interrupted on every rank, with all saved, where one was
+        Resumes from what the folder `shards` holds. Raises Interrupted on every rank, with all saved, where one was
         asked to stop.
         """
         detections = self._detections(engine, images, indices, Shards(shards, self.ranks))
@@ -89,7 +89,7 @@ class Evaluating:
         return Detections.concatenate([*found, *fresh])
 
     def _words(self, images: int) -> Iterator[bool]:
-        """Whether to stop, after each chunk; as many words on every rank, however many images it has left."""
+        """Whether to stop, after each chunk; equally often on every rank, however many images it has left."""
         agreement = Agreement(self.ranks)
         between = 1 if self.ranks.world == 1 else CHUNKS_BETWEEN_WORDS
         for chunk in range(int(self.ranks.most(-(-images // self.config.batch)))):
@@ -105,7 +105,7 @@ class Evaluating:
 
 
 def in_percent(metrics: Mapping[IouType, Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Metrics as a record has them."""
+    """Metrics in a record's units."""
     return {
         kind: {name: None if value is None else 100 * value for name, value in figures.items()}
         for kind, figures in metrics.items()

@@ -1,4 +1,4 @@
-"""Detections of the images that an evaluation has been through, so that one which is stopped goes on where it was.
+"""Detections of the images that an evaluation has been through, so that an interrupted one resumes.
 
 evaluation/<weights>/rank1of2-000040-000080.parquet   of the images 40..79 of those that rank 1 of 2 evaluates
 """
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Shards:
-    """One rank's. What another number of ranks has left is no use, since they share out the images otherwise."""
+    """The shards of one rank. Those of another number of ranks are useless: they share the images differently."""
 
     def __init__(self, folder: Path, ranks: Ranks) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What ended a run badly: of which kind, in which words, and whether it happened here or to another rank."""
+"""Why a run failed: the kind of failure, its message, and whether it happened here or on another rank."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ PATIENCE_SECONDS = 3.0
 
 
 class PeerLost(Exception):
-    """Another rank is gone without a word, killed or with its node; this one did nothing wrong and can go on later."""
+    """Another rank is gone without a message, killed or with its node; this one is fine and can resume later."""
 
 
 def kind_of(error: BaseException) -> FailureKind:
-    """What a record says a run failed of."""
+    """The kind of failure for a record."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return FailureKind.out_of_memory
     return FailureKind.no_space if _lacks_space(error) else FailureKind.python_error
 
 
 def message_of(error: BaseException, folder: Path) -> str:
-    """The user's sentence where there is one, else the end of the traceback."""
+    """The user error's sentence, or else the end of the traceback."""
     mended = as_user_error(error, folder)
     if isinstance(mended, UserError):
         return str(mended)
@@ -43,14 +43,14 @@ def message_of(error: BaseException, folder: Path) -> str:
 
 
 def as_user_error(error: BaseException, folder: Path) -> BaseException:
-    """The error itself, or the sentence for one that the user can mend."""
+    """The error itself, or a sentence for one that the user can fix."""
     if _lacks_space(error):
-        return UserError(f"no space left on {folder}: free some (or raise the quota), then `harness retry` resumes")
+        return UserError(f"no space left on {folder}: free some, or raise the quota; then `harness retry` resumes")
     return error
 
 
 def of_another_rank(error: BaseException, run_folder: Path, generation: int, rank: int) -> UserError | PeerLost | None:
-    """What another rank failed of, where `error` is only the sign that it is gone; None for an error of one's own."""
+    """Why another rank failed, if `error` only shows that it is gone; None for an error of this rank."""
     if not (isinstance(error, dist.DistError) or any(words in str(error) for words in _PEER_IS_GONE)):
         return None
     end = time.monotonic() + PATIENCE_SECONDS

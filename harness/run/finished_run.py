@@ -1,4 +1,4 @@
-"""A finished run, taken up again after its training: its configuration, its data and its frozen detector."""
+"""A finished run: its configuration, its data and its frozen detector."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FinishedRun:
     def engine(self, device: torch.device, *, evaluated: bool = False) -> Engine:
         """The detector with the run's final weights, in full precision. Raises UserError when it has left none.
 
-        `evaluated`: with the weights that its figures are of, the moving average where there is one.
+        `evaluated`: with the weights that were evaluated, the moving average if there is one.
         """
         dataset, config = self.dataset, in_full_precision(self.config)
         engine = create(config, dataset.num_classes, dataset.train.image_counts)
@@ -64,20 +64,20 @@ class FinishedRun:
         elif not self.config.train and self.config.weights:
             engine.load(Path(self.config.weights))
         else:
-            raise UserError(f"{self.record.run_id} has left no weights below {self.folder / 'checkpoint'}")
+            raise UserError(f"{self.record.run_id} left no weights in {self.folder / 'checkpoint'}")
         return engine
 
 
 def in_full_precision(config: RunConfig) -> RunConfig:
-    """A configuration whose detector is only asked, not trained."""
+    """A configuration for a detector that only predicts."""
     schedule = dataclasses.replace(config.schedule, precision=Precision.fp32, channels_last=False)
     return dataclasses.replace(config, schedule=schedule)
 
 
 def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> FinishedRun:
-    """A run by its id, or by a beginning of it that no other shares.
+    """A run by its id, or by an unambiguous beginning of it.
 
-    Files of code that its record names are executed where they are among the `trusted` alone. Raises UserError.
+    Files of code that its record names are executed only if they are among the `trusted`. Raises UserError.
     """
     try:
         record = find_record(runs, run)
@@ -85,7 +85,9 @@ def finished_run(runs: Path, run: str, trusted: Iterable[Path] = ()) -> Finished
         raise UserError(str(error)) from error
     path = runs / record.run_id / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{path} is missing: the run ended before it began; `harness status {record.run_id}` says why")
+        raise UserError(
+            f"{path} is missing: the run ended before training began; `harness status {record.run_id}` says why"
+        )
     plugins = record.settings.get("method_paths") or []
     refuse_strange_code(record.run_id, plugins, trusted)
     try:

@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: its detections in a few validation images, and a few instances that it judged."""
+"""Pictures of a run: its detections in a few validation images, and a few instances that it judged."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SURE = 0.3  # score of detections that are shown
 def write_pictures(
     folder: Path, engine: Engine, dataset: Dataset, pool: InstancePool | None, seed: int, images: int
 ) -> None:
-    """Of the first `images` validation images, evenly spread ones. The engine holds the weights that were evaluated.
-    pool: as the method prepared it, None where the run did not train."""
+    """Writes evenly spread ones of the first `images` validation images. The engine holds the evaluated weights.
+    pool: as the method prepared it, None if the run did not train."""
     shown, pictures = [], {}
     chosen = range(0, images, max(images // IMAGES, 1))[:IMAGES]
     for image in evaluation_images(dataset, chosen):

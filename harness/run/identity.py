@@ -1,6 +1,6 @@
 """What the result of a run depends on, and the name that follows from it.
 
-The same experiment has the same run_id everywhere: fields that equal their defaults are left out, contents stand in
+The same experiment has the same run_id everywhere: fields that equal their defaults are left out, contents take the
 place of paths, and where or how fast a run is executed does not count.
 """
 
@@ -45,7 +45,7 @@ _DATA_PLACES = {"root", "train_annotations", "val_annotations", "pool", "area_st
 
 
 def identify(config: RunConfig) -> str:
-    """The run_id. Makes the embedded dataset where it is asked for, since fingerprints are of contents.
+    """The run_id. Makes the embedded dataset where it is asked for, since fingerprints depend on contents.
 
     Raises UserError for annotations, pools or weights that do not exist.
     """
@@ -59,7 +59,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the contents that a run reads: annotations, pool with its columns, area statistics, weights, plugin,
     and the engine's own configuration with its bases.
 
-    A file that a needed run leaves has that run's name in place of them, since it need not be there yet.
+    A file that a needed run writes has that run's name in their place, since it may not exist yet.
     """
     _refuse_undeclared(config.method)
     dataset = Dataset(config.data)
@@ -93,7 +93,7 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 def maker_of(path: Path, config: RunConfig) -> str | None:
-    """The needed run in whose folder a file lies, or will; None for any other file."""
+    """The needed run whose folder holds a file, or will; None for any other file."""
     run = path.parent.name
     return run if run in config.needed_runs and path.parent.parent == Path(config.runs_dir) else None
 
@@ -107,15 +107,15 @@ def _scores_by_file(config: RunConfig) -> bool:
 
 
 def _refuse_undeclared(method: Method) -> None:
-    """Raises UserError for an option whose file's contents would not count in the run's name."""
+    """Raises UserError for an option that names a file whose contents are not part of the run's name."""
     declared = method.files()
     for option in dataclasses.fields(method):
         value = getattr(method, option.name)
         for text in value if isinstance(value, list | tuple) else [value]:
             if option.name not in declared and isinstance(text, str | Path) and _exists(Path(text)):
                 raise UserError(
-                    f"method.{option.name}={text} is a file whose contents would not count in the run's name: "
-                    f"{type(method).__name__}.files() has to give {{'{option.name}': Path(self.{option.name})}}"
+                    f"method.{option.name}={text} is a file whose contents are not part of the run's name: "
+                    f"{type(method).__name__}.files() must return {{'{option.name}': Path(self.{option.name})}}"
                 )
 
 

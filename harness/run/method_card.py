@@ -1,4 +1,4 @@
-"""What a record says of its method, for readers who have not its code."""
+"""What a record says about its method, for readers who do not have its code."""
 
 from __future__ import annotations
 

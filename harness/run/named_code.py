@@ -24,6 +24,6 @@ def refuse_strange_code(run: str, named: Iterable[str], trusted: Iterable[Path])
         path = Path(text).expanduser().resolve()
         if path not in known:
             raise UserError(
-                f"{run} executes {path}, which its record names and anyone may have written there: "
-                f"look into it, then add --trust {shlex.quote(text)}"
+                f"{run} executes {path}, which its record names and anyone could have written there: "
+                f"read it, then add --trust {shlex.quote(text)}"
             )

@@ -1,4 +1,4 @@
-"""What a run's method reads of files that offline stages have left."""
+"""The files of offline stages that a run's method reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.run.identity import fingerprints, maker_of
 
 
 def check_needed_files(config: RunConfig, parents: Sequence[Record]) -> None:
-    """Raises UserError for a file that is gone, and for one that was made of another pool."""
+    """Raises UserError for a file that is gone, and for one that was made from another pool."""
     records = {parent.run_id: parent for parent in parents}
     for option, path in config.method.files().items():
         run = maker_of(path, config)
@@ -21,4 +21,4 @@ def check_needed_files(config: RunConfig, parents: Sequence[Record]) -> None:
             raise UserError(f"method.{option}: {path} is gone; delete the folder of {run} and run it again")
         pool = (records[run].provenance.get("fingerprints") or {}).get("pool")
         if pool != fingerprints(config).get("pool"):
-            raise UserError(f"method.{option}: {run} went through another pool than data.pool={config.data.pool}")
+            raise UserError(f"method.{option}: {run} used another pool than data.pool={config.data.pool}")

@@ -23,8 +23,8 @@ Metrics = dict[str, dict[str, float | None]]
 class OnTheWay:
     """Called by a trainer every `evaluation.every` iterations; every rank has one.
 
-    evaluate: box and mask metrics in percent by IoU type, on rank 0, of the weights in the module; it goes on from what
-    the folder that it is given holds. `before_write` is called before anything is written. told: what hears of a point.
+    evaluate: box and mask metrics in percent by IoU type, on rank 0, of the weights in the module; it continues
+    from what its folder holds. `before_write` is called before anything is written. told: called with each point.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class OnTheWay:
     told: Callable[[Point], None] = lambda point: None
 
     def __call__(self, trainer: Trainer) -> None:
-        """Nothing where an earlier life has evaluated at this iteration. Raises Interrupted."""
+        """Does nothing if an earlier start has evaluated at this iteration. Raises Interrupted."""
         if self.ranks.broadcast(any(point["iteration"] == trainer.iteration for point in read_curve(self.folder))):
             return
         shards = self.folder / "evaluation" / f"{trainer.iteration:09d}"
@@ -47,7 +47,7 @@ class OnTheWay:
         self.ranks.barrier()
 
     def forget_after(self, iteration: int) -> None:
-        """Drops what an earlier life found after the checkpoint that is gone on from."""
+        """Drops what an earlier start found after the checkpoint that training resumes from."""
         points = read_curve(self.folder) if self.ranks.is_main else []
         kept = [point for point in points if point["iteration"] <= iteration]
         if len(kept) < len(points):

@@ -1,4 +1,4 @@
-"""Files of a user's that bear the names of our top-level packages, and would be imported in their place.
+"""A user's own files with the names of our top-level packages, which would be imported instead of them.
 
 `python -m` puts the working folder before everything that is installed; the command `harness` and the jobs that it
 starts leave it out.
@@ -18,7 +18,7 @@ NAMES = ("harness", "methods", "backbones", "reports", "sweeps")
 
 
 def refuse_hidden(names: Iterable[str] = NAMES) -> None:
-    """Raises UserError where Python would import something else by one of `names`; imports none of them."""
+    """Raises UserError if Python would import something else for one of `names`; imports none of them."""
     for name in names:
         if name in sys.modules or (spec := PathFinder.find_spec(name)) is None:
             continue  # an editable installation finds its packages by other means
@@ -31,7 +31,7 @@ def refuse_hidden(names: Iterable[str] = NAMES) -> None:
 
 
 def in_the_way(folder: Path) -> Iterator[Path]:
-    """What `python -m` in a folder would import in place of our packages."""
+    """What `python -m` in a folder would import instead of our packages."""
     if folder.resolve() != HOME:
         for name in NAMES:
             yield from (path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.exists())

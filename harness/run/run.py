@@ -66,13 +66,13 @@ OF_TRAINING = {"iteration", "train_seconds", "step_seconds", "skipped", "skipped
 
 
 class Waiting(Exception):
-    """A run that this one goes on from, or reads, has not ended well."""
+    """A run that this one starts from, or reads, did not complete."""
 
 
 def execute(overrides: Sequence[str]) -> Outcome:
     """Composes and executes one run, or finds that it is complete or held by another process.
 
-    Raises UserError for a configuration or data that the user must mend; what goes wrong later ends in a record too.
+    Raises UserError for a configuration or data that the user must fix; later failures are recorded.
     """
     return execute_composed(compose(overrides))
 
@@ -125,13 +125,15 @@ class _Run:
         self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
-                raise UserError("launcher.gpus asks for a GPU, but torch sees none; set launcher.gpus=0 for the CPU")
+                raise UserError(
+                    "launcher.gpus asks for a GPU, but torch finds none; set launcher.gpus=0 to use the CPU"
+                )
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
             self.device = torch.device("cpu")
 
     def execute(self) -> Outcome:
-        """Runs to an end and records it, whatever the end is."""
+        """Runs to the end and records how it ended."""
         log.info("run %s", self.run_id)
         tracked = Tracked(self.run_id, self.composed.settings, self.folder)
         try:
@@ -192,7 +194,7 @@ class _Run:
         return self._ended(Status.complete, metrics=metrics, statistics=statistics, curve=curve, cost=cost)
 
     def _carry_out(self, engine: Engine) -> Record:
-        """An offline stage in the place of training and evaluation."""
+        """An offline stage instead of training and evaluation."""
         begun = time.time()
         check = self.claim.check if self.claim else lambda: None
         work = ChunkedWork(self.ranks, self.folder, self.stop.is_set, check)
@@ -205,24 +207,24 @@ class _Run:
     # ---------------------------------------------------------------------------------------------------- its parts
 
     def _trained(self) -> dict[str, Any] | None:
-        """What training has left; None where it has not ended, or what it left is damaged."""
+        """What training left; None if it has not finished, or if what it left is damaged."""
         try:
             trained = checkpoint.load_final(self.folder / "checkpoint", self.device)
         except UserError as error:
-            log.warning("%s; this run goes on from the checkpoint before", error)
+            log.warning("%s; this run resumes from the checkpoint before", error)
             return None
         if trained is not None and not trained.keys() >= OF_TRAINING:
-            log.warning("the final weights were left by something else; this run goes on from the checkpoint before")
+            log.warning("the final weights were written by something else; this run resumes from the checkpoint before")
             return None
         return trained
 
     @cached_property
     def pool(self) -> InstancePool:
-        """As the method prepared it."""
+        """The pool that the method prepared."""
         return self.dataset.prepared_pool(self.config.method, self.config.seed)
 
     def _parents(self) -> list[Record]:
-        """The records of the runs that this one goes on from or reads; Waiting when one is not complete."""
+        """The records of the runs that this one starts from or reads; raises Waiting when one is not complete."""
         wanted = [*([self.config.init_from] if self.config.init_from else []), *self.config.needed_runs]
         found = []
         for name in wanted:
@@ -245,32 +247,34 @@ class _Run:
             able = ", ".join(engines_with(self.config.method.required())) or "none that is installed"
             raise UserError(
                 f"method {self.composed.settings['method']} needs {names}, which this model of engine "
-                f"{self.config.engine.name} lacks; engines that have it: {able}"
+                f"{self.config.engine.name} does not have; engines that do: {able}"
             )
         if self.config.init_from:
             weights = checkpoint.load_final(self.runs / self.config.init_from / "checkpoint", self.device)
             if weights is None:
-                raise UserError(f"{self.config.init_from} has left no weights; delete its record and run it again")
+                raise UserError(f"{self.config.init_from} left no weights; delete its record and run it again")
             self._take_over(engine, weights["model"])
         elif self.config.weights:
             log.info("%s", engine.load(Path(self.config.weights), averaged=not self.config.train))
         elif getattr(self.config.backbone, "pretrained", None) and not self.config.backbone.weights:
             name, origin = self.composed.settings["backbone"], self.config.backbone.pretrained
             log.warning(
-                "backbone=%s starts from random weights; the papers' from %s: backbone.weights=FILE", name, origin
+                "backbone=%s starts from random weights; the papers start from %s: backbone.weights=FILE", name, origin
             )
         return engine
 
     def _take_over(self, engine: Engine, parent: dict[str, torch.Tensor]) -> None:
-        """Loads a parent's weights. Raises UserError when it is another detector's."""
+        """Loads a parent's weights. Raises UserError if they belong to another detector."""
         state, sentence = extend_classifier(parent, engine.module.state_dict())
         if sentence and not self.config.train:
-            raise UserError(f"{self.config.init_from} has fewer classes than data.num_classes; train=false adds none")
+            raise UserError(
+                f"{self.config.init_from} has fewer classes than data.num_classes, and train=false cannot add any"
+            )
         try:
             engine.module.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[1:2] or [str(error)]
-            raise UserError(f"{self.config.init_from} is another detector's run: {reason[0].strip()}") from error
+            raise UserError(f"{self.config.init_from} is a run of another detector: {reason[0].strip()}") from error
         if sentence:
             log.info("%s: %s", self.config.init_from, sentence)
 
@@ -296,7 +300,7 @@ class _Run:
         on_the_way = OnTheWay(self.folder, self.ranks, config.evaluation.best, self._figures(engine), check)
         trainer = Trainer(config, engine, method, self.ranks, self.folder, self.stop.is_set, check, on_the_way)
         if trainer.resume():
-            log.info("going on from step %d", trainer.iteration)
+            log.info("resuming from step %d", trainer.iteration)
         on_the_way.forget_after(trainer.iteration)
         ranks, policies = self.ranks, trainer.policies
         batches = training_loader(data, config.schedule, trainer.iteration, ranks.rank, ranks.world, policies)
@@ -328,7 +332,7 @@ class _Run:
         return in_percent(evaluation.metrics)
 
     def _figures(self, engine: Engine) -> Callable[[Path], dict[str, dict[str, float | None]]]:
-        """What evaluates and keeps nothing but the metrics."""
+        """A function that evaluates and keeps only the metrics."""
 
         def figures(shards: Path) -> dict[str, dict[str, float | None]]:
             found = self._found(engine, shards)
@@ -344,19 +348,19 @@ class _Run:
             return evaluating.run(engine, partial(evaluation_images, self.dataset), indices, shards)
 
     def _check(self) -> None:
-        """Raises ClaimLost where another process has taken the run over."""
+        """Raises ClaimLost if another process has taken the run over."""
         if self.claim:
             self.claim.check()
 
     def _write_pictures(self, engine: Engine) -> None:
-        """They explain a result and are none of it: a run without them is complete."""
+        """Pictures explain a result and are not part of it: a run without them is complete."""
         config = self.config
         try:
             pool = self.pool if config.train else None
             images = len(evaluation_indices(self.dataset, config.evaluation.limit))
             write_pictures(self.folder, engine, self.dataset, pool, config.seed, images)
         except (OSError, UserError) as error:
-            log.warning("no pictures for reports: %s", error)
+            log.warning("no images for reports: %s", error)
 
     # ------------------------------------------------------------------------------------------------ what is left
 
@@ -390,7 +394,7 @@ class _Run:
         }
 
     def _name(self) -> str:
-        """Given weights are a row of their own: they are no run of the method's."""
+        """Given weights get a row of their own, since they are not a run of the method."""
         evaluated = None if self.config.train else self.config.weights
         if self.config.stage.name is not Stage.none:
             return self.config.name or self.config.stage.name.name
@@ -404,13 +408,13 @@ class _Run:
         write_record(self.runs, record)
 
     def _stopped_by_a_peer(self, lost: PeerLost) -> Outcome:
-        log.error("rank %d: %s; the run goes on from its last checkpoint", self.ranks.rank, lost)
+        log.error("rank %d: %s; the run resumes from its last checkpoint", self.ranks.rank, lost)
         if self.ranks.is_main:
             self._write(self._ended(Status.interrupted, failure={"kind": "peer lost", "message": str(lost)}))
         return Outcome(self.run_id, Status.interrupted, str(lost), peer_lost=True)
 
     def _record_failure(self, error: BaseException) -> None:
-        """Leaves a record where the disk and the claim still allow it; other ranks tell rank 0."""
+        """Writes a record if the disk and the claim still allow it; other ranks tell rank 0."""
         text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
         failure = {"kind": kind_of(error).value, "message": message_of(error, self.folder)}
@@ -426,7 +430,7 @@ class _Run:
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes what only a run that goes on would need."""
+    """Deletes what only an unfinished run needs."""
     checkpoint.drop_intermediate(folder / "checkpoint")
     drop_logs(folder)
     drop_shards(folder)

@@ -1,4 +1,4 @@
-"""SLURM's commands, and what a process asks about its own job.
+"""SLURM's commands, and questions of a process about its own job.
 
 Jobs are named as SLURM's users name them: `123`, and `123_4` for an element of an array. (An element's SLURM_JOB_ID is
 no such name: that of one element is the array's own id, and scontrol or squeue would take it for the whole array.)
@@ -24,7 +24,7 @@ _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 @dataclass(frozen=True)
 class Answer:
-    """What one of SLURM's commands said. silence: why it said nothing that counts; empty where it answered."""
+    """The answer of one of SLURM's commands. silence: why there is no valid answer; empty if there is one."""
 
     text: str = ""
     words: str = ""  # on stderr
@@ -50,7 +50,7 @@ def ask(*command: str) -> Answer:
 
 
 def own_job() -> str | None:
-    """The job that this process runs in; None outside of SLURM."""
+    """The job that this process runs in; None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
@@ -65,7 +65,7 @@ def is_active(job: str) -> bool | None:
 
 
 def requeue_self() -> str:
-    """Queues the own job again, unless it is being cancelled or requeued already; what came of it, in words."""
+    """Queues this process's job again, unless it is already being cancelled or requeued; returns what happened."""
     job = own_job()
     if job is None:
         return "no job of SLURM's"
@@ -73,13 +73,13 @@ def requeue_self() -> str:
     if answer.silence:
         return f"not queued again: {answer.silence}"
     if "JobState=RUNNING" not in answer.text:
-        return "SLURM is ending or queueing the job already"
+        return "SLURM is already ending or requeueing the job"
     answer = ask("scontrol", "requeue", job)
     return f"not queued again: {answer.silence}" if answer.silence else f"job {job} is queued again"
 
 
 def name_self(text: str) -> None:
-    """Puts a run's name into the comment of the own job, which an array's elements cannot have before they start."""
+    """Puts a run's name into the comment of this job, which elements of an array lack before they start."""
     job = own_job()
     if job is not None:
         ask("scontrol", "update", f"jobid={job}", f"comment={text}")
@@ -87,7 +87,7 @@ def name_self(text: str) -> None:
 
 @contextmanager
 def outside_of_allocations() -> Iterator[None]:
-    """Hides the allocation that this process runs in, so that what is started from here has one of its own or none.
+    """Hides the allocation of this process, so that processes started from here get their own, or none.
 
     sbatch would hand its variables on, and srun refuse them; local runs would take themselves for ranks of the outer
     job, and queue that again when they are stopped.

@@ -1,4 +1,4 @@
-"""A stop that is asked for from outside: handlers set a flag and nothing else, the training loop reads it."""
+"""Requests to stop: signal handlers only set a flag, and the training loop reads it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, on this rank or another, and has saved what it goes on from."""
+    """A run was asked to stop, on this rank or another, and has saved what it resumes from."""
 
 
 class StopFlag:
     """Set by SIGUSR2, SIGTERM or the first Ctrl-C; a second Ctrl-C interrupts at once.
 
     Signals that were blocked until now, as `harness.launch.held` does before a job's Python starts, arrive at once.
-    A context manager that puts the earlier handlers back; one inside another starts as the outer one stands. Outside
-    the main thread it installs nothing, since Python allows handlers there alone.
+    A context manager that restores the earlier handlers; one inside another starts in the state of the outer one.
+    Outside the main thread it installs nothing, since Python allows handlers only there.
     """
 
     def __init__(self) -> None:

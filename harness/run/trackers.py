@@ -40,7 +40,7 @@ class Tracked:
 
 @contextmanager
 def tracking(trackers: Sequence[Tracker], run: Tracked) -> Iterator[Track]:
-    """Gives what takes the figures at an iteration. A tracker that fails is given up with a warning: it costs no run.
+    """Yields a function that takes the metrics of an iteration. A tracker that fails is switched off with a warning.
 
     Raises UserError for a package that is not installed.
     """
@@ -71,13 +71,13 @@ def _given_up(tracker: Tracker, ways: dict[Tracker, Track]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s is given up: %s", tracker.value, first_line(error))
+        log.warning("%s is switched off: %s", tracker.value, first_line(error))
         ways.pop(tracker, None)
 
 
 @contextmanager
 def _quiet_at_the_end(opened: AbstractContextManager[Track]) -> Iterator[Track]:
-    """What fails in closing is said, and does not hide how the run ended."""
+    """Logs a failure to close, so that it does not hide how the run ended."""
     way = opened.__enter__()
     try:
         yield way
@@ -85,7 +85,7 @@ def _quiet_at_the_end(opened: AbstractContextManager[Track]) -> Iterator[Track]:
         try:
             opened.__exit__(None, None, None)
         except Exception as error:
-            log.warning("a tracker did not end well: %s", first_line(error))
+            log.warning("closing a tracker failed: %s", first_line(error))
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""What nobody means: the embedded dataset's detector or schedule, the defaults, on another dataset, and a stage that
-has nothing to go by."""
+"""Combinations that nobody means: the embedded dataset's detector or schedule, which are the defaults, on another
+dataset, and a stage without weights to use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.stages.stage import check_stage
 def refuse_unmeant(composed: Composed) -> None:
     """Raises UserError for a dataset other than mini with the small detector or a mini schedule.
 
-    Not where they, or a recipe of the embedded dataset, were asked for by name. Other engines have detectors of their
-    own, and what is evaluated alone, and a stage, have no schedule.
+    They are accepted if they, or a recipe of the embedded dataset, were asked for by name. Other engines have
+    detectors of their own; stages, and runs that only evaluate, have no schedule.
     """
     config, choices = composed.config, composed.choices
     check_stage(config)
@@ -28,13 +28,13 @@ def refuse_unmeant(composed: Composed) -> None:
     if unmeant:
         raise UserError(
             f"{' and '.join(unmeant)} {'are' if len(unmeant) > 1 else 'is'} made for data=mini, not for "
-            f"data={config.data.name}: take recipe={_fitting(composed)} (`harness recipes` lists them), or ask "
+            f"data={config.data.name}: use recipe={_fitting(composed)} (`harness recipes` lists them), or ask "
             f"for {'them' if len(unmeant) > 1 else 'it'} by name"
         )
 
 
 def _fitting(composed: Composed) -> str:
-    """The recipe of the run's method and backbone, the baseline's where there is none."""
+    """The recipe for the run's method and backbone, or else the baseline's."""
     size = "swin_l" if composed.settings["backbone"] == "swin_l" else "r50"
     name = f"{composed.settings['method']}_{size}"
     return name if name in recipe_names() else f"baseline_{size}"

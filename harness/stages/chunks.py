@@ -1,4 +1,4 @@
-"""A stage's rows in chunks: ranks share them out, and a stage that was stopped goes on with those that are left.
+"""A stage's rows in chunks: ranks share them, and a restarted stage continues with those that are left.
 
 checkpoint/000012.npy   what chunk 12 gave, a line for each of its rows
 """

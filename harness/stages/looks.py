@@ -20,7 +20,7 @@ from methods.contract import DatasetFacts, Draw, ImageFacts, Method, Pool
 
 @dataclass
 class _OneInstance(Method):
-    """Pastes the row that it is told, and takes reference images of that row's category or by another policy."""
+    """Pastes the given row, and takes reference images of that row's category or by another policy."""
 
     row: int = 0
     reference_policy: ReferencePolicy = ReferencePolicy.drawn_class

@@ -71,7 +71,7 @@ def read_rule(file: Path) -> Rule:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"stage.by: {file} could not be read: {type(error).__name__}: {error}") from error
+        raise UserError(f"stage.by: {file} cannot be imported: {type(error).__name__}: {error}") from error
     score = getattr(module, "score", None)
     if not callable(score):
         raise UserError(f"stage.by: {file} has no function `score(instances)`")
@@ -79,7 +79,7 @@ def read_rule(file: Path) -> Rule:
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(needed) not in (1, 2):
         raise UserError(
-            f"stage.by: score in {file} takes (instances) or (instances, detector), not {len(needed)} parts"
+            f"stage.by: score in {file} takes (instances) or (instances, detector), not {len(needed)} arguments"
         )
     return Rule(file, name, score, len(needed) == 2)
 
@@ -113,12 +113,12 @@ class OwnRule:
         try:
             numbers = np.asarray(returned, np.float64)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{self.rule.file}: score gives one number for each instance, not {returned!r}") from error
+            raise UserError(f"{self.rule.file}: score must return one number per instance, not {returned!r}") from error
         if numbers.shape != (len(instances),):
             raise UserError(
-                f"{self.rule.file}: score gives one number for each of the {len(instances)} instances that it gets; "
-                f"its result has the shape {numbers.shape}"
+                f"{self.rule.file}: score must return one number for each of its {len(instances)} instances; "
+                f"its result has shape {numbers.shape}"
             )
         if np.isinf(numbers).any():
-            raise UserError(f"{self.rule.file}: score gives an infinite number; NaN stands for no score")
+            raise UserError(f"{self.rule.file}: score returned an infinite number; return NaN for no score")
         return numbers

@@ -46,14 +46,14 @@ def check_score(stage: StageConfig) -> None:
     if is_file(stage.by):
         read_rule(Path(stage.by))
     elif stage.by not in BY:
-        raise UserError(f"stage.by={stage.by}: no such score and no Python file; {nearest(stage.by, BY)}")
+        raise UserError(f"stage.by={stage.by}: neither a score nor a Python file; {nearest(stage.by, BY)}")
     for option, valid in (("scope", Scope), ("reference_policy", ReferencePolicy)):
         word, words = getattr(stage, option), [member.name for member in valid]
         if word not in words:
             raise UserError(f"stage.{option}={word}: {nearest(word, words)}")
     for option in ("hosts", "references"):
         if getattr(stage, option) < 1:
-            raise UserError(f"stage.{option}={getattr(stage, option)}: at least 1")
+            raise UserError(f"stage.{option}={getattr(stage, option)}: must be at least 1")
 
 
 def is_file(by: str) -> bool:
@@ -71,7 +71,7 @@ def scorer(config: RunConfig, dataset: Dataset, engine: Engine) -> Scorer:
         able = ", ".join(engines_with(NEEDS[stage.by])) or "none that is installed"
         raise UserError(
             f"stage.by={stage.by} needs {', '.join(sorted(need.value for need in missing))}, which this model of "
-            f"engine {config.engine.name} lacks; engines that have it: {able}"
+            f"engine {config.engine.name} does not have; engines that do: {able}"
         )
     if stage.by == "confidence":
         return _Confidence(engine, Looks(dataset, dataset.pool, config.seed, stage.hosts))
@@ -153,7 +153,7 @@ class _Category:
         return float(torch.stack([self._score(sample) for sample in hosts]).mean())
 
     def _score(self, host: Sample) -> Tensor:
-        # The host stands first; the other samples only bring their reference images along.
+        # The host comes first; the other samples only contribute their reference images.
         others = [Sample(0, 0, view, None, (view,)) for view in self.references[1:]]
         first = dataclasses.replace(Batch([host]).to(self.device).samples[0], references=(self.references[0],))
         step = self._step([first, *others])

@@ -32,24 +32,24 @@ def check_stage(config: RunConfig) -> None:
     if stage.name is Stage.score:
         check_score(stage)
     if config.data.pool is None:
-        raise UserError(f"stage={stage.name.name} works through a pool, and data.pool names none")
+        raise UserError(f"stage={stage.name.name} needs a pool: give data.pool=PATH")
     frozen = config.init_from or config.weights or (stage.name is Stage.embed and config.backbone.weights)
     asks = stage.name is Stage.embed or not is_file(stage.by) or read_rule(Path(stage.by)).takes_detector
     if asks and not frozen:
         further = ", or backbone.weights=FILE" if stage.name is Stage.embed else ""
         raise UserError(
-            f"stage={stage.name.name} asks a trained detector: give init_from=RUN_ID or weights=FILE{further}"
+            f"stage={stage.name.name} needs a trained detector: give init_from=RUN_ID or weights=FILE{further}"
         )
 
 
 def carry_out(config: RunConfig, dataset: Dataset, engine: Engine, work: ChunkedWork) -> dict[str, Any] | None:
-    """Does what is left of a stage and writes its file; figures for the record, None where it was asked to stop."""
+    """Does what is left of a stage and writes its file; figures for the record, None if it was asked to stop."""
     pool = dataset.pool
     is_score = config.stage.name is Stage.score
     rows = _chosen(pool, config) if is_score else np.arange(len(pool))
     chunks = chunks_of(pool.categories, rows)
     if is_score and "path" not in pool.columns:
-        raise UserError("the pool has no column `path`, so its scores could not be read again")
+        raise UserError("the pool has no column `path`, so its scores could not be matched to it later")
     do = scorer(config, dataset, engine) if is_score else Embedding(engine, pool, config.stage.size)
     if not work.done(chunks, do):
         return None

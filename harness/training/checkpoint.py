@@ -1,7 +1,7 @@
 """Checkpoints of a run in training: every rank's part in one folder that appears complete or not at all.
 
 checkpoint/000000400/shared.pt   model, EMA, optimiser, scaler, iteration (rank 0)
-                     rank0.pt    the method's state and how many decisions there were, one file a rank
+                     rank0.pt    the method's state and how many decisions there were, one file per rank
 checkpoint/final.pt              model and EMA alone, in the layout of published checkpoints, once training ended
            best.pt               the same of the best evaluation on the way
            000000300.pt          the same of an iteration of schedule.archive
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes checkpoints of all ranks from copies in memory, while training goes on.
+    """Writes checkpoints of all ranks from copies in memory, while training continues.
 
     A checkpoint appears when every rank's part is written; a process that is killed before leaves the one before.
     Older ones beyond `keep` are deleted. `before_write` is called before one appears.
@@ -54,7 +54,7 @@ class Saver:
 
     @property
     def written(self) -> bool:
-        """Whether this rank's part of a checkpoint that has not appeared yet is written."""
+        """Whether this rank has written its part of a checkpoint that has not appeared yet."""
         return self._writing is not None and self._writing.done()
 
     def conclude(self, known_at: int) -> None:
@@ -105,7 +105,7 @@ def restore_newest(
     """Hands (shared, own) of the newest checkpoint to `restore`, of the one before where any rank cannot read it or
     go on from it, which the log says; False where none can be read.
 
-    Raises UserError where some can be read, and none can be gone on from.
+    Raises UserError if some can be read, but training can resume from none.
     """
     last: Exception | None = None
     for candidate in ranks.broadcast(_folders(folder)):
@@ -128,10 +128,10 @@ def restore_newest(
             if not ranks.any(failure is not None):
                 return True
         reason = first_line(failure) if failure is not None else "on another rank"
-        log.warning("checkpoint %s cannot be read (%s); the one before is taken", candidate, reason)
+        log.warning("checkpoint %s cannot be read (%s); using the one before", candidate, reason)
     if ranks.any(last is not None):
         why = first_line(last) if last is not None else "another rank says why"
-        raise UserError(f"{folder}: no checkpoint can be gone on from ({why}); delete the folder to train anew")
+        raise UserError(f"{folder}: no checkpoint to resume from ({why}); delete the folder to train again")
     return False
 
 
@@ -150,7 +150,7 @@ def has_final(folder: Path) -> bool:
 
 
 def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """What `save_final` wrote; None where training has not ended. Raises UserError for a damaged file."""
+    """What `save_final` wrote; None if training has not ended. Raises UserError for a damaged file."""
     path = folder / "final.pt"
     if not path.is_file():
         return None
@@ -160,13 +160,13 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
             raise ValueError("it holds no model")
     except Exception as error:  # torch raises of any kind for damaged bytes
         raise UserError(
-            f"{path} is damaged ({first_line(error)}); delete it and its run's record.json, and run it again"
+            f"{path} is damaged ({first_line(error)}); delete it and the run's record.json, then run it again"
         ) from error
     return content
 
 
 def drop_intermediate(folder: Path) -> None:
-    """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
+    """Deletes everything but the final weights: optimiser state is of no use once per run has ended."""
     for old in [*_folders(folder), *folder.glob(".*.part")]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -185,7 +185,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path.name} is no file")  # a pipe, say, that would be waited for
+        raise ValueError(f"{path.name} is not a file")  # a pipe, say, that would be waited for
     check_torch(path)
     content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict):

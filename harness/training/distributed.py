@@ -27,7 +27,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    control: dist.ProcessGroup | None = None  # gloo's, beside NCCL's; None where gloo's is the only one
+    control: dist.ProcessGroup | None = None  # gloo's, beside NCCL's; None if gloo's is the only one
 
     @property
     def is_main(self) -> bool:
@@ -119,7 +119,7 @@ class Agreement:
         return known
 
     def finish(self) -> tuple[bool, ...] | None:
-        """What the last exchange comes to; None where there was none. After it, nothing is on its way."""
+        """What the last exchange comes to; None if there was none. After it, nothing is on its way."""
         if self._sent is None:
             return None
         value, work = self._sent
@@ -163,7 +163,7 @@ def _torchrun() -> Ranks | None:
 def _count(name: str) -> int:
     text = os.environ.get(name, "0")
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise UserError(f"the environment has {name}={text!r}: a number from 0 on is wanted, as torchrun sets it")
+        raise UserError(f"the environment has {name}={text!r}: expected a number from 0, as torchrun sets it")
     return int(text)
 
 

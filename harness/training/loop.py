@@ -55,7 +55,7 @@ class Trainer:
 
     `before_write` is called before anything is written below `folder` (it stops a process whose claim was taken
     over); `stop_asked` says whether a signal asked this rank to save and end. `evaluate` is called every
-    `evaluation.every` iterations, once a checkpoint to go on from is saved, and again when one is gone on from.
+    `evaluation.every` iterations, once a checkpoint to resume from is saved, and again after resuming from one.
     """
 
     config: RunConfig
@@ -149,7 +149,7 @@ class Trainer:
         return every > 0 and self.iteration % every == 0 and 0 < self.iteration < self.schedule.iterations
 
     def _evaluate(self) -> None:
-        """Once a checkpoint to go on from is there; training then goes on as if nothing had been."""
+        """Called once a checkpoint to resume from exists; training then continues as if nothing had happened."""
         self.saver.finish()
         with torch.random.fork_rng(devices=[]):
             self.evaluate(self)
@@ -157,7 +157,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluated_weights(self) -> Iterator[None]:
-        """The moving average of the weights, where there is one, stands in the module."""
+        """Inside, the module has the moving average of the weights, where there is one."""
         if self.ema is None:
             yield
             return
@@ -244,7 +244,7 @@ class Trainer:
         own = str(policy.dtype), policy.shape, hashlib.sha256(policy.tobytes()).hexdigest()
         if self.ranks.broadcast(own) != own:
             name = type(self.method).__name__
-            raise UserError(f"{name}.policy differs between ranks: make it of what `step.average` gives alone")
+            raise UserError(f"{name}.policy differs between ranks: compute it only from what `step.average` returns")
         return policy
 
     def _over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class Trainer:
         self.saver.begin(self.iteration, shared, own)
 
     def resume(self) -> bool:
-        """Restores the newest checkpoint that can be; False without one. Raises UserError where none of some can be."""
+        """Restores the newest checkpoint that can be; False without one. Raises UserError if none of some can be."""
         found = checkpoint.restore_newest(self.folder / "checkpoint", self.ranks, self.device, self._restore)
         if not found:
             self.decisions.restore(None)
@@ -346,7 +346,7 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _decisions(iteration: int, rank: int, batch: Batch, selection: Selection) -> list[Row]:
-    """One row an image into which something was pasted."""
+    """One row per image into which something was pasted."""
     pasted = batch.has_pasted.tolist()
     if not any(pasted):
         return []
@@ -389,7 +389,7 @@ def _is_by_instance(selection: Selection) -> bool:
 
 
 def _of_instances(value: Tensor | None, image: int, pasted: Tensor) -> list[Any] | None:
-    """The figures (n, G) of an image's pasted instances; None where there are none of single instances."""
+    """The figures (n, G) of an image's pasted instances; None if there are none of single instances."""
     if value is None or value.dim() < 2:
         return None
     return value[image, : len(pasted)][pasted.to(value.device)].tolist()
@@ -403,7 +403,7 @@ def _per_image(value: Tensor | float | None, count: int) -> list[float | None]:
 
 
 def _keep_metrics_before(path: Path, iteration: int, ranks: Ranks) -> None:
-    """Drops what an earlier, interrupted life logged after the checkpoint that is gone on from."""
+    """Drops what an earlier, interrupted start logged after the checkpoint that training resumes from."""
     if not ranks.is_main or not path.is_file():
         return
     kept = []

@@ -49,7 +49,7 @@ class SkipMonitor:
             more = f"\n  and {len(self.by_file) - LISTED} more" if len(self.by_file) > LISTED else ""
             raise UserError(
                 f"{self.skipped} of {self.drawn} drawn pool images could not be used; `harness data index-pool` "
-                f"lists all of them and makes a pool without:\n  {files}{more}"
+                f"lists them all and writes a pool without them:\n  {files}{more}"
             )
         if self.share > WARN_ABOVE and not self.warned:
             self.warned = True

@@ -21,7 +21,7 @@ from methods.contract import Instances, LossTable, Proposals, Scope, Selection, 
 
 @dataclass(frozen=True)
 class StepPosition:
-    """Where in which run a step stands; all of its randomness follows from this."""
+    """The run and position of a step; all of its randomness follows from this."""
 
     seed: int
     iteration: int
@@ -132,7 +132,7 @@ class TrainingStep:
         known = self._tables.get((*key, True)) or self._tables.get((*key, grad))
         if known is not None:
             return known
-        # A pass that is not trained on draws for itself, as published.
+        # A pass that is not trained on draws for itself, like the published code.
         apart = "/apart" if backbone_in_eval and view is not ViewKind.REFERENCE else ""
         with torch.set_grad_enabled(grad):
             table = self._pass(view, views, proposals, backbone_in_eval, apart)
@@ -249,7 +249,7 @@ class TrainingStep:
     def batch_losses(self, table: LossTable, counts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Every loss of the batch, over normalisers that ranks share where they must: `counts`, where they are known.
 
-        The one collective of the forward side; every rank calls it once a step, whatever it decided.
+        The one collective of the forward side; every rank calls it once per step, whatever it decided.
         """
         shared = [name for name, loss in table.losses.items() if loss.across_ranks]
         if counts is None and shared:

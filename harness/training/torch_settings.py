@@ -28,6 +28,6 @@ def prepare_torch(config: RunConfig) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.schedule.tf32
     if strict and on_gpu:
         if config.engine.name != "native":
-            raise UserError(f"determinism=strict is for engine=native; {config.engine.name} pools by other operations")
+            raise UserError(f"determinism=strict needs engine=native; {config.engine.name} pools with other operations")
         # Read when cuBLAS is first used. https://docs.nvidia.com/cuda/cublas/#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -51,7 +51,9 @@ def check_torch(file: io.BytesIO | Path) -> None:
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
-            raise pickle.UnpicklingError("a compressed archive, which torch.save never writes; unpack and save it anew")
+            raise pickle.UnpicklingError(
+                "a compressed archive, which torch.save never writes; unpack it and save it again"
+            )
     check_nesting(file)
 
 
@@ -156,7 +158,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch
 
 
 def _number(name: str) -> Callable[[], _DType]:
-    """What stands for one of `numpy.dtypes`' classes."""
+    """The replacement of one of `numpy.dtypes`' classes."""
     return lambda: _DType(getattr(np.dtypes, name)().str)
 
 
@@ -211,7 +213,7 @@ class _Checked(pickle._Unpickler):
     def _mapping(self) -> dict[Any, Any]:
         mapping = self.stack[-1]
         if not isinstance(mapping, dict):
-            raise pickle.UnpicklingError("entries of what is no dictionary")
+            raise pickle.UnpicklingError("entries of something other than a dictionary")
         return mapping
 
     def _refuse(self) -> None:

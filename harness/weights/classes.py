@@ -25,5 +25,5 @@ def extend_classifier(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
         whole = mine.detach().clone()
         whole[:known], whole[-1] = theirs[:known], theirs[-1]
         fitted[name] = whole
-        sentence = f"{known} classes are taken over, {len(mine) - 1 - known} new ones keep their initialisation"
+        sentence = f"{known} classes are kept, {len(mine) - 1 - known} new ones are initialised"
     return fitted, sentence

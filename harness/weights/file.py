@@ -47,22 +47,22 @@ def read_weights(path: Path, *, averaged: bool = True) -> Weights:
     Nothing in the file is executed: a pickle that asks for more than arrays is refused. Raises UserError.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file of weights")
+        raise UserError(f"{path}: no such file of weights")
     try:
         content = READERS.get(path.suffix, _read_torch)(path)
     except (pickle.UnpicklingError, AttributeError, ImportError) as error:
-        raise UserError(f"{path} holds more than weights, or none, and is not read: {first_line(error)}") from error
+        raise UserError(f"{path} holds something other than weights, and is not read: {first_line(error)}") from error
     except Exception as error:  # readers of damaged bytes raise of any kind
-        raise UserError(f"{path} is damaged or no file of weights: {first_line(error)}") from error
+        raise UserError(f"{path} is damaged or not a file of weights: {first_line(error)}") from error
     parts = tuple(key for key in MODEL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping))
     chosen = next((key for key in parts if averaged or key != AVERAGED), parts[0] if parts else "")
     found = content[chosen] if chosen else content
     tensors = _tensors(found) if isinstance(found, Mapping) else {}
     # A view that repeats its numbers is a few bytes in a file, and as large as it likes in memory.
     if sum(map(_nbytes, tensors.values())) > max(MOST_REPEATED_BYTES, path.stat().st_size):
-        raise UserError(f"{path} holds tensors that are larger than the file; save them as they are, not as views")
+        raise UserError(f"{path} holds tensors that are larger than the file; save them contiguous, not as views")
     if not tensors:
-        raise UserError(f"{path} holds no weights; expected tensors by name, or an entry {' or '.join(MODEL_KEYS)}")
+        raise UserError(f"{path} holds no weights; expected named tensors, or an entry {' or '.join(MODEL_KEYS)}")
     return Weights(path, tensors, chosen, parts)
 
 

@@ -59,9 +59,9 @@ def layout_of(names: Mapping[str, object]) -> Layout:
 def refusal(path: Path, layout: Layout, engine: str) -> UserError:
     """The error for a file with a backbone alone, or with another engine's detector."""
     if layout is Layout.BACKBONE:
-        return UserError(f"{path} holds a backbone alone; start from it with backbone.weights={path}")
+        return UserError(f"{path} holds only a backbone; start from it with backbone.weights={path}")
     return UserError(
-        f"{path} holds a detector of engine={layout.value}, which engine={engine} cannot take; backbone.weights={path} "
+        f"{path} holds a detector of engine={layout.value}, which engine={engine} cannot load; backbone.weights={path} "
         "takes its backbone"
     )
 
@@ -90,8 +90,8 @@ def load_backbone(trunk: nn.Module, path: Path) -> LoadReport:
     found = of_trunk(weights.tensors)
     if is_detectron2_resnet(found) and not is_detectron2_resnet(trunk.state_dict()) and _is_folded(found):
         raise UserError(
-            f"{path}: batch norms without statistics, as in Caffe's ResNets, which take BGR images and stride in their "
-            "1x1 convolutions; take a torchvision ResNet"
+            f"{path}: batch norms without statistics, as in Caffe's ResNets, which use BGR images and stride in their "
+            "1x1 convolutions; use a torchvision ResNet"
         )
     named = replace(weights, tensors=named_like(found, trunk.state_dict()))
     return load_by_name(
@@ -112,11 +112,11 @@ def convert(path: Path, out: Path, to: Layout) -> list[str]:
     tensors = read_weights(path).tensors
     layout = layout_of(tensors)
     if layout is Layout.BACKBONE:
-        raise UserError(f"{path} holds a backbone alone, which every engine reads as it is: backbone.weights={path}")
+        raise UserError(f"{path} holds only a backbone, which every engine reads unchanged: backbone.weights={path}")
     if layout is Layout.MMDET:
         raise UserError(
-            f"{path} holds a detector of mmdet's, which has no counterpart elsewhere; backbone.weights={path} "
-            "takes its backbone on every engine"
+            f"{path} holds an mmdet detector, which other engines do not have; backbone.weights={path} "
+            "loads its backbone on every engine"
         )
     left: list[str] = []
     if layout is Layout.DETECTRON2:
@@ -142,7 +142,7 @@ def load_by_name(
 ) -> LoadReport:
     """Loads a file's tensors into the parameters and buffers of a module.
 
-    `place_of` gives the module's name for one of the file's, None where there is none. What the file lacks keeps its
+    `place_of` gives the module's name for one of the file's, None if there is none. What the file lacks keeps its
     value, where `may_lack` allows that of its name. With `new_classes`, the module may have more classes than the file.
     Raises UserError for a file that lacks more, and for a tensor of another shape.
     """
@@ -160,7 +160,7 @@ def load_by_name(
         if state[name].shape != tensor.shape:
             theirs, mine = tuple(tensor.shape), tuple(state[name].shape)
             hint = "; set data.num_classes to the file's number of classes" if "cls" in name else ""
-            raise UserError(f"{path}: {name} has shape {theirs} where this detector has {mine}{hint}")
+            raise UserError(f"{path}: {name} has shape {theirs}, but this detector has {mine}{hint}")
     module.load_state_dict(found, strict=False)
     left_over = sorted(name for name, place in places.items() if place not in state)
     return LoadReport(weights.source, sorted(found), missing, left_over, classes)

@@ -1,6 +1,6 @@
 """Names of ResNets' and Swins' weights: whatever naming a file has, a trunk gets its own.
 
-In between stands the naming of our trunks: torchvision's for ResNets (timm's and mmdet's too), the official
+In between is the naming of our trunks: torchvision's for ResNets (timm's and mmdet's too), the official
 repository's for Swins (detectron2's and the published detectors' too).
 """
 
@@ -16,7 +16,7 @@ from harness.weights.published_names import RESNET_STEM, SWIN_STEM, TRUNK
 # Where a detector keeps its trunk: the published one, the wrappers of the other engines, and any other.
 STEMS = (RESNET_STEM, f"{SWIN_STEM}trunk.", SWIN_STEM, f"{TRUNK}trunk.", TRUNK)
 
-# (theirs, ours), special ones first; ^ stands at a name's beginning.
+# (theirs, ours), special ones first; ^ marks a name's beginning.
 MMDET_SWIN = (
     ("^patch_embed.projection.", "^patch_embed.proj."),
     ("^stages.", "^layers."),

@@ -1,4 +1,4 @@
-"""Checks of whole lives of a method: the same twice, going on after a restart, on two ranks, in bounded memory."""
+"""Checks of whole lives of a method: the same twice, resuming after a restart, on two ranks, in bounded memory."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_the_same_twice(method: Method, life: Life) -> None:
             pass
     require(
         _same(life.decided[:AGAIN], again.decided),
-        "the same steps give other selections a second time: draw from `step.rng`, and keep all state in `self`",
+        "repeating the same steps gives other selections: draw from `step.rng`, and keep all state in `self`",
     )
 
 
@@ -97,7 +97,7 @@ def check_state_round_trip(method: Method, life: Life) -> None:
         require(
             _same(life.decided[stop:end], resumed.decided),
             f"after `load_state_dict` at step {stop} the selections differ from the uninterrupted ones: `state_dict` "
-            "lacks something, or `load_state_dict` does not take it back",
+            "lacks something, or `load_state_dict` does not restore it",
         )
 
 
@@ -122,7 +122,7 @@ def check_memory(method: Method, life: Life) -> None:
 
 
 def _check_growth(life: Life) -> None:
-    """What has grown is made far longer: what is kept short is then cut again, what is not goes on growing."""
+    """What has grown is made far longer: what is kept short is then cut again, what is not keeps growing."""
     early = life.sizes
     grown = [name for name, size in _sizes(life.method).items() if size - early.get(name, 0) >= (STEPS - AGAIN) // 2]
     for name, value in list(_containers(life.method)):
@@ -194,7 +194,7 @@ class Pair:
         if both[0][0] != both[1][0]:
             raise Fault(
                 "one rank calls `step.average` and the other does not: every rank must call it alike in every step, "
-                "whatever was pasted or decided there; they would wait for one another for ever"
+                "whatever was pasted or decided there; they would wait for each other forever"
             )
         return [value for _, value in both]
 
@@ -242,7 +242,7 @@ def check_two_ranks(method: Method) -> None:
     for error in errors:
         if not isinstance(error, threading.BrokenBarrierError):
             raise error
-    require(not errors, "two ranks wait for one another for ever: does every rank call `step.average` alike?")
+    require(not errors, "two ranks wait for each other forever: does every rank call `step.average` alike?")
     first, second = ended
     require(
         _equal(first.pop("policy"), second.pop("policy")),

@@ -185,7 +185,7 @@ def check_spawned_worker(method: Method) -> None:
         given.write_bytes(pickle.dumps((method, pool)))
         _child(str(given), str(answer))
         theirs = pickle.loads(answer.read_bytes())
-    require(theirs == own, "a spawned worker draws otherwise than the process that made the method")
+    require(theirs == own, "a spawned worker draws differently from the process that made the method")
 
 
 def _child(given: str, answer: str) -> None:

@@ -71,7 +71,7 @@ class Watch:
             for where in changed
         ]
         if dataclasses.asdict(self._method) != options:
-            found.append("changes an option: make run-time state in `start`, under a name that is no field's")
+            found.append("changes an option: make run-time state in `start`, under a name that is not a field's")
         if found:
             raise Fault(f"`{name}` {found[0]}")
 
@@ -100,9 +100,9 @@ class Watch:
         if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             return self._of_opening(os.fsdecode(args[0]), args[1], args[2])
         if event.startswith(PROCESSES):
-            return ["starts another process or a connection: a run is to depend on what is recorded alone"]
+            return ["starts another process or a connection: a run may depend only on what is recorded"]
         if event.startswith(CHANGES):
-            return ["changes files: a run's files are the harness's; `step.log` keeps figures"]
+            return ["changes files: the harness writes a run's files; use `step.log` for values"]
         return []
 
     def _of_opening(self, path: str, mode: str | None, flags: int | None) -> list[str]:
@@ -113,7 +113,7 @@ class Watch:
             return []
         writes = set(mode or "") & set("wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
         if writes:
-            return ["writes to a file: a run's files are the harness's; `step.log` keeps figures"]
+            return ["writes to a file: the harness writes a run's files; use `step.log` for values"]
         if full in self._declared:
             return []
         return [f"reads {Path(path).name}, which `files()` does not name: its contents must count in a run's identity"]
@@ -121,7 +121,7 @@ class Watch:
 
 def _settings() -> dict[str, Any]:
     """Global state by the sentence that says what is wrong with changing it."""
-    drawn = "draws from or seeds the global generator of {}: use the `rng` that it is given (`step.rng` in `select`)"
+    drawn = "draws from or seeds the global generator of {}: use the given `rng` (`step.rng` in `select`)"
     return {
         drawn.format("torch"): torch.get_rng_state().numpy().tobytes(),
         drawn.format("NumPy"): repr(np.random.get_state()),  # noqa: NPY002
@@ -150,7 +150,7 @@ def _of_call(frame: FrameType, event: str, arg: Any) -> list[str]:
         if machine and _by_the_method(frame):
             return [f"asks for {arg.__name__}, which differs between machines and processes"]
         if arg is os.urandom and _by_the_method(frame):
-            return ["makes a generator that nobody seeded: use the `rng` that it is given (`step.rng` in `select`)"]
+            return ["makes an unseeded generator: use the given `rng` (`step.rng` in `select`)"]
     elif event == "call":
         if frame.f_code in ENVIRONMENT and _by_the_method(frame):
             return ["reads os.environ, which no record holds: make it an option, a field of the dataclass"]

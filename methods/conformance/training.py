@@ -28,7 +28,7 @@ from methods.contract import Method, Need, Scope, Selection
 
 SOME = 6  # steps
 
-# Shapes that a selection's tensors may have; None stands for (n, G), those of `Step.instances`.
+# Shapes that a selection's tensors may have; None means (n, G), those of `Step.instances`.
 SHAPES: dict[str, list[tuple[int, ...] | None]] = {
     "contribution": [(), (IMAGES,), None],
     "threshold": [(), (IMAGES,), None],
@@ -102,7 +102,7 @@ def _check_contribution(contribution: Tensor, pasted: Tensor, step: TrainingStep
     figures = contribution[step.has_pasted] if contribution.dim() else contribution
     require(
         figures.isfinite().all(),
-        "Selection.contribution is NaN or infinite where something was pasted: None says that there is no figure",
+        "Selection.contribution is NaN or infinite where something was pasted: use None for no value",
     )
 
 

@@ -189,7 +189,7 @@ def _check_gradient(step: TrainingStep, selection: Selection, expected: Tensor) 
         )
     raise Fault(
         "Selection.gradient is not the gradient of what is trained on: it is that of the total of the view that all "
-        "images are trained on, over all parameters, and None where images of both views are mixed"
+        "images are trained on, over all parameters, and None if images of both views are mixed"
     )
 
 

@@ -1,4 +1,4 @@
-"""A method's choices: views, proposals, kinds of losses, scopes of gradients, and what it asks of an engine."""
+"""A method's choices: views, proposals, kinds of losses, scopes of gradients, and needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ViewKind(Enum):
 
 
 class Proposals(Enum):
-    """What the box heads are run on. Ground-truth proposals imply no federated mask, as published."""
+    """What the box heads are run on. Ground-truth proposals imply no federated mask, like the published code."""
 
     SAMPLED = "sampled"
     GROUND_TRUTH = "ground_truth"
@@ -39,7 +39,7 @@ class Scope(Enum):
 
 
 class Need(Enum):
-    """What a method asks of an engine; checked before a run starts."""
+    """What a method needs from an engine; checked before a run starts."""
 
     PASTED_ATTRIBUTION = "pasted_attribution"
     GROUND_TRUTH_PROPOSALS = "ground_truth_proposals"

@@ -1,4 +1,4 @@
-"""What a method knows of pool, dataset and image when it prepares and draws, and what it answers."""
+"""What a method knows about pool, dataset and image when it prepares and draws, and what it returns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 class PasteRule(Enum):
     """AREA: X-Paste's category area statistics, anywhere in the image.
 
-    AS_IT_LIES: same place and size as at home, after a scale jitter, crop and flip of its own image. Rows in sequence
-    that lie so in one training image are pasted in one go, and do not hide one another.
+    AS_IT_LIES: the same place and size as in its own image, after a scale jitter, crop and flip of that image.
+    Consecutive rows from one training image are pasted together, and do not hide one another.
     """
 
     AREA = "area"
@@ -48,12 +48,12 @@ class Pool(Protocol):
         """
 
     def subset(self, rows: np.ndarray) -> Pool:
-        """The pool of these rows alone, renumbered in the order given."""
+        """A pool of only these rows, renumbered in the given order."""
 
     def open(self, row: int) -> np.ndarray:
         """(H, W, 4) uint8 RGBA of a row's instance; one of a training image is cut to its extent.
 
-        Raises ValueError that names a file that is missing or no such image.
+        Raises ValueError naming a file that is missing or not such an image.
         """
 
 
@@ -92,7 +92,7 @@ class DatasetFacts(Protocol):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of a training image before it is decoded."""
+    """What is known about a training image before it is decoded."""
 
     index: int
     width: int
@@ -104,9 +104,9 @@ class ImageFacts:
 class Draw:
     """What to paste into one image: pool rows, in pasting order, and how each is placed.
 
-    at_most: of the instances of a training image that lie as at home, a uniform number in 0..at_most is pasted, at most
-    those that its view shows, chosen uniformly; all of them without it. The harness fills in `categories` (k,), `image`
-    and `visible_categories`, those that the unpasted view shows, before it hands the draw to `Method.reference`.
+    at_most: paste a uniform number in 0..at_most of the instances with the rule AS_IT_LIES, chosen uniformly among
+    those that the view of their image shows; all of them by default. The harness fills in `categories` (k,), `image`
+    and `visible_categories`, those that the unpasted view shows, before it passes the draw to `Method.reference`.
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))

@@ -27,12 +27,12 @@ class Attribution:
     shape: tuple[int, int]
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Attribution:
-        """With `change` made to every tensor."""
+        """A copy with `change` applied to every tensor."""
         found: Attribution = _changed(self, change)
         return found
 
     def by_instance(self, values: Tensor) -> Tensor:
-        """(n, G) sums of values (R,)."""
+        """(n, G) sums of values (R,) per instance."""
         places = torch.arange(self.shape[0] * self.shape[1], device=values.device)
         # A product with zeros and ones: scattered additions are in no fixed order on a GPU.
         return (values @ (self.instance[:, None] == places).to(values.dtype)).view(self.shape)
@@ -54,7 +54,7 @@ class LastLayer:
     image: Tensor
 
     def take(self, rows: Tensor) -> LastLayer:
-        """The regions `rows` (k,) alone."""
+        """Only the regions `rows` (k,)."""
         return LastLayer(self.inputs[rows], self.logits[rows], self.labels[rows], self.counted[rows], self.image[rows])
 
     @property
@@ -73,10 +73,10 @@ class Loss:
     """One loss as per-image sums.
 
     sum (n,): the loss summed over the image's terms. count (n,): what the image adds to the normaliser.
-    pasted (n,): the part of `sum` that comes from pasted instances, where the engine attributes it.
+    pasted (n,): the part of `sum` that comes from pasted instances, if the engine attributes it.
     across_ranks: the normaliser is the mean over ranks (CenterNet's number of positives), reduced after the decision.
-    attribution: which instance each term belongs to, where the engine knows. last_layer: what the terms of a
-    classification loss are made of, where the engine tells.
+    attribution: which instance each term belongs to, if the engine knows. last_layer: what the terms of a
+    classification loss are computed from, if the engine says.
     """
 
     kind: LossKind
@@ -91,7 +91,7 @@ class Loss:
     def instances(self) -> Tensor:
         """(n, G) the part of `sum` that belongs to each instance: terms matched to it, no background.
 
-        Raises ValueError where the engine does not attribute this loss.
+        Raises ValueError if the engine does not attribute this loss.
         """
         return self._attributed.by_instance(self._attributed.terms)
 
@@ -176,16 +176,16 @@ class LossTable:
         return LossTable({name: loss.selected(keep, weight) for name, loss in self.losses.items()})
 
     def without(self, instances: Tensor, kinds: Collection[LossKind]) -> LossTable:
-        """The losses of these kinds without `instances` (n, G) bool, in sum and normaliser; others as they are."""
+        """The losses of these kinds without `instances` (n, G) bool, in sum and normaliser; others unchanged."""
         kept = {name: each.selected(~instances, None) for name, each in self.losses.items() if each.kind in kinds}
         return LossTable({**self.losses, **kept})
 
     def copied(self) -> LossTable:
-        """The same figures in tensors of their own, with the same gradients: writing to them changes nothing else."""
+        """A copy with the same gradients; writing to its tensors changes nothing else."""
         return self._mapped(torch.Tensor.clone)
 
     def detached(self) -> LossTable:
-        """The same figures in tensors of their own, without gradients."""
+        """A copy without gradients."""
         return self._mapped(lambda tensor: tensor.detach().clone())
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> LossTable:

@@ -29,17 +29,17 @@ class Start:
 
 @dataclass
 class Method:
-    """A thing under comparison. Every hook has a default; `baseline` overrides none.
+    """The base class of all methods. Every hook has a default; `baseline` overrides none.
 
-    Dataclass fields are the configuration. Run-time state is made in `start`, never in a field. Loader workers hold a
-    copy of their own, made after `prepare` and before `start`: `draw` and `reference` may read what `prepare` has put
-    into attributes, and learn of training by `policy` alone.
+    Dataclass fields are the configuration. Create run-time state in `start`, never in a field. Each loader worker has a
+    copy of the method, made after `prepare` and before `start`: `draw` and `reference` may read attributes that
+    `prepare` has set, and learn about training only through `policy`.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
-    paper: ClassVar[str] = ""  # paper or repository that it comes from
+    paper: ClassVar[str] = ""  # the paper or repository that it comes from
     pastes: ClassVar[bool] = False  # whether a pool is read at all
-    lag: ClassVar[int] = 8  # steps from a policy to the draws that heed it; more than data.workers
+    lag: ClassVar[int] = 8  # steps from a policy to the draws that use it; more than data.workers
 
     def validate(self) -> None:
         """Raises ValueError with one sentence for a combination of options that makes no sense."""
@@ -49,7 +49,7 @@ class Method:
         return self.needs
 
     def files(self) -> dict[str, Path]:
-        """Files that options name, by option; their contents and not their paths make a run's identity."""
+        """Files that options name, by option; a run's identity depends on their contents, not their paths."""
         return {}
 
     def uses_reference(self) -> bool:
@@ -76,22 +76,22 @@ class Method:
     def draw(self, image: ImageFacts, pool: Pool, rng: np.random.Generator) -> Draw:
         """Per image, in loader workers: what to paste.
 
-        A method that overrides `policy` takes one more, `policy: np.ndarray | None = None`: what `policy` gave `lag`
-        steps before, read-only, None for the first `lag` steps of training.
+        A method that overrides `policy` takes one more argument, `policy: np.ndarray | None = None`: what `policy`
+        returned `lag` steps earlier, read-only, or None in the first `lag` steps of training.
         """
         return Draw()
 
     def reference(self, draw: Draw, dataset: DatasetFacts, rng: np.random.Generator) -> int | tuple[int, ...] | None:
         """Per image, in loader workers: index of the training image that joins the reference batch, or of several.
 
-        The reference batch is the first ones of all images, then the second ones, and so on.
+        The reference batch holds the first ones of all images, then the second ones, and so on.
         """
         return None
 
     def start(self, start: Start) -> None:
-        """Makes run-time state, once per process, before the first step or `load_state_dict`.
+        """Creates run-time state, once per process, before the first step or `load_state_dict`.
 
-        Raises ValueError with one sentence where it cannot start from what it is given.
+        Raises ValueError with one sentence if the method cannot start from this.
         """
 
     def select(self, step: Step) -> Selection:
@@ -99,12 +99,13 @@ class Method:
         return Selection(keep=torch.ones_like(step.has_pasted), decided=False)
 
     def policy(self) -> np.ndarray:
-        """After each step: what the draws of the step `lag` steps later are to heed, such as a weight a category.
+        """After each step: what the draws of `lag` steps later should use, such as a weight per category.
 
-        Numbers of any shape, the same on every rank: learn from what `step.average` gives. Checkpoints hold the last
-        `lag` of them and loader workers are sent one a batch, so a number a category is better than one a pool row.
+        Numbers of any shape, the same on every rank: compute them from what `step.average` returns. Checkpoints hold
+        the last `lag` of them, and loader workers receive one per batch, so prefer one number per category to one per
+        pool row.
         """
-        raise NotImplementedError(f"{type(self).__name__} overrides no `policy`, and so has none")
+        raise NotImplementedError(f"{type(self).__name__} does not override `policy`")
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive preemption: tensors, numbers, strings, lists and dictionaries of these."""

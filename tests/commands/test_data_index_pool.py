@@ -120,7 +120,7 @@ def test_statistics_say_what_is_there(small, tmp_path: Path) -> None:
         text = pool_stats(without, small.facts, small.annotations.category_names, tmp_path / f"stats.{suffix}")
         assert (tmp_path / f"stats.{suffix}").stat().st_size > 10_000
     assert f"{len(without)} instances of 27 categories" in text
-    assert f"categories without any: {small.annotations.category_names[4]}" in text
+    assert f"categories without instances: {small.annotations.category_names[4]}" in text
     extra = next(line for line in text.splitlines() if line.startswith("extra"))
     assert extra.split() == ["extra", "4", "0", "24", "6", "6", "6"]
     share = np.mean(without.column("generator") == "soft")
@@ -142,5 +142,5 @@ def test_an_index_of_another_version_of_the_pool_is_not_used(changed: str, small
     assert dataset.pool_file == source.with_suffix(".arrow")
     text = source.with_suffix(f".{changed}").read_text()
     source.with_suffix(f".{changed}").write_text(text.replace("0001.png", "0002.png"))
-    with pytest.raises(UserError, match=r"half_bad.arrow was made of another version .*index-pool"):
+    with pytest.raises(UserError, match=r"half_bad.arrow was made from another version .*index-pool"):
         _ = dataset.pool_file

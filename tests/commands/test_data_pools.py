@@ -76,14 +76,14 @@ def test_a_pool_of_pictures_with_masks_scores_and_similarities(small, generated:
 def test_what_does_not_fit_together_is_named(names: list[str], generated: Path) -> None:
     mask = generated / "segs" / "u2net" / names[1] / "0002.png"
     mask.rename(mask.with_name("9.png"))
-    with pytest.raises(UserError, match=r"0002\.png does not exist: every picture needs its mask"):
+    with pytest.raises(UserError, match=r"0002\.png does not exist: every image needs a mask"):
         made(generated)
     mask.with_name("9.png").rename(mask)
     (generated / "images" / names[0] / "0003.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"has 3 clip_scores of .*, whose folder holds 4 pictures"):
+    with pytest.raises(UserError, match=r"has 3 clip_scores of .*, whose folder holds 4 images"):
         made(generated)
     (generated / "segs" / "u2net" / "results.json").write_text("[3]")
-    with pytest.raises(UserError, match=r"no results\.json"):
+    with pytest.raises(UserError, match=r"not a results\.json"):
         made(generated)
     with pytest.raises(UserError, match="no such folder"):
         make_pool(generated / "none", [], generated / "pool.json")
@@ -96,10 +96,10 @@ def test_categories_by_other_names(by: str, small, tmp_path: Path) -> None:
     path = tmp_path / "pool.json"
     path.write_text(json.dumps({"by": by, "instances": {str(key): ["a.png"]}}))
     assert opened(path, small, tmp_path).categories.tolist() == [3]
-    with pytest.raises(UserError, match="no dataset tells"):
+    with pytest.raises(UserError, match="which needs a dataset"):
         open_pool(path, 24, tmp_path / "other")
     path.write_text(json.dumps({"by": by, "instances": {"nothing_like_it": ["a.png"]}}))
-    with pytest.raises(UserError, match=f"no category of {by} 'nothing_like_it'"):
+    with pytest.raises(UserError, match=f"no category with {by} 'nothing_like_it'"):
         opened(path, small, tmp_path)
     path.write_text(json.dumps({"by": "colour", "instances": {}}))
     with pytest.raises(UserError, match="by is 'colour'"):
@@ -137,7 +137,7 @@ def test_subsets_by_columns_and_number(small, generated: Path) -> None:
     assert set(few.column("path")) <= set(more.column("path"))
     with pytest.raises(UserError, match=r"clip_scores>=21: write .*clip_score"):
         part(where=["clip_scores>=21"])
-    with pytest.raises(UserError, match="nothing of it is left"):
+    with pytest.raises(UserError, match="nothing is left of it"):
         part(where=["clip_score>=99"])
 
 

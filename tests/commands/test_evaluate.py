@@ -60,7 +60,7 @@ def test_user_errors(tmp_path, results):
     path.write_text(json.dumps([*results[:3], results[3] | {"image_id": 1}]))
     with pytest.raises(UserError, match="entry 3 names image 1, which"):
         evaluate_command(path, REAL, "both", None)
-    with pytest.raises(UserError, match="--iou masks: one of bbox, segm, both"):
+    with pytest.raises(UserError, match="--iou masks: expected one of bbox, segm, both"):
         evaluate_command(path, REAL, "masks", None)
     path.write_text(json.dumps(results))
     (tmp_path / "file").touch()

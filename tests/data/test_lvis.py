@@ -185,7 +185,7 @@ def test_file_cut_in_half_is_named_with_its_place(tmp_path):
     path = tmp_path / "half.json"
     text = REAL.read_bytes()
     path.write_bytes(text[: len(text) // 2])
-    with pytest.raises(UserError, match=rf"half.json: no valid JSON at line 1, column \d+ of {len(text) // 2} bytes"):
+    with pytest.raises(UserError, match=rf"half.json: invalid JSON at line 1, column \d+ of {len(text) // 2} bytes"):
         load_annotations(path)
 
 
@@ -212,10 +212,13 @@ def _drop(section, number, key):
         (_set("annotations", 1, "id", 1), "annotation id 1 appears 2 times"),
         (_set("images", 1, "id", 30), "image id 30 appears 2 times"),
         (_set("categories", 1, "frequency", "x"), "category 2: frequency is 'x'"),
-        (_set("annotations", 1, "bbox", [1, 2, 3]), r"annotation 2: 'bbox' is \[1, 2, 3\], a list of 4 numbers"),
+        (
+            _set("annotations", 1, "bbox", [1, 2, 3]),
+            r"annotation 2: 'bbox' is \[1, 2, 3\], expected a list of 4 numbers",
+        ),
         (_set("annotations", 1, "bbox", [1, 2, "3", 4]), "annotation 2: 'bbox' is .* a list of 4 numbers"),
-        (_set("annotations", 1, "area", None), "annotation 2: 'area' is None, a number is wanted"),
-        (_set("annotations", 1, "image_id", "4"), "annotation 2: 'image_id' is '4', an integer is wanted"),
+        (_set("annotations", 1, "area", None), "annotation 2: 'area' is None, expected a number"),
+        (_set("annotations", 1, "image_id", "4"), "annotation 2: 'image_id' is '4', expected an integer"),
         (_set("annotations", 1, "segmentation", [[1, 2, 3, 4, 5]]), "annotation 2: a polygon of 5 numbers"),
         (_set("annotations", 1, "segmentation", 3), "annotation 2: the segmentation is neither"),
         (_set("annotations", 0, "segmentation", {"size": [8, 6], "counts": "a"}), "annotation 1: the run-length mask"),
@@ -225,7 +228,7 @@ def _drop(section, number, key):
         (_drop("categories", 0, "frequency"), "category 9 has no 'frequency'"),
         (_drop("annotations", 1, "id"), "annotation number 1 has no 'id'"),
         (lambda data: data.pop("images"), "has no list 'images'"),
-        (lambda data: data["annotations"].append(5), "annotation number 3 is no object"),
+        (lambda data: data["annotations"].append(5), "annotation number 3 is not an object"),
         (lambda data: data["images"].clear(), "has no images"),
         (lambda data: data["categories"].clear(), "has no categories"),
     ],

@@ -67,7 +67,7 @@ def test_annotations_do_not_depend_on_the_pieces(piece: int, monkeypatch: pytest
 def test_where_the_text_is_wrong_is_said(text: str, line: int, column: int, tmp_path: Path) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"wrong.json: no valid JSON at line") as caught:
+    with pytest.raises(UserError, match=r"wrong.json: invalid JSON at line") as caught:
         lists(path)
     assert f"line {line}, column {column} of {len(text)} bytes" in str(caught.value)
 

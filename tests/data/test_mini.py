@@ -265,7 +265,7 @@ def test_reused_when_whole_and_made_again_when_not(tmp_path: Path) -> None:
 
 def test_other_people_s_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="not the embedded dataset"):
+    with pytest.raises(UserError, match="other files than the embedded dataset"):
         make_mini(tmp_path, **SMALL)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
     with pytest.raises(UserError, match="train_images"):
@@ -319,7 +319,7 @@ def test_a_file_that_is_called_like_the_stamp_gives_no_leave(stamp: str, tmp_pat
     for path in (tmp_path / "thesis.tex", folder / "thesis.tex"):
         path.write_text("precious")
     (folder / "mini.json").write_text(stamp)
-    with pytest.raises(UserError, match="not the embedded dataset"):
+    with pytest.raises(UserError, match="other files than the embedded dataset"):
         make_mini(folder, **SMALL)
     assert (folder / "mini.json").read_text() == stamp
     assert (tmp_path / "thesis.tex").exists()
@@ -335,5 +335,5 @@ def test_a_folder_of_an_older_version_is_used_as_it_is(tmp_path: Path) -> None:
     assert read(paths.stamp)["files"] == len(stamp["files"])
     (paths.folder / "pools" / "mine.json").unlink()
     paths.val_annotations.unlink()
-    with pytest.raises(UserError, match="not its whole one"):
+    with pytest.raises(UserError, match="only part of it"):
         make_mini(tmp_path / "mini", **SMALL)

@@ -105,10 +105,10 @@ def test_it_is_a_zip_file_whose_name_by_content_is_its_pictures(tmp_path: Path) 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     source, file = pictures(tmp_path), tmp_path / "pool.zip"
     pack_pool(source, file, None)
-    with pytest.raises(UserError, match=r"pool\.zip is packed, to be read in training; give the pool that it was made"):
+    with pytest.raises(UserError, match=r"pool\.zip is packed for training; give the pool that it was made from"):
         merge_pools([file], tmp_path / "out.json", None)
     with pytest.raises(UserError, match=r"out\.tar: the name must end in \.zip"):
         pack_pool(source, tmp_path / "out.tar", None)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"pool\.zip: no pool that `harness data pack-pool` has packed, or cut off"):
+    with pytest.raises(UserError, match=r"pool\.zip: not a pool packed by `harness data pack-pool`, or truncated"):
         open_pool(file, 1, tmp_path / "cache")

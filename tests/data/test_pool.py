@@ -71,12 +71,12 @@ def test_columns_beside_the_json(write_pool: Writer, tmp_path: Path) -> None:
     [
         ('{"cat": ["a.png"]}', "category 'cat' is not an integer"),
         ('{"1.5": ["a.png"]}', "category '1.5' is not an integer"),
-        ('{"-1": ["a.png"]}', "category -1; categories are counted from 0"),
-        ('{"0": ["a.png"], "3": ["b.png"]}', "category 3 is outside of the 3 categories.*num_classes=4"),
+        ('{"-1": ["a.png"]}', "category -1; expected 0 to"),
+        ('{"0": ["a.png"], "3": ["b.png"]}', "category 3 is outside the 3 categories.*num_classes=4"),
         ('{"0": "a.png"}', "category 0 holds something other than a list"),
         ('{"0": [1]}', "category 0 holds something other than a list"),
-        ('["a.png"]', "holds no object"),
-        ('{"0": ["a.png"', "no valid JSON at line 1"),
+        ('["a.png"]', "not an object"),
+        ('{"0": ["a.png"', "invalid JSON at line 1"),
     ],
 )
 def test_bad_pools(content: str, message: str, write_pool: Writer, tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such pool"):
         open_pool(tmp_path / "none.json", 3, tmp_path)
     (tmp_path / "broken.arrow").write_bytes(b"ARROW1 and no more")
-    with pytest.raises(UserError, match="no readable pool index"):
+    with pytest.raises(UserError, match="not a readable pool index"):
         open_pool(tmp_path / "broken.arrow", 3, tmp_path)
     (tmp_path / "pool.txt").touch()
-    with pytest.raises(UserError, match=r"a pool is a \.json"):
+    with pytest.raises(UserError, match=r"expected a \.json"):
         open_pool(tmp_path / "pool.txt", 3, tmp_path)
 
 

@@ -110,7 +110,7 @@ def test_run_lengths_as_a_list(counts: list, text: str) -> None:
         ([[0, 0, 5, 0, 5, 2.0**31]], "a polygon has the coordinate 2147483648.0"),
         ([[0, 0, 5, 0, float("nan"), 5]], "a polygon has the coordinate nan"),
         ([[0, 0, 5, 0, 5, -(2**31)]], "a polygon has the coordinate -2147483648.0"),
-        ([[0, 0, 5]], "a polygon of 3 numbers; x, y pairs are wanted"),
+        ([[0, 0, 5]], "a polygon of 3 numbers; expected x, y pairs"),
         ([[0, 0, "x", 0, 5, 5]], "a polygon holds something other than numbers"),
         ([], "no list of polygons"),
         ([3, 4], "no list of polygons"),

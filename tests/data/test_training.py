@@ -231,7 +231,7 @@ def test_a_batch_travels_whole(small) -> None:
 
 def test_prepared_pools(small, tmp_path: Path) -> None:
     config = small.config(Pasting(), pool=None)
-    with pytest.raises(UserError, match=r"Pasting pastes instances, and data\.pool names no pool"):
+    with pytest.raises(UserError, match=r"Pasting pastes instances: give data\.pool=PATH"):
         prepare_pool(config, Pasting())
     with pytest.raises(UserError, match=r"half_bed.*half_bad"):
         prepare_pool(small.config(Pasting(), pool="half_bed"), Pasting())
@@ -241,7 +241,7 @@ def test_prepared_pools(small, tmp_path: Path) -> None:
     assert extended.present_categories[-1] == 27
     assert len(prepare_pool(config, Plain())) == 0
     (tmp_path / "empty.json").write_text("{}")
-    with pytest.raises(UserError, match=r"empty\.json: of 0 instances method Pasting leaves none"):
+    with pytest.raises(UserError, match=r"empty\.json: method Pasting leaves none of 0 instances"):
         prepare_pool(small.config(Pasting(), pool=str(tmp_path / "empty.json")), Pasting())
 
 
@@ -279,7 +279,7 @@ def test_an_exchanged_training_image_is_named(small, tmp_path: Path) -> None:
     shutil.copy(images[0], odd)
     data = data_of(small, Plain(), root=str(root))
     index = small.annotations.file_names.tolist().index(f"train2017/{odd.name}")
-    with pytest.raises(UserError, match="pixels, its annotations say"):
+    with pytest.raises(UserError, match="pixels, but its annotations say"):
         data.images.read(index)
 
 

@@ -337,7 +337,7 @@ def test_norms_over_all_ranks_are_refused_where_there_are_several() -> None:
     config = configuration(*SMALL, "MODEL.FPN.NORM=SyncBN")
     build(config, 6, np.arange(1, 7))
     config.schedule.global_batch = 2
-    with pytest.raises(UserError, match="batch norm over all ranks"):
+    with pytest.raises(UserError, match="batch norm across ranks"):
         build(config, 6, np.arange(1, 7))
 
 

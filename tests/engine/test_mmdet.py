@@ -268,7 +268,9 @@ def test_losses_that_cannot_be_told_apart_are_named_with_the_first_ones(config: 
     settings = run_config("mask_rcnn")
     settings.engine.config, settings.engine.overrides = config, ["model.train_cfg.rcnn.sampler.num=32"]
     engine = create(settings, CLASSES, np.full(CLASSES, 10))
-    with pytest.raises(UserError, match=rf"{loss} cannot be told apart by image; see docs/explanation/engines\.md"):
+    with pytest.raises(
+        UserError, match=rf"{loss} cannot be attributed to single images; see docs/explanation/engines\.md"
+    ):
         engine.losses([make_view(3, 1)], Proposals.SAMPLED, draws())
 
 

@@ -152,5 +152,5 @@ def test_a_compiled_backbone_gives_the_same_to_tolerance() -> None:
     image = view(2, size=(64, 90)).image
     (one,), (other,) = (engine.predict([image], [(64, 90)]) for engine in (plain, compiled))
     torch.testing.assert_close(one.scores, other.scores, rtol=1e-3, atol=1e-4)
-    with pytest.raises(UserError, match=r"schedule\.compile is for engine=native, not for mmdet"):
+    with pytest.raises(UserError, match=r"schedule\.compile needs engine=native, not mmdet"):
         compose(["engine=mmdet", "schedule.compile=true"])

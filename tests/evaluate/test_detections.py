@@ -73,10 +73,10 @@ def test_every_form_of_segmentation_is_the_same_mask():
     [
         (lambda entry: entry.pop("score"), "entry 2 has no 'score'"),
         (lambda entry: entry.pop("bbox"), "entry 2 has no 'bbox'"),
-        (lambda entry: entry.update(bbox=[1, 2]), r"entry 2: 'bbox' is \[1, 2\], a list of 4 numbers"),
-        (lambda entry: entry.update(score="high"), "entry 2: 'score' is 'high', a number"),
-        (lambda entry: entry.update(score=None), "entry 2: 'score' is None, a number"),
-        (lambda entry: entry.update(image_id=1.5), "entry 2: 'image_id' is 1.5, an integer"),
+        (lambda entry: entry.update(bbox=[1, 2]), r"entry 2: 'bbox' is \[1, 2\], expected a list of 4 numbers"),
+        (lambda entry: entry.update(score="high"), "entry 2: 'score' is 'high', expected a number"),
+        (lambda entry: entry.update(score=None), "entry 2: 'score' is None, expected a number"),
+        (lambda entry: entry.update(image_id=1.5), "entry 2: 'image_id' is 1.5, expected an integer"),
         (lambda entry: entry.update(segmentation=7), "entry 2: 'segmentation'"),
         (lambda entry: entry.update(segmentation=[[0, 0, 1, 0, 1, 1]]), "entry 2: polygons .* need the annotations"),
     ],
@@ -94,10 +94,10 @@ def test_bad_entries_are_named(tmp_path, results, change, message):
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("a.json", b'[{"image_id": 1', "no valid JSON at line 1"),
-        ("a.json", b'{"annotations": []}', "a list of results is wanted"),
-        ("a.json", b"[1]", "entry 0 is no object"),
-        ("a.parquet", b"PAR1", "no readable Parquet"),
+        ("a.json", b'[{"image_id": 1', "invalid JSON at line 1"),
+        ("a.json", b'{"annotations": []}', "expected a list of results"),
+        ("a.json", b"[1]", "entry 0 is not an object"),
+        ("a.parquet", b"PAR1", "not a readable Parquet"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, contents, message):

@@ -99,7 +99,9 @@ def test_malformed_masks_of_annotations_are_named(annotations: Annotations, tmp_
     content["annotations"].remove(first)
     content["images"][2]["height"] = 2**31
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"image {content['images'][2]['id']}: size \[2147483648, \d+\] is no image's"):
+    with pytest.raises(
+        UserError, match=rf"image {content['images'][2]['id']}: size \[2147483648, \d+\] is not the size of an image"
+    ):
         load_annotations(path)
 
 
@@ -125,7 +127,7 @@ def test_what_is_quoted_of_a_file_stays_on_a_short_line(value: str, tmp_path: Pa
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
     with pytest.raises(
-        UserError, match=r"truth\.json: annotation .{3,110}: 'id' is .{3,110}, an integer is wanted"
+        UserError, match=r"truth\.json: annotation .{3,110}: 'id' is .{3,110}, expected an integer"
     ) as end:
         load_annotations(path)
     assert "\n" not in str(end.value)

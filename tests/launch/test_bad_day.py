@@ -295,7 +295,7 @@ def test_job_is_cancelled_though_its_run_folder_cannot_be_written(
     finally:
         os.seteuid(0)
     assert cancelled == ["scancel", "7"]
-    assert "Permission denied; the run is cancelled all the same" in capsys.readouterr().out
+    assert "Permission denied; the run is cancelled nevertheless" in capsys.readouterr().out
 
 
 def test_job_that_squeue_hides_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

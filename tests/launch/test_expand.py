@@ -204,7 +204,7 @@ after:
 def test_circle_is_found(tmp_path: Path) -> None:
     circle = "needs: {method: bsgal}\n  - {when: {method: bsgal}, needs: {method: random_selection}}"
     text = FAIR.replace("needs: {method: bsgal}", circle)
-    with pytest.raises(UserError, match="would come after itself"):
+    with pytest.raises(UserError, match="would wait for itself"):
         expand(_sweep(tmp_path, text))
 
 
@@ -220,7 +220,7 @@ def test_circle_is_found(tmp_path: Path) -> None:
         ("schedule.lr", "schedule.lrr", r"no such key 'schedule.lrr'"),
         ("defaults: [data=mini", "defaults: [data", "is not an override"),
         ("report: mini", "report: [mini", r"fair.yaml is not valid YAML: while parsing"),
-        ("method: [xpaste,", "method: [xpaste, xpaste,", "two runs are one experiment"),
+        ("method: [xpaste,", "method: [xpaste, xpaste,", "two runs are the same experiment"),
     ],
 )  # fmt: skip
 def test_wrong_files_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -303,7 +303,7 @@ def test_a_stage_s_file_goes_to_the_runs_after_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("files: {scores: {name: scores}}", r"scores is no option of a method"),
+        ("files: {scores: {name: scores}}", r"scores is not an option of a method"),
         ("files: {method.scores: {name: baseline}}", r"leaves no file; set stage=score or embed"),
         ("files: {method.scores: {name: score}}", "did you mean 'scores'"),
     ],

@@ -95,7 +95,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     printed, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 75
-    assert "goes on from the checkpoints" in printed
+    assert "resumes from the checkpoints" in printed
     record = read_record(runs, second)
     assert record is not None
     assert record.status is Status.interrupted
@@ -105,7 +105,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     again.terminate()  # as `kill` does, to the sweep's process alone
     printed, _ = again.communicate(timeout=60)
     assert again.returncode == 75
-    assert "goes on from the checkpoints" in printed
+    assert "resumes from the checkpoints" in printed
     assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
 
     again = _resumed(project, runs / second, times=2)
@@ -118,7 +118,7 @@ def _resumed(project: Path, folder: Path, times: int) -> subprocess.Popen[str]:
     """The sweep started again, once its run has gone on from a checkpoint for so many times in all."""
     sweep = _start(project, "sweep", "two")
     end = time.monotonic() + 120
-    while (folder / "log.txt").read_text().count("going on from step") < times:
+    while (folder / "log.txt").read_text().count("resuming from step") < times:
         assert time.monotonic() < end
         time.sleep(0.2)
     return sweep

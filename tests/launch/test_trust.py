@@ -62,7 +62,7 @@ def test_shell_lines_of_a_manifest_are_typed_again(tmp_path: Path, monkeypatch: 
         control.retry(tmp_path, ["s"])
     assert control.retry(tmp_path, ["s", "launcher.setup=['module load cuda']"]) == 0
     assert started == [["module load cuda"]]
-    with pytest.raises(UserError, match="a list of shell lines is wanted"):
+    with pytest.raises(UserError, match="expected a list of shell lines"):
         control.retry(tmp_path, ["s", "launcher.setup=ls"])
 
 

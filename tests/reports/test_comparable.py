@@ -90,7 +90,7 @@ def test_one_table_has_published_figures_of_one_source(tmp_path: Path) -> None:
     )
     spec = "rows: {a: {published: {method: a}}, b: {published: {method: b}}}\ncolumns: [AP_box]\npublished: t\n"
     (tmp_path / "spec.yaml").write_text(spec)
-    with pytest.raises(ValueError, match=r"several sources \(a paper; another\); name one table"):
+    with pytest.raises(ValueError, match=r"several sources \(a paper; another\); name one of their tables"):
         report_command(
             str(tmp_path / "spec.yaml"), tmp_path / "runs", ["csv"], tmp_path / "report", tmp_path / "mine.csv"
         )

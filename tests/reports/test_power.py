@@ -44,7 +44,7 @@ def test_seeds_needed_are_the_fewest_and_images_set_a_limit() -> None:
     assert smallest_shown(noise, needed) <= 1.0 < smallest_shown(noise, needed - 1)
     limited = Noise(APR, 1.0, 10, 0.25, 3)  # 2.8 standard errors of 0.5 by the images alone
     assert seeds_needed(limited) is None
-    assert "no number of seeds shows +1 AP_r^mask on these validation images" in sentence(limited)
+    assert "no number of seeds can show +1 AP_r^mask on these validation images" in sentence(limited)
     assert smallest_shown(Noise(APR, 0.0, 10, 0.25, 3), 200) == pytest.approx(0.5 * (1.95996 + 0.84162), rel=1e-3)
     assert math.isclose(smallest_shown(Noise(APR, 0.0, 1, 0.0, 2), 2), 0.0)
 

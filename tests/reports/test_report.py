@@ -93,7 +93,7 @@ def test_published_figures_stand_beside_ours_with_their_source(paper_main: Path,
     assert note in (paper_main / "table.md").read_text()
     assert line["APr_box.minus_published"] == pytest.approx(line["APr_box"] - 50.1)
     assert line["published_source"] == "DiverGen README comparison table"
-    assert csv.loc["resnet50", "bsgal"]["published_source"] == "no figure in any source at hand"
+    assert csv.loc["resnet50", "bsgal"]["published_source"] == "no figure in any source we have"
     assert "no published figure" in (paper_main / "index.html").read_text()
     assert "no source" in (paper_main / "table.md").read_text()
 

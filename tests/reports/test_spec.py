@@ -30,11 +30,11 @@ def test_the_expected_reports_are_shipped() -> None:
         ("rows: {a: {labl: x}}", "no key of rows.a is called 'labl'; did you mean 'label'"),
         ("rows: {a: {}}\nfigures: [{kind: curv, x: b}]", "no kind of figure is called 'curv'; did you mean 'curve'"),
         ("rows: {a: {}}\nfigures: [{kind: cost, colum: b}]", "no option of the figure 'cost' is called 'colum'"),
-        ("rows: {a: {}}\nfigures: null", "figures is 'None'; a list of them is wanted"),
-        ("rows: {a: {}}\ndecimals: [1]", "decimals is '[1]'; a number from 0 to 6 is wanted"),
+        ("rows: {a: {}}\nfigures: null", "figures is 'None'; expected a list of them"),
+        ("rows: {a: {}}\ndecimals: [1]", "decimals is '[1]'; expected a number from 0 to 6"),
         ('rows: {a: {}}\n"a\\nb": 1', "no key of the report is called 'a\\nb'"),
         ("rows: {a: {}}\nprimary: AP_msk", "no metric among the columns is called 'AP_msk'; did you mean 'AP_mask'"),
-        ("rows: {a: {}}\nlevel: 95", "level is 95; a share such as 0.95 is wanted"),
+        ("rows: {a: {}}\nlevel: 95", "level is 95; expected a share such as 0.95"),
         ("rows: {a: {}}\ngroup: {b: {x: X}}\npublished: {y: t}", "no value of the group is called 'y'"),
         ("rows: {}", "a report needs rows"),
         ("rows: [a, b]", "rows must be a mapping, not list"),
@@ -53,7 +53,7 @@ def test_misspelt_specs_name_the_nearest(text: str, message: str, tmp_path: Path
 def test_an_unknown_report_or_format_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no report 'paper_mian' .*; did you mean 'paper_main'"):
         read_spec("paper_mian")
-    with pytest.raises(ValueError, match="no report format 'htlm'; did you mean 'html'"):
+    with pytest.raises(ValueError, match="no such report format: 'htlm'; did you mean 'html'"):
         report_command("mini", tmp_path, ["htlm"])
     with pytest.raises(ValueError, match=r"folder of runs .* does not exist"):
         report_command("mini", tmp_path / "nowhere")
@@ -74,7 +74,7 @@ def test_published_rows_are_found_by_all_that_is_named() -> None:
     row = find_published(published, {"table": "divergen_scaling", "num_generated": 600000, "gdde": True})
     assert row is not None
     assert (row["AP_box"], row["APr_mask"]) == (50.67, 43.63)
-    assert find_published(published, {"method": "bsgal"}) is None  # in no source at hand
+    assert find_published(published, {"method": "bsgal"}) is None  # in no source that we have
     with pytest.raises(ValueError, match=r"\d published results fit"):
         find_published(published, {"method": "xpaste"})
     with pytest.raises(ValueError, match="no table 'divergen_scalng'; did you mean 'divergen_scaling'"):

@@ -85,7 +85,7 @@ def test_a_sweep_of_two_runs_ends_in_a_page_that_shows_their_figures(tmp_path: P
     for record in records.values():
         assert record.run_id in page
     assert "data:image/jpeg;base64," in page
-    assert "Accepts pasted batches by their contribution" in page  # a method's card
+    assert "Accepts pasted batches that would lower the loss" in page  # a method's card
     table = pd.read_csv(tmp_path / "report" / "mini" / "table.csv")
     assert len(table) > 0
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_killed_resumes_to_the_same_figures_and_decisions(tmp_path
     harness("run", *overrides, "runs_dir=killed", cwd=tmp_path)
     (resumed,) = read_records(tmp_path / "killed")
     log = (tmp_path / "killed" / resumed.run_id / "log.txt").read_text()
-    assert "going on from step" in log
+    assert "resuming from step" in log
     assert resumed.run_id == calm.run_id
     assert resumed.metrics == calm.metrics
     own, other = (pd.read_parquet(tmp_path / d / calm.run_id / "decisions.parquet") for d in ("calm", "killed"))

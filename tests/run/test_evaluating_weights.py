@@ -103,7 +103,7 @@ def test_a_run_with_further_classes_goes_on_from_one_without(runs: Path, trained
     assert weights.shape[0] == 31
     assert torch.equal(weights[:24], parent[:24])
     assert torch.equal(weights[-1], parent[-1])
-    assert "24 classes are taken over, 6 new ones" in (runs / child.run_id / "log.txt").read_text()
+    assert "24 classes are kept, 6 new ones" in (runs / child.run_id / "log.txt").read_text()
 
 
 def test_going_on_from_another_detector_is_an_error(runs: Path, trained: Record) -> None:

@@ -135,5 +135,5 @@ def test_mixed_prediction_is_near_full_precision() -> None:
     (one,), (other,) = (engine.predict([image], [(96, 96)]) for engine in (full, mixed))
     assert not torch.equal(one.scores, other.scores[: len(one.scores)])
     torch.testing.assert_close(one.scores[:3], other.scores[:3], rtol=0.05, atol=0.02)
-    with pytest.raises(UserError, match=r"evaluation\.mixed is for engine=native"):
+    with pytest.raises(UserError, match=r"evaluation\.mixed needs engine=native"):
         compose(["engine=mmdet", "evaluation.mixed=true"])

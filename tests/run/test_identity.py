@@ -69,7 +69,7 @@ def test_a_file_that_would_not_count_is_refused(tmp_path: Path) -> None:
     plugin.write_text(PLUGIN)
     of_plugin = ["method=reads_in_secret", f"method_paths=[{plugin}]"]
     for override in (f"method.table={file}", f"method.lists=[a,{file}]"):
-        with pytest.raises(UserError, match=r"table\.csv is a file whose contents would not count .*InSecret\.files"):
+        with pytest.raises(UserError, match=r"table\.csv is a file whose contents are not part .*InSecret\.files"):
             name_of(*of_plugin, override)
     assert name_of(*of_plugin, "method.table=no_file") != name_of(*of_plugin)
     assert name_of(*of_plugin, f"method.declared={file}") != name_of(*of_plugin)

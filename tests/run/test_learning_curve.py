@@ -72,5 +72,5 @@ def test_a_point_holds_what_its_weights_are_worth(watched: tuple[Path, Record]) 
 
 
 def test_a_figure_that_there_is_none_of_is_refused() -> None:
-    with pytest.raises(UserError, match=r"evaluation\.best=AP is no figure; take bbox\.AP, "):
+    with pytest.raises(UserError, match=r"evaluation\.best=AP is not a metric; choose from bbox\.AP, "):
         compose(["evaluation.best=AP"])

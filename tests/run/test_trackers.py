@@ -66,5 +66,5 @@ def test_a_package_that_is_not_there_is_named_and_one_that_fails_costs_no_run(
 
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=nobody))
     record = run(tmp_path, "trackers=[mlflow]")
-    assert "mlflow is given up: no server answers" in (tmp_path / record.run_id / "log.txt").read_text()
+    assert "mlflow is switched off: no server answers" in (tmp_path / record.run_id / "log.txt").read_text()
     assert len(list(tmp_path.glob("*/record.json"))) == 1, "trackers are no part of a run's name"

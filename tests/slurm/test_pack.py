@@ -73,4 +73,4 @@ def test_the_queue_is_asked_for_one_job_for_two_runs(project: Project) -> None:
     project.cluster.wait_for(lambda: not project.job_names())
     assert {row["state"] for row in project.states("four").values()} == {"cancelled"}
     refused = project.harness("sweep", "four", "launcher.pack=2", code=1)
-    assert "launcher.pack is for launcher=slurm" in refused
+    assert "launcher.pack needs launcher=slurm" in refused

@@ -94,7 +94,7 @@ def test_cancel_by_filter_and_retry_goes_on_from_the_checkpoint(project: Project
     (one,) = project.runs.glob("*-s0-*")
     project.cluster.wait_for(lambda: project.states("long", "seed=0")[one.name]["state"] == "cancelled", 60)
     assert "resumed" in project.harness("retry", "long", "seed=0", "launcher.minutes=9")
-    project.cluster.wait_for(lambda: "going on from step" in (one / "log.txt").read_text(), 120)
+    project.cluster.wait_for(lambda: "resuming from step" in (one / "log.txt").read_text(), 120)
     project.harness("cancel", "long")
     project.wait("long")
     limits = project.cluster.command(
@@ -117,7 +117,7 @@ def test_killed_without_accounting_is_seen_and_resumed(without_accounts: Project
     states = project.wait("long")
     assert states[run.run_id]["state"] in ("interrupted", "failed")
     assert "resumed" in project.sweep("long", "seed=0")
-    project.cluster.wait_for(lambda: "going on from step" in (folder / "log.txt").read_text(), 120)
+    project.cluster.wait_for(lambda: "resuming from step" in (folder / "log.txt").read_text(), 120)
     project.harness("cancel", "long")
     assert project.wait("long")[run.run_id]["state"] == "cancelled"
 
@@ -149,7 +149,7 @@ def test_preempted_run_is_queued_again_and_completes(project: Project, partition
     project.cluster.command("sbatch", *words)
     project.cluster.wait_for(lambda: len(list((folder / "claim").iterdir())) == 2, 120)
     assert project.wait("one")[run.run_id]["state"] == "complete", project.output()
-    assert "going on from step" in (folder / "log.txt").read_text()
+    assert "resuming from step" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.slow

@@ -59,11 +59,11 @@ def test_an_instance_that_cannot_be_opened_has_no_score(tmp_path: Path, mini_roo
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return [1.0, 2.0]", r"one number for each of the 5 instances that it gets; its result has the shape \(2,\)"),
+        ("return [1.0, 2.0]", r"one number for each of its 5 instances; its result has shape \(2,\)"),
         ("return 1.0", r"has the shape \(\)"),
         ("return [[1.0]] * 5", r"has the shape \(5, 1\)"),
-        ("return ['good'] * 5", "one number for each instance, not"),
-        ("return [float('inf')] * 5", "NaN stands for no score"),
+        ("return ['good'] * 5", "one number per instance, not"),
+        ("return [float('inf')] * 5", "NaN for no score"),
     ],
 )
 def test_what_is_no_number_a_row_is_refused(
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_rule_is_named_before_anything_runs(text: str, words: 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["stage.by=confidense"], "no such score and no Python file; did you mean 'confidence'"),
+        (["stage.by=confidense"], "neither a score nor a Python file; did you mean 'confidence'"),
         (["stage.by=none.py"], r"none\.py does not exist"),
         (["stage.scope=head"], "did you mean 'heads'"),
         (["stage.hosts=0"], "at least 1"),

@@ -169,9 +169,9 @@ def test_an_instance_lies_whole_in_the_middle_of_the_mean_colour() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["stage=score"], r"asks a trained detector: give init_from=RUN_ID or weights=FILE$"),
+        (["stage=score"], r"needs a trained detector: give init_from=RUN_ID or weights=FILE$"),
         (["stage=embed"], "or backbone.weights=FILE"),
-        (["stage=score", "init_from=x", "data.pool=null"], "data.pool names none"),
+        (["stage=score", "init_from=x", "data.pool=null"], "needs a pool: give data.pool=PATH"),
     ],
 )
 def test_a_stage_that_cannot_be_meant_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_run_waits_for_its_file_and_refuses_one_of_another_pool(runs: Path, ba
         return execute([*words, f"needed_runs=[{stage}]", file, f"data.pool={where}"]).status
 
     assert run("embed-that-is-not-there", pool) is Status.waiting
-    with pytest.raises(UserError, match=f"{made} went through another pool than data.pool=half_bad"):
+    with pytest.raises(UserError, match=f"{made} used another pool than data.pool=half_bad"):
         run(made, "half_bad")
     assert run(made, pool) is Status.complete
     (runs / made / "embeddings.npy").unlink()

@@ -79,7 +79,7 @@ def test_one_that_cannot_be_gone_on_from_falls_back_and_is_never_taken_for_none(
 
     assert checkpoint.restore_newest(tmp_path, Ranks(), CPU, partial(restore, bad=(10,)))
     assert seen == [10, 5]
-    with pytest.raises(UserError, match=r"no checkpoint can be gone on from \('model'\); delete"):
+    with pytest.raises(UserError, match=r"no checkpoint to resume from \('model'\); delete"):
         checkpoint.restore_newest(tmp_path, Ranks(), CPU, partial(restore, bad=(5, 10)))
 
 

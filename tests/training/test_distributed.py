@@ -291,7 +291,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
 
     torchrun(tmp_path)
     calm, resumed = final(two_ranks), final(tmp_path)
-    assert f"going on from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
+    assert f"resuming from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
     pd.testing.assert_frame_equal(table(two_ranks, "decisions"), table(tmp_path, "decisions"), check_exact=True)
@@ -385,7 +385,7 @@ def test_parts_of_a_batch_in_turn_train_as_so_many_ranks(tmp_path: Path) -> None
 
 
 def test_parts_are_for_methods_that_decide_nothing() -> None:
-    with pytest.raises(UserError, match=r"schedule\.accumulate=2 is for methods that decide nothing: what bsgal"):
+    with pytest.raises(UserError, match=r"schedule\.accumulate=2 is only for methods that decide nothing: what bsgal"):
         compose([*OVERRIDES, "schedule.accumulate=2"])
     assert compose([*PLAIN, "schedule.accumulate=2"]).config.schedule.ranks == 1
     with pytest.raises(UserError, match=r"not a multiple of schedule\.batch_per_rank=2 times schedule\.accumulate=3"):

@@ -84,7 +84,7 @@ def test_the_deterministic_gradient_is_torchvisions() -> None:
 
 
 def test_strict_is_for_the_engine_whose_pooling_is_ours() -> None:
-    with pytest.raises(UserError, match="determinism=strict is for engine=native"):
+    with pytest.raises(UserError, match="determinism=strict needs engine=native"):
         prepare_torch(compose(["engine=detectron2", "determinism=strict", "launcher.gpus=1"]).config)
 
 

@@ -27,7 +27,7 @@ def test_rows_of_known_classes_and_the_background_are_taken_over() -> None:
             assert torch.equal(fitted[name][-1], parent[name][-1])
     others = [name for name in parent if "cls_score" not in name]
     assert all(fitted[name] is parent[name] for name in others)
-    assert sentence == "5 classes are taken over, 3 new ones keep their initialisation"
+    assert sentence == "5 classes are kept, 3 new ones are initialised"
 
 
 def test_nothing_changes_between_equal_detectors() -> None:
@@ -44,7 +44,7 @@ def test_a_file_of_fewer_classes_loads_where_new_classes_are_trained(tmp_path: P
     with pytest.raises(UserError, match=r"data\.num_classes"):
         load_published(child, tmp_path / "parent.pth")
     report = load_published(child, tmp_path / "parent.pth", new_classes=True)
-    assert "3 new ones keep their initialisation" in str(report)
+    assert "3 new ones are initialised" in str(report)
     assert torch.equal(
         child.cascade.box_predictor[0].cls_score.weight[:KNOWN],  # type: ignore[union-attr]
         parent.cascade.box_predictor[0].cls_score.weight[:KNOWN],

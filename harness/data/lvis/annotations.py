@@ -51,7 +51,7 @@ class Annotations:
     polygon_offsets: np.ndarray  # (A + 1,) int64 into the polygons
     point_offsets: np.ndarray  # (polygons + 1,) int64 into the coordinates
     coordinates: np.ndarray  # float64 x, y, x, y ... in pixels
-    rle_offsets: np.ndarray  # (A + 1,) int64 into rle_counts; empty where the segmentation is polygons
+    rle_offsets: np.ndarray  # (A + 1,) int64 into rle_counts; empty if the segmentation is polygons
     rle_counts: np.ndarray  # uint8, compressed run lengths
     cache: Path | None = None  # the folder that the arrays are mapped from
 

@@ -41,7 +41,7 @@ def load_annotations(path: Path, cache: Path | None = None) -> Annotations:
     path = Path(path)
     if not path.is_file():
         at_fault = path if path.parent.is_dir() else path.parent
-        raise UserError(f"{at_fault} does not exist, and holds the annotations {path.name}: {DOWNLOAD}")
+        raise UserError(f"{at_fault} does not exist, and should hold the annotations {path.name}: {DOWNLOAD}")
     if cache is None:
         return read_json(path)
     folder = cache / f"lvis-{fingerprint(path)[:16]}-{LAYOUT}"

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def as_numbers(values: list[Any], width: int | None = None) -> np.ndarray | None:
-    """(N,), or (N, width) of lists; int64, uint64 or float64. None where some value is no number or no such list.
+    """(N,), or (N, width) of lists; int64, uint64 or float64. None if some value is no number or no such list.
 
     Types are looked at first: of a column with a single text NumPy would make texts as long as it, one a value.
     """

@@ -67,7 +67,7 @@ class _Reader:
         except (KeyError, TypeError):
             for number, entry in enumerate(entries, self.read if what == "annotation" else 0):
                 if not isinstance(entry, dict):
-                    raise self._fail(f"{what} number {number} is no object") from None
+                    raise self._fail(f"{what} number {number} is not an object") from None
                 if key not in entry:
                     name = f"{what} {shown(entry['id'])}" if "id" in entry else f"{what} number {number}"
                     raise self._fail(f"{name} has no {key!r}") from None
@@ -83,14 +83,14 @@ class _Reader:
             parts = value if width is not None else [value]
             types = (int, float) if dtype is float else (int,)
             if not isinstance(parts, list) or len(parts) != (width or 1) or not all(type(p) in types for p in parts):
-                raise self._fail(f"{what} {shown(entry.get('id'))}: {key!r} is {shown(value)}, {wanted} is wanted")
+                raise self._fail(f"{what} {shown(entry.get('id'))}: {key!r} is {shown(value)}, expected {wanted}")
         raise self._fail(f"{key!r} of an entry of {what}s is not {wanted}")
 
     def _texts(self, texts: list[str]) -> np.ndarray:
         """(N,) str, each of which takes as much memory as the longest."""
         for text in texts:
             if len(text) > LONGEST_TEXT:
-                raise self._fail(f"a text of {len(text)} letters ({shown(text)}); at most {LONGEST_TEXT} are read")
+                raise self._fail(f"a text of {len(text)} characters ({shown(text)}); the limit is {LONGEST_TEXT}")
         return np.array(texts)
 
     def _ids(self, entries: list[Any], what: str) -> np.ndarray:
@@ -110,7 +110,7 @@ class _Reader:
         frequency = self._column(entries, "frequency", "category")
         for entry, value in zip(entries, frequency, strict=True):
             if value not in FREQUENCIES:
-                raise self._fail(f"category {entry['id']}: frequency is {shown(value)}, one of r, c, f is wanted")
+                raise self._fail(f"category {entry['id']}: frequency is {shown(value)}, expected r, c or f")
         counted = all("image_count" in entry for entry in entries)
         return {
             "category_ids": self._numbers(entries, "id", "category", int),
@@ -139,9 +139,7 @@ class _Reader:
             lists = self._column(entries, key, "image")
             for entry, value in zip(entries, lists, strict=True):
                 if not isinstance(value, list) or not all(type(each) is int and abs(each) < 2**62 for each in value):
-                    raise self._fail(
-                        f"image {entry['id']}: {key!r} is {shown(value)}, a list of category ids is wanted"
-                    )
+                    raise self._fail(f"image {entry['id']}: {key!r} is {shown(value)}, expected a list of category ids")
             offsets = _offsets(map(len, lists), len(lists))
             values = np.fromiter(chain.from_iterable(lists), np.int64, offsets[-1])
             index, unknown = _lookup(category_ids, values)
@@ -188,7 +186,7 @@ class _Reader:
         lengths = np.fromiter((len(p) for p in chain.from_iterable(polygons)), np.int64, counts.sum())
         for number in np.flatnonzero((lengths < 4) | (lengths % 2 == 1))[:1]:
             entry = entries[int(np.searchsorted(np.cumsum(counts), number, side="right"))]
-            raise self._fail(f"annotation {entry['id']}: a polygon of {lengths[number]} numbers; x, y pairs are wanted")
+            raise self._fail(f"annotation {entry['id']}: a polygon of {lengths[number]} numbers; expected x, y pairs")
         try:
             flat = np.fromiter(chain.from_iterable(chain.from_iterable(polygons)), np.float64, lengths.sum())
         except (TypeError, ValueError) as error:

@@ -18,9 +18,9 @@ MOST_DIGITS = 6  # of a run length, five bits each
 def size_fault(height: Any, width: Any) -> str:
     """Why this is no image's size; empty for a good one."""
     if not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in (height, width)):
-        return f"size {[height, width]} is no pair of integers"
+        return f"size {[height, width]} is not a pair of integers"
     if height < 1 or width < 1 or int(height) * int(width) > MOST_PIXELS:
-        return f"size {[int(height), int(width)]} is no image's"
+        return f"size {[int(height), int(width)]} is not the size of an image"
     return ""
 
 
@@ -31,7 +31,7 @@ def polygon_fault(polygons: Sequence[Sequence[Any]]) -> str:
     lengths = [len(polygon) for polygon in polygons]
     for length in lengths:
         if length < 4 or length % 2:
-            return f"a polygon of {length} numbers; x, y pairs are wanted"
+            return f"a polygon of {length} numbers; expected x, y pairs"
     try:
         numbers = np.fromiter(chain.from_iterable(polygons), np.float64, sum(lengths))
     except (TypeError, ValueError) as error:
@@ -48,7 +48,7 @@ def list_fault(counts: Sequence[Any], pixels: int) -> str:
 
 
 def first_fault(counts: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tuple[int, str] | None:
-    """The first of N compressed masks that is none, and why; None where all are good.
+    """The first of N compressed masks that is none, and why; None if all are good.
 
     counts uint8; mask i's are counts[offsets[i] : offsets[i + 1]], with offsets (N + 1,); pixels (N,) of its image.
     """

@@ -19,7 +19,7 @@ OPENING, CLOSING = (np.isin(np.arange(256), list(each)) for each in (b"[{", b"]}
 def read_lists(path: Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
     """The entries of the named lists of a file that holds one JSON object, some thousand at a time, in its order.
 
-    Raises UserError for a file that cannot be read, is no valid JSON, or has not all of the lists.
+    Raises UserError for a file that cannot be read, is not valid JSON, or lacks one of the lists.
     """
     reader = _Lists(path, names)
     try:
@@ -87,7 +87,7 @@ class _Lists:
             raise
         for name in self.names:
             if not isinstance(content, dict) or not isinstance(content.get(name), list):
-                raise UserError(f"{self.path}: has no list {name!r}; an LVIS annotation file is wanted")
+                raise UserError(f"{self.path}: has no list {name!r}; expected an LVIS annotation file")
 
     def _brackets(self, piece: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Where lists of the object or their entries begin or end in the next piece, and how deep the text is then."""
@@ -124,7 +124,7 @@ class _Lists:
         if not self.fresh and text.strip():
             skipped = len(text) - len(text.lstrip()) + 1
             if text[skipped - 1 : skipped] != b",":
-                raise self._invalid(self.start + start + skipped - 1, "a comma is wanted between entries")
+                raise self._invalid(self.start + start + skipped - 1, "expected a comma between entries")
             text = text[skipped:]
         try:
             entries: list[Any] = orjson.loads(b"[" + text + b"]")
@@ -145,4 +145,6 @@ class _Lists:
                 if b"\n" in piece:
                     column = place + len(piece) - piece.rfind(b"\n")
         where = f"line {line}, column {column} of {self.path.stat().st_size} bytes"
-        return UserError(f"{self.path}: no valid JSON at {where}: {message}; a file cut off? Download it again")
+        return UserError(
+            f"{self.path}: invalid JSON at {where}: {message}; the file may be truncated: download it again"
+        )

@@ -1,7 +1,7 @@
 """A fixed tenth of a training split: `data=lvis_tenth`, a middle tier between the embedded dataset and all of LVIS.
 
 No list of images comes with the package, since none of LVIS's files may: the tenth follows from the user's own file by
-a rule. Images stand in the order of a keyed hash of their ids. Category after category, those of the fewest images
+a rule. Images are sorted by a keyed hash of their ids. Category after category, those of the fewest images
 first, the first images that hold it are taken until a tenth of its images is, at least one; then the first of all
 images until a tenth is. So no category is lost, and each keeps its share of images and its frequency group, which is
 that of the whole file. Annotations of an image that is taken are all kept.

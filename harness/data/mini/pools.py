@@ -1,7 +1,7 @@
 """The embedded dataset's pools: generated cut-outs with a domain gap, of which a known share is bad.
 
 All pools index one set of instance files. A pool's instances are nested by their share of bad ones: the bad ones of
-`bad20` are among those of `bad40`, the clean ones of `bad40` among those of `bad20`. `confused` stands apart: most of a
+`bad20` are among those of `bad40`, the clean ones of `bad40` among those of `bad20`. `confused` is different: most of a
 category's instances show its look-alike, which is what generators make of fine-grained categories. Every pool with bad
 instances has an oracle, its clean instances alone.
 """

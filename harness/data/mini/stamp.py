@@ -2,8 +2,8 @@
 
 mini.json  {"recipe": {...}, "files": {"coco/train2017/x.png": null, "pools/x.columns.csv": "<sha256>", ...}}
 
-Files that do not stand there are somebody else's, and never deleted. Folders that older versions made have the number
-of files in place of their names. While files are replaced, the recipe is null.
+Files that are not listed there belong to somebody else, and are never deleted. Folders that older versions made have
+the number of files in place of their names. While files are replaced, the recipe is null.
 """
 
 from __future__ import annotations
@@ -83,19 +83,19 @@ def check_room(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; move it away, or set data.root to another place")
+        raise UserError(f"{folder} is not a folder; move it away, or set data.root to another place")
     stamp = read_stamp(folder)
     if (stamp is None or stamp.count is not None) and any(folder.iterdir()):
         raise UserError(
-            f"{folder} holds files that are not the embedded dataset, or not its whole one; "
+            f"{folder} holds other files than the embedded dataset, or only part of it; "
             "move the folder away, or set data.root to another one"
         )
 
 
 def move_in(building: Path, folder: Path) -> None:
-    """Puts what was built in place of what an earlier recipe made. Raises UserError where something else is in the way.
+    """Puts what was built in place of what an earlier recipe made. Raises UserError if something else is in the way.
 
-    Killed between, it leaves a stamp that knows of all files and of no recipe, so that the next start goes on.
+    Killed between, it leaves a stamp that knows of all files and of no recipe, so that the next start continues.
     """
     new = read_stamp(building)
     assert new is not None
@@ -105,7 +105,7 @@ def move_in(building: Path, folder: Path) -> None:
         return
     for name in new.files:
         if name not in old.files and (folder / name).exists():
-            raise UserError(f"{folder / name} is in the way of the embedded dataset's; move it away or set data.root")
+            raise UserError(f"{folder / name} is in the way of the embedded dataset; move it away, or set data.root")
     write_stamp(folder, Stamp(None, {**old.files, **new.files}))
     for name in old.files.keys() - new.files.keys():
         (folder / name).unlink(missing_ok=True)

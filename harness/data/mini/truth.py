@@ -13,7 +13,7 @@ CLEAN = "clean"
 
 
 def kinds_of(pool: Pool, truth: Path) -> np.ndarray | None:
-    """(N,) text by pool row: clean, wrong_label, broken_mask or off_distribution; None where no truth is known.
+    """(N,) text by pool row: clean, wrong_label, broken_mask or off_distribution; None if no truth is known.
 
     `truth` is the file that `mini.pools` wrote beside the pool.
     """

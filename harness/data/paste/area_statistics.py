@@ -59,9 +59,9 @@ def _read(path: Path) -> AreaStatistics:
         content = {int(key) - 1: (float(value[0]), float(value[1])) for key, value in _json(path).items()}
     except (ValueError, TypeError, IndexError, AttributeError) as error:
         wanted = '{"<1-based category id>": [mean, standard deviation], ...}'
-        raise UserError(f"{path}: no area statistics ({error}); wanted is {wanted}") from error
+        raise UserError(f"{path}: not area statistics ({error}); expected {wanted}") from error
     if not content or min(content) < 0:
-        raise UserError(f"{path}: area statistics need categories from 1 on")
+        raise UserError(f"{path}: area statistics need category ids from 1")
     mean, std = np.full((2, max(content) + 1), np.nan)
     for category, (m, s) in content.items():
         mean[category], std[category] = m, s

@@ -61,7 +61,7 @@ def hide(instances: Sequence[Instance], mask: np.ndarray, x: int, y: int) -> lis
 
 
 def _without(instance: Instance, mask: np.ndarray, x: int, y: int) -> Instance | None:
-    """What `mask` at x, y leaves of an instance, the same object where that is all; None where it is nothing."""
+    """What `mask` at x, y leaves of an instance, the same object where that is all; None if it is nothing."""
     h, w = mask.shape
     left, top, right, bottom = instance.extent
     x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)

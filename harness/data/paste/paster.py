@@ -205,7 +205,7 @@ def _blending(asked: Blending, rng: np.random.Generator) -> Blending:
 def _corner(side: int, view: int, rng: np.random.Generator) -> int:
     """Where along one axis an instance of `side` pixels begins so that its centre is uniform over the view's pixels.
 
-    Both ends are cut towards zero, as published: an odd side has one place fewer.
+    Both ends are truncated towards zero, like the published code: an odd side has one place fewer.
     """
     return int(rng.integers(int(-side / 2), int(view - side / 2)))
 

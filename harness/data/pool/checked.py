@@ -37,18 +37,18 @@ def check_pool(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     bounds = compute.min_max(table.column(CATEGORY)).as_py()
     if len(table) and not (bounds["min"] >= 0 and bounds["max"] < MOST_CATEGORIES):
         wrong = bounds["min"] if bounds["min"] < 0 else bounds["max"]
-        raise UserError(f"{path}: category {wrong}; categories are counted from 0, and at most {MOST_CATEGORIES}")
+        raise UserError(f"{path}: category {wrong}; expected 0 to {MOST_CATEGORIES - 1}")
 
 
 def _wanted(field: pa.Field) -> str | None:
     """What a column should hold, where it holds something else."""
     kind = field.type
     if field.name == CATEGORY:
-        return None if pa.types.is_integer(kind) else "integers are wanted"
+        return None if pa.types.is_integer(kind) else "expected integers"
     if field.name in (PATH, MASK_PATH):
-        return None if _is_text(kind) or (field.name == MASK_PATH and pa.types.is_null(kind)) else "texts are wanted"
+        return None if _is_text(kind) or (field.name == MASK_PATH and pa.types.is_null(kind)) else "expected texts"
     if field.name == ISOLATED:
-        return None if pa.types.is_boolean(kind) else "true or false is wanted"
+        return None if pa.types.is_boolean(kind) else "expected true or false"
     words = pa.types.is_dictionary(kind) and _is_text(kind.value_type)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     good = number or words or _is_text(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind)

@@ -5,7 +5,7 @@ Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png
 file that is cut to its instance already. Paths are absolute or relative to the JSON's folder. A pool may name
 categories otherwise than by number where it says how (`harness.data.pool.numbering`). Beside NAME.json,
 NAME.columns.csv or NAME.columns.parquet may hold further columns, one row an entry, keyed by `category` and `path`
-(both as they stand in the JSON).
+(both as in the JSON).
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
         store = IndexStore(path)
         return store.table().replace_schema_metadata({"root": store.root})
     if path.suffix == SUFFIX:
-        raise UserError(f"{path} is packed, to be read in training; give the pool that it was made of")
-    raise UserError(f"{path}: a pool is a .json in the published format, a .parquet or an .arrow index")
+        raise UserError(f"{path} is packed for training; give the pool that it was made from")
+    raise UserError(f"{path}: expected a .json in the published format, a .parquet or an .arrow index")
 
 
 def write_index(table: pa.Table, path: Path, source: Path | None = None) -> None:
@@ -113,7 +113,7 @@ def source_stamp(source: Path) -> str:
 
 
 def check_up_to_date(index: Path) -> None:
-    """Raises UserError for an index that was made of another version of the pool's JSON that lies beside it.
+    """Raises UserError for an index that was made from another version of the pool's JSON that lies beside it.
 
     An index of an older version of this package does not remember what it was made of; there the files' times tell.
     """
@@ -124,8 +124,8 @@ def check_up_to_date(index: Path) -> None:
     if known == source_stamp(source) if known else source.stat().st_mtime <= index.stat().st_mtime:
         return
     raise UserError(
-        f"{index} was made of another version of {source.name}: "
-        f"`harness data index-pool {source}` makes it anew, or delete the one that is not meant"
+        f"{index} was made from another version of {source.name}: "
+        f"`harness data index-pool {source}` makes it again, or delete the one you do not want"
     )
 
 
@@ -142,7 +142,7 @@ def check_categories(pool: InstancePool, num_categories: int | None, path: Path)
         raise UserError(f"{path}: category {lowest}; categories are counted from 0")
     if num_categories is not None and highest >= num_categories:
         raise UserError(
-            f"{path}: category {highest} is outside of the {num_categories} categories; "
+            f"{path}: category {highest} is outside the {num_categories} categories; "
             f"data.num_classes={highest + 1} adds categories beyond the dataset's"
         )
 
@@ -170,16 +170,16 @@ def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
 
 
 def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[str], list[str]]:
-    """Of every entry its category, the key that it stands under, and itself."""
+    """Of every entry its category, its key, and itself."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
+        raise UserError(f"{path}: invalid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object; {wanted}")
+        raise UserError(f"{path}: not an object; {wanted}")
     lengths, keys, entries = [], [], []
     numbers = categories_of(path, content, numbering)
     for key, paths in instances_of(path, content).items():
@@ -220,7 +220,7 @@ def _further_columns(path: Path, keys: list[str], entries: list[str]) -> dict[st
         raise UserError(f"{file}: has no row for category {category}, path {entry}, which {path.name} lists") from None
     order = pa.array(rows, pa.int64())
     if taken := {CATEGORY, MASK_PATH, ISOLATED} & set(table.column_names):
-        raise UserError(f"{file}: a column of its own cannot be called {taken.pop()!r}, which {path.name} tells")
+        raise UserError(f"{file}: a column cannot be named {taken.pop()!r}, which {path.name} defines")
     return {name: table.column(name).take(order) for name in table.column_names if name not in ("category", "path")}
 
 
@@ -247,5 +247,5 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         root = (path.parent / metadata.get(b"root", b".").decode()).resolve()
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: its root is no folder's name ({first_line(error)})") from error
+        raise UserError(f"{path}: its root is not the name of a folder ({first_line(error)})") from error
     return sorted_by_category(table.replace_schema_metadata({"root": str(root)}))

@@ -15,7 +15,12 @@ from harness.errors import UserError
 from harness.record.names import nearest
 
 BY, INSTANCES = "by", "instances"
-KINDS = ("index", "name", "synset", "lvis_id")  # 0-based number, as published; LVIS's name; its synset; its 1-based id
+KINDS = (
+    "index",
+    "name",
+    "synset",
+    "lvis_id",
+)  # 0-based number, like the published pools; LVIS's name; its synset; its 1-based id
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,16 @@ def categories_of(path: Path, content: Mapping[str, Any], numbering: Numbering |
         wrong = [key for key in keys if not re.fullmatch("-?[0-9]{1,9}", key)]
         if wrong:
             raise UserError(
-                f"{path}: category {wrong[0][:40]!r} is not an integer; a pool of category names says so: "
+                f"{path}: category {wrong[0][:40]!r} is not an integer; a pool that uses category names says so: "
                 f'{{"{BY}": "name", "{INSTANCES}": {{...}}}} ({", ".join(KINDS[1:])})'
             )
         return {key: int(key) for key in keys}
     if numbering is None:
-        raise UserError(f"{path}: names categories by {by}, and no dataset tells which they are; add --data lvis_v1")
+        raise UserError(f"{path}: identifies categories by {by}, which needs a dataset; add --data lvis_v1")
     numbers = numbering.numbers(by)
     for key in keys:
         if key not in numbers:
-            raise UserError(f"{path}: the dataset has no category of {by} {key!r}; {nearest(key, numbers)}")
+            raise UserError(f"{path}: the dataset has no category with {by} {key!r}; {nearest(key, numbers)}")
     return {key: numbers[key] for key in keys}
 
 
@@ -70,5 +75,5 @@ def instances_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
         return content
     instances = content.get(INSTANCES)
     if not isinstance(instances, dict):
-        raise UserError(f"{path}: says {BY!r} and has no object {INSTANCES!r}")
+        raise UserError(f"{path}: has {BY!r} but no object {INSTANCES!r}")
     return instances

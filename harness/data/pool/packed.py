@@ -34,7 +34,7 @@ def packed_index(path: Path) -> pa.Buffer:
         file.seek(max(path.stat().st_size - 80, 0))
         found = _COMMENT.search(file.read())
     if found is None:
-        raise UserError(f"{path}: no pool that `harness data pack-pool` has packed, or cut off")
+        raise UserError(f"{path}: not a pool packed by `harness data pack-pool`, or truncated")
     offset, length = map(int, found.groups())
     return pa.memory_map(str(path)).read_buffer().slice(offset, length)
 
@@ -61,7 +61,7 @@ def pack(table: pa.Table, files: dict[str, list[str | None]], out: Path) -> int:
     """Writes a pool's table and its files: `files` are absolute paths by column, "" for the image and "mask_" for its
     mask. Returns how many of them do not exist; their instances stay, and are skipped as those of a folder are.
 
-    Raises UserError where the disk does not take it.
+    Raises UserError if the disk does not take it.
     """
     every = sorted({path for column in files.values() for path in column if path is not None})
     home = os.path.commonpath([os.path.dirname(path) for path in every]) if every else ""
@@ -80,7 +80,7 @@ def pack(table: pa.Table, files: dict[str, list[str | None]], out: Path) -> int:
 
 
 def _add(archive: zipfile.ZipFile, path: str, name: str) -> tuple[int, int, int] | None:
-    """Where a file's bytes lie, how many, and their checksum; None where there is no such file."""
+    """Where a file's bytes lie, how many, and their checksum; None if there is no such file."""
     if not os.path.isfile(path):
         return None
     info = zipfile.ZipInfo(name)  # without its time, so that equal pools are equal files

@@ -123,7 +123,7 @@ class IndexStore:
         try:
             reader = pa.ipc.open_file(packed_index(self.path) if self._packed else pa.memory_map(str(self.path)))
             if reader.num_record_batches != 1:
-                raise ValueError(f"{reader.num_record_batches} batches where one is wanted")
+                raise ValueError(f"{reader.num_record_batches} batches, expected one")
             batch = reader.get_batch(0)
             metadata = batch.schema.metadata or {}
             # The folder that paths are relative to is kept relative to the index, so that both can be moved together.
@@ -131,7 +131,7 @@ class IndexStore:
             self.source_stamp = metadata.get(b"source", b"").decode()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.path}: no readable pool index ({first_line(error)}); delete it, or index the pool again"
+                f"{self.path}: not a readable pool index ({first_line(error)}); delete it, or index the pool again"
             ) from None
         if not checked:
             check_pool(batch, self.path)

@@ -42,7 +42,7 @@ class Trunk(Backbone):  # type: ignore[misc]
 
 
 def build_trunk(backbone: Any, activation_checkpointing: bool) -> Trunk:
-    """The network of the configuration group. Raises UserError for one that has not all of an FPN's levels."""
+    """The network of the configuration group. Raises UserError for one without all of an FPN's levels."""
     try:
         return Trunk(backbone.build(STRIDES, activation_checkpointing))
     except ValueError as error:

@@ -30,7 +30,7 @@ def catalog_name(data: DataConfig) -> str:
 def describe_classes(name: str, num_classes: int, image_counts: np.ndarray) -> None:
     """Tells detectron2's federated loss how many training images each class has (`name`_train's metadata).
 
-    Extra classes, of which no image is counted, count as the most frequent one, as published.
+    Extra classes, which have no image counts, count as the most frequent one, like the published code.
     """
     _set(f"{name}_train", class_image_count=class_image_count(num_classes, image_counts))
 

@@ -44,7 +44,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Dete
     dataset = catalog_name(config.data)
     built = build_from(wanted.config or DEFAULT, wanted.overrides, trunk, dataset, image_counts, num_classes)
     if wanted.config:
-        log.info("engine.config has a backbone of its own, whatever the group `backbone` says")
+        log.info("engine.config defines the backbone; the group `backbone` is ignored")
     if backbone.weights and trunk is not None:
         log.info("%s", load_backbone(trunk.trunk, Path(backbone.weights)))
     elif backbone.weights:
@@ -53,7 +53,8 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Dete
         log.info("%s", load_trunk(built.model, Path(built.weights)))
     elif built.weights and config.train and not (config.weights or config.init_from):
         log.warning(
-            "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random", built.weights
+            "%s is not downloaded: give it with backbone.weights=FILE, or training starts from random weights",
+            built.weights,
         )
     _check_norms(built.model, config.schedule.ranks)
     return Detectron2Engine(built.model, built.channels, min(len(image_counts), num_classes), config)
@@ -65,8 +66,8 @@ def _check_norms(model: nn.Module, ranks: int) -> None:
     name = next((name for name, module in model.named_modules() if isinstance(module, synchronised)), None)
     if ranks > 1 and name:
         raise UserError(
-            f"engine.config: {name} is a batch norm over all ranks, which stops when ranks decide differently; "
-            "override its norm by BN, GN or FrozenBN"
+            f"engine.config: {name} is a batch norm across ranks, which hangs when ranks decide differently; "
+            "override its norm with BN, GN or FrozenBN"
         )
 
 

@@ -64,7 +64,7 @@ def load_trunk(module: nn.Module, path: Path) -> str:
     found = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     if not found:
         raise UserError(
-            f"{path} holds no weights of this backbone; its names begin {some_names(sorted(weights.tensors))}"
+            f"{path} holds no weights for this backbone; its names begin with {some_names(sorted(weights.tensors))}"
         )
     missing = [name for name in own if name not in found and not _is_derived(name)]
     required = [name for name, place in places.items() if place in missing and not _may_lack(name)]
@@ -90,7 +90,7 @@ def _warn_of_caffe(module: Any, path: Path) -> None:
     caffe = resnet.res3[0].conv1.stride == (2, 2) and hasattr(resnet.res3[0], "conv3")
     if caffe or module.input_format == "BGR" or module.pixel_std.max() <= 1:
         log.warning(
-            "%s is not one of Caffe's ResNets, which this configuration is made for; engine.overrides should hold "
+            "%s is not one of Caffe's ResNets, for which this configuration is made; engine.overrides should hold "
             "MODEL.RESNETS.STRIDE_IN_1X1=False, INPUT.FORMAT=RGB, MODEL.PIXEL_MEAN=%s and MODEL.PIXEL_STD=%s",
             path,
             list(PIXEL_MEAN),

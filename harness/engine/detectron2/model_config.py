@@ -144,7 +144,7 @@ def _frequencies_file(cfg: CfgNode, num_classes: int, image_counts: np.ndarray) 
 def _build_lazy(path: Path, overrides: Sequence[str], num_classes: int) -> Built:
     cfg = _checked(lambda: LazyConfig.load(str(path)), path)
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise UserError(f"engine.config={path}: a LazyConfig with `model` is wanted")
+        raise UserError(f"engine.config={path}: expected a LazyConfig with `model`")
     place = cfg.model.roi_heads if "roi_heads" in cfg.model else cfg.model
     place.num_classes = num_classes
     for key, value in _pairs(overrides):

@@ -197,7 +197,7 @@ def _pretrained(model: ConfigDict, config: RunConfig) -> dict[str, Path]:
 
     The wishes are taken out of `model`: mmengine would download them, and read them with code in them executed.
     """
-    log.info("engine.config has a backbone of its own, whatever the group `backbone` says")
+    log.info("engine.config defines the backbone; the group `backbone` is ignored")
     given = cast(Backbone, config.backbone).weights
     found = {"backbone": Path(given)} if given else {}
     for name, part in parts(model):
@@ -212,7 +212,7 @@ def _pretrained(model: ConfigDict, config: RunConfig) -> dict[str, Path]:
             found[name] = Path(file)
         elif not (config.weights or config.init_from):
             log.warning(
-                "%s is not downloaded; backbone.weights=FILE gives it, and without it the start is random", file
+                "%s is not downloaded: give it with backbone.weights=FILE, or training starts from random weights", file
             )
     if given:
         model.backbone["init_cfg"] = None

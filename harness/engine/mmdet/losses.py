@@ -226,7 +226,8 @@ def _table(
     unknown = [n for n in parts if "loss" in n and n.rpartition(".")[2] not in KINDS]
     if unknown:
         raise UserError(
-            f"engine=mmdet: this model's {unknown[0]} cannot be told apart by image; see docs/explanation/engines.md"
+            f"engine=mmdet: this model's {unknown[0]} cannot be attributed to single images; "
+            "see docs/explanation/engines.md"
         )
     n = len(stages[0].drawn)
     table = {}

@@ -24,7 +24,7 @@ def read_config(name: str, overrides: Sequence[str]) -> Config:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise UserError(f"engine.overrides: '{override}' is not of the form key=value")
+            raise UserError(f"engine.overrides: '{override}' is not key=value")
         _check_key(config, key, override)
         try:
             config.merge_from_dict({key: yaml.safe_load(value)})
@@ -51,7 +51,7 @@ def _names(shipped: dict[str, Path]) -> list[str]:
 
 
 def _check_key(config: Config, key: str, override: str) -> None:
-    """What a key stands in has to exist; the last word may be new, for options have defaults."""
+    """The parent of a key has to exist; its last word may be new, since options have defaults."""
     place: Any = config
     *folders, _ = key.split(".")
     for word in folders:
