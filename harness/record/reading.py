@@ -103,7 +103,8 @@ def read_json(path: Path, kind: Any, what: str, remedy: str, newest: int | None 
         raise
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise Damaged(f"{path} is not {what} ({reason[:200]}); {remedy}")
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in reason[:200])
+    raise Damaged(f"{path} is not {what} ({shown}); {remedy}")
 
 
 def of_types(kind: Any) -> Callable[[Any], Any]:
