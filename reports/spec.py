@@ -19,7 +19,7 @@ Every name is checked; a misspelt one raises ValueError that names the file and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -351,5 +351,5 @@ def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) ->
 
 
 def _known(path: Path, what: str, name: Any, known: Collection[str]) -> None:
-    if name not in known:
+    if not isinstance(name, Hashable) or name not in known:
         raise ValueError(f"{path}: no {what} is called {str(name)[:100]!r}; {nearest(str(name)[:100], known)}")

@@ -30,6 +30,7 @@ def test_the_expected_reports_are_shipped() -> None:
         ("rows: {a: {labl: x}}", "no key of rows.a is called 'labl'; did you mean 'label'"),
         ("rows: {a: {}}\nfigures: [{kind: curv, x: b}]", "no kind of figure is called 'curv'; did you mean 'curve'"),
         ("rows: {a: {}}\nfigures: [{kind: cost, colum: b}]", "no option of the figure 'cost' is called 'colum'"),
+        ("rows: {a: {}}\nfigures: [{kind: [1]}]", "no kind of figure is called '[1]'"),
         ("rows: {a: {}}\nfigures: null", "figures is 'None'; expected a list of them"),
         ("rows: {a: {}}\ndecimals: [1]", "decimals is '[1]'; expected a number from 0 to 6"),
         ('rows: {a: {}}\n"a\\nb": 1', "no key of the report is called 'a\\nb'"),
