@@ -92,5 +92,5 @@ def test_the_cache_folder_is_the_user_s_or_the_one_that_the_environment_names(mo
 
 def test_a_method_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
-    with pytest.raises(UserError, match=r"broken\.py could not be read: ModuleNotFoundError"):
+    with pytest.raises(UserError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
         compose([f"method_paths=[{tmp_path / 'broken.py'}]"])

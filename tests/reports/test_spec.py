@@ -62,7 +62,7 @@ def test_a_published_figure_needs_a_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine\.csv, line 3: a published figure needs a source"):
         read_published(path)
     path.write_text("table,method,backbone,AP_box\nt,a,r,1.0\n")
-    with pytest.raises(ValueError, match="lacks the column 'dataset'"):
+    with pytest.raises(ValueError, match="has no column 'dataset'"):
         read_published(path)
 
 
