@@ -87,7 +87,7 @@ def _rows(
         if type_name.endswith("Config"):  # a group of its own
             continue
         above = _above(field.lineno, comments)
-        if above and (not above.endswith(".") or above.startswith("The rest")):  # about all that follow
+        if above and not above.endswith("."):  # about all that follow
             rows.append(f"\n| **{_cell(above)}** | | |")
             above = ""
         _, beside = comments.get(field.end_lineno or 0, (False, ""))

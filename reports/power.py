@@ -65,7 +65,7 @@ def first_of(spec: Spec) -> tuple[str, str]:
 def smallest_shown(noise: Noise, seeds: int) -> float:
     """The smallest difference that a paired t-test over so many seeds shows with a power of `POWER`."""
     from scipy.optimize import brentq
-    from scipy.stats import nct, t
+    from scipy.special import nctdtr, stdtrit
 
     images = noise.images or 0.0
     error = math.sqrt(noise.seeds / seeds + images)
@@ -73,8 +73,8 @@ def smallest_shown(noise: Noise, seeds: int) -> float:
         return 0.0
     freedom = (seeds - 1) * error**2 / (noise.seeds / seeds) if noise.seeds else 1e6
     freedom = min(freedom, 1e6)  # of the seeds' part alone: the images' has many
-    critical = t.ppf(1 - RATE / 2, freedom)
-    return error * float(brentq(lambda shift: nct.sf(critical, freedom, shift) - POWER, 0.0, 10 * critical + 10))
+    critical = stdtrit(freedom, 1 - RATE / 2)
+    return error * float(brentq(lambda shift: 1 - nctdtr(freedom, shift, critical) - POWER, 0.0, 10 * critical + 10))
 
 
 def seeds_needed(noise: Noise, difference: float = WANTED) -> int | None:

@@ -28,6 +28,7 @@ from harness.record.names import nearest
 from harness.record.reading import MOST_LABEL, is_name, read_yaml
 
 FOLDER = Path(__file__).parent
+MOST_DECIMALS = 6
 IOU_TYPES = {"box": "bbox", "mask": "segm"}
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -226,6 +227,11 @@ def _spec(path: Path, content: Any) -> Spec:
     level = content.get("level", 0.95)
     if not (isinstance(level, float) and 0 < level < 1):
         raise ValueError(f"{path}: level is {level!r}; expected a share such as 0.95")
+    decimals, figures = content.get("decimals", 1), content.get("figures", [])
+    if type(decimals) is not int or not 0 <= decimals <= MOST_DECIMALS:
+        raise ValueError(f"{path}: decimals is {str(decimals)[:40]!r}; expected a number from 0 to {MOST_DECIMALS}")
+    if not isinstance(figures, list):
+        raise ValueError(f"{path}: figures is {str(figures)[:40]!r}; expected a list of them")
     return Spec(
         name=path.stem,
         title=_text(path, "title", content.get("title", path.stem)),
@@ -241,8 +247,8 @@ def _spec(path: Path, content: Any) -> Spec:
         gain=_gain(path, content.get("gain"), rows),
         level=level,
         published=_tables(path, content.get("published"), values),
-        decimals=int(content.get("decimals", 1)),
-        figures=tuple(_figure(path, figure, rows) for figure in content.get("figures", [])),
+        decimals=decimals,
+        figures=tuple(_figure(path, figure, rows) for figure in figures),
     )
 
 

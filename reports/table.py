@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reports.collect import Collection, TableRow, states
-from reports.differences import Differences, Verdict, baseline_row, find_differences, find_verdicts, is_primary
+from reports.differences import (
+    Differences,
+    Verdict,
+    baseline_row,
+    find_differences,
+    find_verdicts,
+    is_primary,
+    of_shared_seeds,
+)
 from reports.published import find_published, found_elsewhere
 from reports.recovery import Recovery, find_recoveries
 from reports.spec import Column, Spec
@@ -186,11 +194,13 @@ def _marks_beside_baseline(spec: Spec, collection: Collection, row: TableRow) ->
     theirs = ours if other is None else collection.complete(other.key)
     if ours.empty or theirs.empty:
         return {}
-    usual = theirs["evaluated"].mode()[0]
-    seeds = ours.index.intersection(theirs.index)
-    apart = ours["load"][seeds].sub(theirs["load"][seeds]).abs().max() > LOADS_APART
-    elsewhere = bool((ours["machine"][seeds] != theirs["machine"][seeds]).any() or apart)
-    found = {"other images": int((ours["evaluated"] != usual).sum()), OF_TIME: int(elsewhere)}
+    evaluated = Counter(theirs["evaluated"])
+    usual = min(evaluated, key=lambda each: (-evaluated[each], each))
+    found = {"other images": int((ours["evaluated"] != usual).sum())}
+    ours, theirs = of_shared_seeds(ours, theirs)
+    apart = (ours["load"].to_numpy() - theirs["load"].to_numpy()).astype(float)
+    elsewhere = (ours["machine"].to_numpy() != theirs["machine"].to_numpy()).any()
+    found[OF_TIME] = int(elsewhere or (np.abs(apart) > LOADS_APART).any())
     return {mark: count for mark, count in found.items() if count}
 
 

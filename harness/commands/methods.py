@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import methods
 from harness.errors import UserError, nearest
@@ -77,11 +78,10 @@ def check_command(which: str) -> int:
         report = run_checks(name)
         out.print(f"{name} ({report.method})", highlight=False)
         for result in report.results:
-            mark = "[red]failed[/]" if result.fault else "[green]ok[/]"
-            out.print(f"  {mark:<18} {result.name}", end="", highlight=False)
-            out.print(
-                f": {result.fault or result.note}" if result.fault or result.note else "", markup=False, highlight=False
-            )
+            mark = Text("failed", "red") if result.fault else Text("ok", "green")
+            mark.pad_right(6 - len(mark))
+            note = f": {result.fault or result.note}" if result.fault or result.note else ""
+            out.print(Text.assemble("  ", mark, f" {result.name}{note}"), highlight=False)
         if report.cost:
             forward, backward = report.cost["forward"], report.cost["backward"]
             out.print(
@@ -93,7 +93,8 @@ def check_command(which: str) -> int:
 
 
 def _print_one(out: Console, row: MethodRow) -> None:
-    out.print(f"[bold]{row.name}[/]: {row.summary}\nsource: {row.paper or '-'} ({row.origin})", highlight=False)
+    out.print(Text.assemble((row.name, "bold"), f": {row.summary}"))
+    out.print(f"source: {row.paper or '-'} ({row.origin})", highlight=False)
     out.print(f"needs of the engine, by default: {', '.join(row.needs) or 'nothing'}", highlight=False)
     for option in row.options:
         out.print(f"  method.{option}", markup=False, highlight=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
 import pydantic_core
-from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +34,7 @@ def _printable(text: str) -> str:
     return text
 
 
+Time = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]  # seconds since 1970, to the year 9999
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Label = Annotated[str, StringConstraints(max_length=MOST_LABEL), AfterValidator(_printable)]
 
@@ -69,7 +70,10 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
         with regular_file(path) as file:
             if file is None:
                 raise Damaged(f"{path} is not a regular file; move it away")
-            content = file.read(most + 1)
+            size = min(os.fstat(file.fileno()).st_size, most)
+            content = file.read(size + 1)  # room for `most` at once would take longer than reading
+            if len(content) > size:
+                content += file.read(most)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if len(content) > most:
@@ -99,7 +103,8 @@ def read_json(path: Path, kind: Any, what: str, remedy: str, newest: int | None 
         raise
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise Damaged(f"{path} is not {what} ({reason[:200]}); {remedy}")
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in reason[:200])
+    raise Damaged(f"{path} is not {what} ({shown}); {remedy}")
 
 
 def of_types(kind: Any) -> Callable[[Any], Any]:

@@ -16,9 +16,10 @@ from pydantic import AfterValidator, PlainValidator
 from typing_extensions import TypedDict
 
 from harness.record.files import write_json
-from harness.record.reading import Damaged, Label, Name, is_name, of_types, read_json
+from harness.record.reading import Damaged, Label, Name, Time, is_name, of_types, read_json
 
 SCHEMA = 1
+READERS = 8  # threads: over a network each file waits
 
 
 class Status(str, Enum):
@@ -91,8 +92,8 @@ class Record:
     cost: Annotated[dict[str, float], PlainValidator(of_types(dict[str, float]))] = field(default_factory=dict)
     provenance: Annotated[dict[str, Any], AfterValidator(of_types(_Provenance))] = field(default_factory=dict)
     failure: dict[str, str] | None = None
-    started: float | None = None  # seconds since the epoch
-    ended: float | None = None
+    started: Time | None = None
+    ended: Time | None = None
     schema: int = SCHEMA
 
     @property
@@ -145,6 +146,8 @@ def read_records(runs: Path) -> list[Record]:
     if not runs.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
-    with ThreadPoolExecutor(8) as pool:
-        records = pool.map(lambda name: record_as_found(runs, name), names)
-        return [record for record in records if record is not None]
+    parts = [names[start::READERS] for start in range(READERS)]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda part: [record_as_found(runs, name) for name in part], parts))
+    records = (found[place % READERS][place // READERS] for place in range(len(names)))
+    return [record for record in records if record is not None]

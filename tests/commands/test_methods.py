@@ -14,6 +14,7 @@ from methods import registry
 def test_one_method_is_shown_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     list_command("bsgal_per_image")
     shown = capsys.readouterr().out
+    assert shown.startswith("bsgal_per_image: ")  # no markup
     assert "method.scope=heads (all|heads|last)" in shown
     assert "ground_truth_proposals, pasted_attribution" in shown
 

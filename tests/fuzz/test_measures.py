@@ -59,7 +59,7 @@ def evaluated(path: Path, truth: Annotations) -> None:
         evaluate(truth, Detections.read(path, truth))
 
 
-@fuzz(150, changed(RESULTS))
+@fuzz(80, changed(RESULTS))
 def test_results(truth: Annotations, folder: Path, content: Any) -> None:
     path = folder / "results.json"
     path.write_text(json.dumps(content))
@@ -83,7 +83,7 @@ def _parquet() -> bytes:
         return path.read_bytes()
 
 
-@fuzz(150, changed_bytes(_parquet()))
+@fuzz(80, changed_bytes(_parquet()))
 def test_bytes_of_parquet(truth: Annotations, folder: Path, content: bytes) -> None:
     path = folder / "results.parquet"
     path.write_bytes(content)
@@ -98,7 +98,7 @@ def read_truth(path: Path) -> None:
                 rasterise_crop(found, index)
 
 
-@fuzz(200, changed(TRUTH))
+@fuzz(100, changed(TRUTH))
 def test_annotations(folder: Path, content: Any) -> None:
     path = folder / "truth.json"
     path.write_text(json.dumps(content))

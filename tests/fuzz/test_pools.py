@@ -79,13 +79,13 @@ def _tables() -> tuple[bytes, bytes]:
 ARROW, PARQUET = _tables()
 
 
-@fuzz(150, changed_bytes(ARROW))
+@fuzz(80, changed_bytes(ARROW))
 def test_indices(folder: Path, content: bytes) -> None:
     (folder / "pool.arrow").write_bytes(content)
     opened(folder / "pool.arrow")
 
 
-@fuzz(150, changed_bytes(PARQUET))
+@fuzz(80, changed_bytes(PARQUET))
 def test_parquet(folder: Path, content: bytes) -> None:
     (folder / "pool.parquet").write_bytes(content)
     opened(folder / "pool.parquet")
@@ -98,7 +98,7 @@ def _pictures() -> list[bytes]:
     return [each.tobytes() for each in made]
 
 
-@fuzz(150, changed_bytes(_pictures()[0]) | changed_bytes(_pictures()[1]) | changed_bytes(_pictures()[2]))
+@fuzz(80, changed_bytes(_pictures()[0]) | changed_bytes(_pictures()[1]) | changed_bytes(_pictures()[2]))
 def test_pictures(folder: Path, content: bytes) -> None:
     (folder / "good.png").write_bytes(_pictures()[0])
     path = folder / "picture.png"

@@ -81,7 +81,7 @@ def shown_and_reported(runs: Path) -> None:
     text.encode()
 
 
-@fuzz(100, changed(RECORD) | changed(FAILED), changed(MANIFEST))
+@fuzz(60, changed(RECORD) | changed(FAILED), changed(MANIFEST))
 def test_reading(runs: Path, record: Any, manifest: Any) -> None:
     """What the others below read, many times as often."""
     record_path(runs, RUN).write_text(json.dumps(record))

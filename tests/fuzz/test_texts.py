@@ -38,19 +38,19 @@ def _dumped(content: Any) -> str:
     return yaml.safe_dump(content, allow_unicode=True)
 
 
-@fuzz(80, changed(yaml.safe_load(SWEEP.read_text())))
+@fuzz(50, changed(yaml.safe_load(SWEEP.read_text())))
 def test_sweeps(folder: Path, content: Any) -> None:
     (folder / "sweep.yaml").write_text(_dumped(content), errors="replace")
     _sweep(folder / "sweep.yaml")
 
 
-@fuzz(80, changed_bytes(SWEEP.read_bytes()))
+@fuzz(50, changed_bytes(SWEEP.read_bytes()))
 def test_bytes_of_sweeps(folder: Path, content: bytes) -> None:
     (folder / "sweep.yaml").write_bytes(content)
     _sweep(folder / "sweep.yaml")
 
 
-@fuzz(80, changed(yaml.safe_load((FOLDER / "mini.yaml").read_text())))
+@fuzz(50, changed(yaml.safe_load((FOLDER / "mini.yaml").read_text())))
 def test_specs(folder: Path, content: Any) -> None:
     (folder / "spec.yaml").write_text(_dumped(content), errors="replace")
     _spec(folder / "spec.yaml")
@@ -72,7 +72,7 @@ KEYS = (
 )  # fmt: skip
 
 
-@fuzz(4, st.sampled_from(KEYS), st.sampled_from(VALUES) | st.text(max_size=12))
+@fuzz(3, st.sampled_from(KEYS), st.sampled_from(VALUES) | st.text(max_size=12))
 def test_options(key: str, value: Any) -> None:
     text = "null" if value is None else str(value)
     for override in (f"{key}={text}", f"{key}='{text}'"):

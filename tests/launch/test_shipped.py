@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
     ("name", "runs"),
     [
         ("mini", 18),
-        ("confidence", 18),
-        ("confidence_pools", 15),
+        ("confidence", 24),
+        ("confidence_pools", 30),
         ("mini_backbones", 20),
         ("random_rate", 24),
         ("noise", 48),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from harness.compose import compose
+from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
+from methods.confidence import Confidence
 from methods.contract import Method
+from methods.two_groups import dividing_line
 from tests.small_training import TINY, setup
 
 PASTE = [*TINY, "recipe=mini_paste", "data.pool=half_bad", "schedule.global_batch=8", "schedule.batch_per_rank=8"]
@@ -23,7 +29,23 @@ def first_step(*overrides: str) -> tuple[Method, TrainingStep]:
     return method, TrainingStep(engine, batch, StepPosition(0, 0, 1), Ranks())
 
 
-def test_by_level_an_instance_stays_when_it_reaches_a_share_of_its_category_s_best() -> None:
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_line_parts_two_groups_of_any_shares(share: float) -> None:
+    rng = np.random.default_rng(1)
+    low = np.arange(64) < share * 64
+    line = dividing_line(np.where(low, -3.0, 1.0) + rng.normal(0, 0.7, 64))
+    assert -2.0 < line < 0.0
+
+
+def test_one_group_has_no_line() -> None:
+    rng = np.random.default_rng(2)
+    lines = np.array([dividing_line(rng.normal(size=64)) for _ in range(100)])
+    assert np.isnan(lines).mean() >= 0.9
+    assert np.isnan(dividing_line(np.zeros(64)))
+    assert np.isnan(dividing_line(np.array([-5.0, 5.0])))
+
+
+def test_in_training_an_instance_stays_when_it_reaches_a_share_of_its_category_s_best() -> None:
     method, step = first_step("method=confidence", "method.level=0.6", "method.warmup=1", "method.window=4")
     pasted, labels = step.instances.pasted, step.instances.labels
     confidence = step.confidence()
@@ -40,8 +62,8 @@ def test_by_level_an_instance_stays_when_it_reaches_a_share_of_its_category_s_be
     assert 0 < second.instances[pasted].float().mean() <= 1
 
 
-def test_by_quantile_a_category_is_kept_whole_until_enough_was_seen() -> None:
-    method, step = first_step("method=confidence", "method.by=quantile", "method.warmup=8")
+def test_categories_are_kept_whole_until_enough_was_seen() -> None:
+    method, step = first_step("method=confidence", "method.level=1", "method.warmup=8")
     pasted = step.instances.pasted
     first = method.select(step)
     assert first.instances is not None
@@ -52,11 +74,31 @@ def test_by_quantile_a_category_is_kept_whole_until_enough_was_seen() -> None:
     assert not last.instances[pasted].all()
 
 
-def test_options_of_the_other_rule_are_refused() -> None:
-    with pytest.raises(UserError, match="quantile belongs to by=quantile"):
-        compose([*PASTE, "method=confidence", "method.quantile=0.75"])
-    with pytest.raises(UserError, match="level belongs to by=level"):
-        compose([*PASTE, "method=confidence", "method.by=quantile", "method.level=0.2"])
+def test_scores_leave_out_the_lower_group_of_each_category_before_training(tmp_path: Path) -> None:
+    config = compose([*PASTE, "data.pool=confused"]).config
+    dataset = Dataset(config.data)
+    pool, kinds = dataset.pool, dataset.kinds(dataset.pool)
+    assert kinds is not None
+    rng = np.random.default_rng(3)
+    # A category in three has one group; confidences of all others tell clean instances from bad ones.
+    one_group = pool.categories % 3 == 0
+    odds = np.where((kinds == "clean") | one_group, 0.0, -5.0) + rng.normal(0, 0.5, len(pool))
+    table = {"category": pool.categories, "path": pool.column("path"), "score": 1 / (1 + np.exp(-odds))}
+    pd.DataFrame(table).iloc[1:].to_csv(tmp_path / "scores.csv", index=False)
+    method = Confidence(scores=str(tmp_path / "scores.csv"))
+    kept = method.prepare(pool, dataset.facts, rng)
+    rows = set(zip(kept.categories.tolist(), kept.column("path").tolist(), strict=True))
+    told = [pair in rows for pair in zip(pool.categories.tolist(), pool.column("path").tolist(), strict=True)]
+    expected = (kinds == "clean") | one_group
+    assert not told[0], "an instance without a score is left out"
+    assert np.mean(np.array(told)[1:] == expected[1:]) > 0.98
+    assert not method.decides()
+    assert method.required() == frozenset()
+
+
+def test_options_of_judging_in_training_are_refused_with_scores() -> None:
+    with pytest.raises(UserError, match="level belongs to judging in training"):
+        compose([*PASTE, "method=confidence", "method.scores=scores.csv", "method.level=0.2"])
 
 
 def test_random_selection_by_instance_keeps_images_and_a_share_of_what_was_pasted() -> None:

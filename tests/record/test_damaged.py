@@ -26,6 +26,7 @@ DAMAGED: dict[str, Any] = {
     "a number for a name": GOOD | {"name": 5},
     "a name of several lines": GOOD | {"name": "bsgal\n\x1b[2J"},
     "a name of 10 MB": GOOD | {"name": "x" * 10**7},
+    "a key of two lines": GOOD | {"metrics": {"bbox": {"a\nb": "high"}}},
     "metrics in words": GOOD | {"metrics": {"bbox": {"AP": "high"}}},
     "costs in words": GOOD | {"cost": {"iterations": "many"}},
     "fingerprints as a list": GOOD | {"provenance": {"fingerprints": ["x"]}},
@@ -48,8 +49,9 @@ def test_a_damaged_record_is_named_and_the_others_stay(content: bytes, tmp_path:
     for name in ("a-1", "b-2"):
         (tmp_path / name / "claim").mkdir(parents=True)
     record_path(tmp_path, "a-1").write_bytes(content)
-    with pytest.raises(Damaged, match=r"a-1/record\.json is not a record .*; delete the file"):
+    with pytest.raises(Damaged, match=r"a-1/record\.json is not a record .*; delete the file") as told:
         read_record(tmp_path, "a-1")
+    assert "\n" not in str(told.value)
     damaged, other = read_records(tmp_path)
     assert (damaged.run_id, damaged.status) == ("a-1", Status.failed)
     assert other.status is Status.complete
@@ -63,7 +65,7 @@ def test_a_damaged_record_is_named_and_the_others_stay(content: bytes, tmp_path:
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "a-1").mkdir()
     os.mkfifo(record_path(tmp_path, "a-1"))
-    with pytest.raises(Damaged, match="no regular file"):
+    with pytest.raises(Damaged, match="not a regular file"):
         read_record(tmp_path, "a-1")
 
 
@@ -122,7 +124,7 @@ def test_no_names(name: str) -> None:
     [
         ("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9)), "aliases"),
         ("a: &a [*a]\n", "aliases"),
-        ("[" * 5000, "within one another"),
+        ("[" * 5000, "contain themselves"),
         ("a: [", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
         ("a: 2024-99-99", "not valid YAML"),

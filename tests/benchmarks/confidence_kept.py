@@ -1,0 +1,58 @@
+"""What the method `confidence` leaves of a pool by a finished run of stage=score: `docs/explanation/selection.md`.
+
+    python -m tests.benchmarks.confidence_kept SCORE_RUN... [--runs runs]
+
+Nothing is trained. Truth is that of the embedded dataset's pools.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from harness.compose import compose
+from harness.config import Stage
+from harness.data.dataset import Dataset
+from harness.data.pool.pool import InstancePool
+from harness.data.seeding import generator
+from harness.errors import UserError
+from harness.record.record import read_record
+from harness.stages.stage import FILES
+from methods.confidence import Confidence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="+", help="a run of stage=score on the embedded dataset")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    for run in options.run:
+        record = read_record(options.runs, run)
+        if record is None:
+            raise UserError(f"{run} has left no record in {options.runs}")
+        print(f"{run}: {report(str(record.settings['data.pool']), options.runs / run / FILES[Stage.score])}")
+
+
+def report(pool_name: str, ranking: Path) -> str:
+    dataset = Dataset(compose(["recipe=mini_paste", f"data.pool={pool_name}"]).config.data)
+    pool = dataset.pool
+    kept = Confidence(scores=str(ranking)).prepare(pool, dataset.facts, generator(0, "unused"))
+    stays = np.isin(_names(pool), _names(kept))
+    kinds, frequency = dataset.kinds(pool), dataset.train.frequency[pool.categories]
+    assert kinds is not None
+    text = f"{pool_name}, kept {stays.mean():.0%}, of which clean {(kinds[stays] == 'clean').mean():.0%}; of"
+    shares = {
+        f"{kind} {letter}": stays[(kinds == kind) & (frequency == letter)] for kind in set(kinds) for letter in "rcf"
+    }
+    return text + ", ".join(f" {name} {shares[name].mean():.0%}" for name in sorted(shares) if len(shares[name]))
+
+
+def _names(pool: InstancePool) -> np.ndarray:
+    """(N,) text: the category and the path of every row."""
+    return np.char.add(np.char.add(pool.categories.astype(str), "/"), np.asarray(pool.column("path")).astype(str))
+
+
+if __name__ == "__main__":
+    main()
