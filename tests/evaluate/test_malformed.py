@@ -138,7 +138,7 @@ def test_a_long_name_is_not_made_the_width_of_all(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "x" * 2000
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"truth\.json: a text of 2000 letters \('x+…\); at most 1024 are read"):
+    with pytest.raises(UserError, match=r"truth\.json: a text of 2000 characters \('x+…\); the limit is 1024"):
         load_annotations(path)
 
 
