@@ -263,7 +263,7 @@ def test_an_override_that_cannot_be_read_says_how_to_quote_it() -> None:
 def test_a_sweep_that_cannot_be_called_so_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text("grid: {method: [baseline]}")
-    with pytest.raises(UserError, match=r"a sweep is called as its file.*rename it"):
+    with pytest.raises(UserError, match=r"a sweep has its file's name.*rename it"):
         sweepfile.read(path)
 
 

@@ -103,7 +103,7 @@ def test_clip_filter_reads_a_scored_list(tmp_path: Path) -> None:
     assert method.prepare(pool, TinyDataset(), rng()).column("path").tolist() == ["a", "c", "a"]  # 2 of 3, and 1 of 1
     assert method.files() == {"scores": listing}
     listing.write_text("rank,category,path\n")
-    with pytest.raises(ValueError, match="lacks the column score"):
+    with pytest.raises(ValueError, match="has no column score"):
         method.prepare(pool, TinyDataset(), rng())
 
 

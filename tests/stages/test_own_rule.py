@@ -60,8 +60,8 @@ def test_an_instance_that_cannot_be_opened_has_no_score(tmp_path: Path, mini_roo
     ("body", "words"),
     [
         ("return [1.0, 2.0]", r"one number for each of its 5 instances; its result has shape \(2,\)"),
-        ("return 1.0", r"has the shape \(\)"),
-        ("return [[1.0]] * 5", r"has the shape \(5, 1\)"),
+        ("return 1.0", r"has shape \(\)"),
+        ("return [[1.0]] * 5", r"has shape \(5, 1\)"),
         ("return ['good'] * 5", "one number per instance, not"),
         ("return [float('inf')] * 5", "NaN for no score"),
     ],
@@ -78,7 +78,7 @@ def test_what_is_no_number_a_row_is_refused(
     ("text", "words"),
     [
         ("x = 1\n", r"has no function `score\(instances\)`"),
-        ("import no_such_thing\n", "could not be read: ModuleNotFoundError"),
+        ("import no_such_thing\n", "cannot be imported: ModuleNotFoundError"),
         ("def score():\n    return []\n", r"takes \(instances\) or \(instances, detector\)"),
     ],
 )

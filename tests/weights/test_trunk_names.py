@@ -323,5 +323,5 @@ def test_another_detector_s_file_is_named_as_what_it_is(tmp_path: Path) -> None:
     torch.save({"backbone.conv1.weight": torch.zeros(1), "roi_head.x": torch.zeros(1)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"engine=mmdet, which engine=native cannot load; backbone\.weights="):
         load_published(our_resnet(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match="mmdet's"):
+    with pytest.raises(UserError, match="an mmdet detector"):
         convert(tmp_path / "w.pth", tmp_path / "out.pth", Layout.DETECTRON2)

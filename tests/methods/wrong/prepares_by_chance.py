@@ -1,4 +1,4 @@
-# `prepare` makes a generator that nobody seeded
+# `prepare` makes an unseeded generator
 from dataclasses import dataclass
 
 import numpy as np

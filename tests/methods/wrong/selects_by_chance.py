@@ -1,4 +1,4 @@
-# `select` makes a generator that nobody seeded
+# `select` makes an unseeded generator
 from dataclasses import dataclass
 
 import numpy as np
