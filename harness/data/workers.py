@@ -5,10 +5,14 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import cv2
+import torch.distributed as dist
+
+SETTLING_SECONDS = 0.5
 
 # What a terminal, SLURM, torchrun, Docker and Kubernetes send to a whole process group: the run alone answers.
 GROUP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -21,6 +25,10 @@ def held_back() -> Iterator[None]:
     Processes started inside begin so, and therefore hear nothing before `start_worker`: torch installs a handler for
     SIGTERM of its own there that ends them.
     """
+    if dist.is_available() and dist.is_initialized():
+        # Once a collective is over, gloo's threads drop what it used, for which they enter Python. A process that
+        # Python 3.11 forks at that moment never leaves os.fork: its copy of the interpreter's lock stays held.
+        time.sleep(SETTLING_SECONDS)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         yield

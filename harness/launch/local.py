@@ -54,7 +54,7 @@ class Local:
             check_resources(run.resources)
             needed = run.resources["gpus"]
             if needed > len(self.free_gpus):
-                raise UserError(f"launcher.gpus={needed}, but this machine has {len(self.free_gpus)}")
+                raise UserError(f"launcher.gpus={needed}, but this machine has {len(self.free_gpus)} GPUs")
             if run.resources["nodes"] != 1:
                 raise UserError("launcher.nodes needs launcher=slurm; launcher=local has one node")
         name = f"{self.manifest.sweep}-{uuid.uuid4().hex[:8]}"

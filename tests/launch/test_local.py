@@ -90,7 +90,7 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     assert _states(project) == {"baseline": "complete", "continued": "running"}
     code, printed = _harness(project, "sweep", "two")
     assert code == 1
-    assert "is working on sweep two already" in printed
+    assert "is already working on sweep two" in printed
 
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     printed, _ = sweep.communicate(timeout=60)

@@ -59,4 +59,4 @@ def test_runs_from_before_faults_were_kept_say_so(runs: Path) -> None:
     bsgal = next(row for row in part.sheet.rows if row[0].text == "bsgal")
     assert [cell.text for cell in bsgal[1:-1]] == ["not kept"] * len(KINDS)
     assert bsgal[-1].sort  # scores are in every matches.parquet
-    assert "left out: bsgal" in part.notes[-1]
+    assert "Left out, because they were evaluated before faults were recorded: bsgal" in part.notes[-1]

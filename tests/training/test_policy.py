@@ -106,7 +106,9 @@ class _Unlike(Ranks):
 def test_ranks_that_learnt_otherwise_are_an_error(tmp_path: Path) -> None:
     run = SmallRun(OPTIONS, tmp_path)
     run.trainer.ranks = _Unlike()
-    with pytest.raises(UserError, match=r"Balancing.policy differs between ranks: make it of what `step.average`"):
+    with pytest.raises(
+        UserError, match=r"Balancing.policy differs between ranks: compute it only from what `step.average`"
+    ):
         run.steps()
 
 
