@@ -106,9 +106,7 @@ class _Unlike(Ranks):
 def test_ranks_that_learnt_otherwise_are_an_error(tmp_path: Path) -> None:
     run = SmallRun(OPTIONS, tmp_path)
     run.trainer.ranks = _Unlike()
-    with pytest.raises(
-        UserError, match=r"Balancing.policy differs between ranks: compute it only from"
-    ):
+    with pytest.raises(UserError, match=r"Balancing.policy differs between ranks: compute it only from"):
         run.steps()
 
 
