@@ -11,8 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini
 	$(BIN)/harness report mini
 
-# One worker more than there are cores, since tests of SLURM mostly wait; eight at most, since each takes about 1 GB.
-test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# On all cores, eight at most: a worker takes about 1 GB.
 test: $(VENV)/.test-installed
 	$(BIN)/pytest --numprocesses=logical --maxprocesses=8 --durations=25
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,14 @@ def _mini_sources() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """A run in a folder that its group may write to changes the umask of its process, which here goes on."""
+    earlier = os.umask(0o022)
+    yield
+    os.umask(earlier)
 
 
 @pytest.fixture(scope="session")

@@ -181,7 +181,7 @@ def test_following_logs_asks_seldom(held: Project) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         following.communicate(timeout=12)
     following.send_signal(signal.SIGINT)
-    printed, _ = following.communicate(timeout=30)
+    printed, _ = following.communicate(timeout=90)
     assert "the first line\nthe second line\n" in printed
     asked = log.read_text().splitlines()
     assert len(asked) <= 4
