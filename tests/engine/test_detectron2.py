@@ -248,7 +248,7 @@ def test_a_backbones_weights_are_found_by_their_ends(tmp_path: Path) -> None:
     loaded = engine_of(*slim, f"MODEL.WEIGHTS={path}", config=zoo)
     found = loaded.module.backbone.bottom_up.state_dict()
     assert all(torch.equal(found[k], v) for k, v in trunk.items() if "num_batches" not in k)
-    with pytest.raises(UserError, match="a backbone alone"):
+    with pytest.raises(UserError, match="holds only a backbone"):
         source.load(path)
 
 
