@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 
 from harness.commands import data
-from harness.errors import UserError, sentence_of
-from harness.record.reading import Damaged
+from harness.errors import UserError, ending_in_a_sentence
 from harness.run.own_packages import refuse_hidden
 
 app = typer.Typer(
@@ -428,15 +427,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal shows question marks
-    try:
+    with ending_in_a_sentence():
         refuse_hidden()
         app()
-    except (UserError, Damaged) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if (sentence := sentence_of(error)) is None:
-            raise
-        sys.exit(f"error: {sentence}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,18 @@ def _composed_tree(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, s
 def check_groups(overrides: Sequence[str]) -> None:
     """To be called while Hydra is initialised. Raises UserError for a group that is given something else than a word,
     at which Hydra fails in words of its own."""
-    groups = GlobalHydra.instance().config_loader().list_groups("")
     for text in overrides:
         read = _override(text)
-        if read is None or read.is_delete() or read.is_sweep_override() or read.key_or_group not in groups:
+        if read is None or read.is_delete() or read.is_sweep_override() or read.key_or_group not in _groups():
             continue
         if not isinstance(read.value(), str):
             raise UserError(f"{shown(text)}: expected one word, such as {read.key_or_group}=NAME")
+
+
+@cache
+def _groups() -> frozenset[str]:
+    """Once: Hydra looks for them in folders, which takes a tenth of the time of composing."""
+    return frozenset(GlobalHydra.instance().config_loader().list_groups(""))
 
 
 def register_groups(overrides: Sequence[str] = ()) -> None:

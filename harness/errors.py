@@ -3,10 +3,14 @@
 import errno
 import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from harness.record.names import nearest
+from harness.record.reading import Damaged
 
-__all__ = ["UserError", "first_line", "nearest", "quoting", "sentence_of", "shown"]
+__all__ = ["UserError", "ending_in_a_sentence", "first_line", "nearest", "quoting", "sentence_of", "shown"]
 
 _USERS_TO_MEND = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
@@ -48,3 +52,16 @@ def sentence_of(error: OSError) -> str | None:
     remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{os.strerror(error.errno)}; {remedy}, or use another folder (--runs, runs_dir=, --out)"
+
+
+@contextmanager
+def ending_in_a_sentence() -> Iterator[None]:
+    """Ends the process with one line, and the exit code 1, for what a user can mend."""
+    try:
+        yield
+    except (UserError, Damaged) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        sys.exit(f"error: {sentence}")

@@ -159,14 +159,15 @@ def _read(folder: Path, iou_type: str) -> tuple[pa.Table, pa.Table, tuple[int, i
         raise Damaged(f"{paths[0]} has no column {missing[0]!r}; delete it")
     found = read_typed(paths[0], known, [("iou_type", "=", iou_type)], gaps=("fault", "truth"))
     truth = read_typed(paths[1], TRUTH)
-    images, categories = (_count(paths[1], key) for key in MOST)
+    metadata = read_schema(paths[1]).metadata or {}
+    images, categories = (_count(paths[1], metadata, key) for key in MOST)
     _check_truth(paths[1], truth, images, categories)
     _check_found(paths[0], found, images, categories, int(truth["instances"].to_numpy().sum(dtype=np.int64)))
     return (found, truth, (images, categories)) if found.num_rows else None
 
 
-def _count(path: Path, key: bytes) -> int:
-    text = (read_schema(path).metadata or {}).get(key, b"")
+def _count(path: Path, metadata: Mapping[bytes, bytes], key: bytes) -> int:
+    text = metadata.get(key, b"")
     if not (text.isdigit() and len(text) < 12 and int(text) <= MOST[key]):
         raise Damaged(f"{path} says nothing sensible of its {key.decode()} ({text[:20]!r}); delete it")
     return int(text)

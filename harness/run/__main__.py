@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
-from harness.errors import UserError
+from harness.errors import ending_in_a_sentence
 from harness.run.own_packages import refuse_hidden
 
 if __name__ == "__main__":
-    try:
+    with ending_in_a_sentence():
         refuse_hidden(("methods", "backbones"))  # before anything below imports them
-    except UserError as error:
-        sys.exit(f"error: {error}")
     from harness.run.application import main
 
     main()

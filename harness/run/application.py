@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composed, check_groups, compose, explained, initialised, register_groups, validated
-from harness.errors import UserError, sentence_of
-from harness.record.reading import Damaged
+from harness.errors import ending_in_a_sentence
 from harness.record.record import Status
 from harness.run.outcome import EXIT_CODES
 from harness.run.run import execute_composed
@@ -25,17 +24,11 @@ def main() -> None:
     Only Hydra's own flags (--help, --cfg, --multirun, --config-dir ...) and settings need Hydra's application.
     """
     arguments = sys.argv[1:]
-    try:
+    with ending_in_a_sentence():
         if any(text.startswith(("-", "hydra")) for text in arguments):
             _hydra_application([text for text in arguments if "=" in text and not text.startswith("-")])
         else:
             _execute(compose(arguments))
-    except (UserError, Damaged) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if (sentence := sentence_of(error)) is None:
-            raise
-        sys.exit(f"error: {sentence}")
 
 
 def _hydra_application(overrides: list[str]) -> None:
@@ -52,11 +45,9 @@ def _hydra_application(overrides: list[str]) -> None:
 @hydra.main(config_path="pkg://harness.conf", config_name="run", version_base="1.3")
 def _application(tree: DictConfig) -> None:
     # SystemExit passes through Hydra, which would announce anything else as an error of its own.
-    try:
+    with ending_in_a_sentence():
         known = HydraConfig.get()
         _execute(validated(tree, known.runtime.choices, known.overrides.task))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def _execute(composed: Composed) -> None:

@@ -166,7 +166,7 @@ def load_final(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def drop_intermediate(folder: Path) -> None:
-    """Deletes everything but the final weights: optimiser state is of no use once per run has ended."""
+    """Deletes everything but the final weights: optimiser state is of no use once a run has ended."""
     for old in [*_folders(folder), *folder.glob(".*.part")]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)

@@ -41,11 +41,18 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    weights = checkpoint.load_final(options.runs / options.run / "checkpoint", torch.device("cpu"))
-    if weights is None:
-        raise UserError(f"{options.run} has left no weights in {options.runs}")
+    weights = weights_of(options.runs, options.run)
     for pool in options.pool:
-        print(report(pool, looked_at(pool, weights["model"], options.batches)), flush=True)
+        print(report(pool, looked_at(pool, weights, options.batches)), flush=True)
+
+
+def weights_of(runs: Path, run: str) -> dict[str, torch.Tensor]:
+    """A run's final weights. Raises UserError if it has left none."""
+    content = checkpoint.load_final(runs / run / "checkpoint", torch.device("cpu"))
+    if content is None:
+        raise UserError(f"{run} has left no weights in {runs}")
+    weights: dict[str, torch.Tensor] = content["model"]
+    return weights
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ import torch
 from harness.compose import compose
 from harness.data.dataset import Dataset
 from harness.data.sample import Sample, View
-from harness.errors import UserError
 from harness.record.decisions import roc
 from harness.stages.looks import Looks
-from harness.training import checkpoint
 from methods.confidence import log_odds
 from methods.contract import LossKind, Proposals
 from methods.two_groups import dividing_line
+from tests.benchmarks.confidence_quality import weights_of
 from tests.small_training import setup
 
 SEED = 10  # of the host images; none of the sweeps' seeds
@@ -39,11 +38,9 @@ def main() -> None:
     parser.add_argument("--pool", nargs="+", default=["half_bad", "clean"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    weights = checkpoint.load_final(options.runs / options.run / "checkpoint", torch.device("cpu"))
-    if weights is None:
-        raise UserError(f"{options.run} has left no weights in {options.runs}")
+    weights = weights_of(options.runs, options.run)
     for pool in options.pool:
-        print(report(pool, weights["model"]), flush=True)
+        print(report(pool, weights), flush=True)
 
 
 def report(pool_name: str, weights: dict[str, torch.Tensor]) -> str:

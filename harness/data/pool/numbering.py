@@ -15,12 +15,8 @@ from harness.errors import UserError
 from harness.record.names import nearest
 
 BY, INSTANCES = "by", "instances"
-KINDS = (
-    "index",
-    "name",
-    "synset",
-    "lvis_id",
-)  # 0-based number, like the published pools; LVIS's name; its synset; its 1-based id
+# 0-based number, like the published pools; LVIS's name; its synset; its 1-based id
+KINDS = ("index", "name", "synset", "lvis_id")
 
 
 @dataclass(frozen=True)
