@@ -17,11 +17,12 @@ import numpy as np
 from reports.collect import collect
 from reports.differences import find_differences
 from reports.spec import Column, Spec, read_spec
-from reports.statistics import RATE, Difference
+from reports.statistics import RATE, Difference, degrees_of_freedom
 
 POWER = 0.8
 WANTED = 1.0  # points of AP
 MOST_SEEDS = 200  # beyond which nobody goes
+MANY = 1e6  # degrees of freedom of the images' part
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def smallest_shown(noise: Noise, seeds: int) -> float:
     error = math.sqrt(noise.seeds / seeds + images)
     if error == 0:
         return 0.0
-    freedom = (seeds - 1) * error**2 / (noise.seeds / seeds) if noise.seeds else 1e6
-    freedom = min(freedom, 1e6)  # of the seeds' part alone: the images' has many
+    share = np.array([noise.seeds / seeds / error**2])
+    freedom = float(degrees_of_freedom(share, seeds, np.array([MANY]))[0])
     critical = stdtrit(freedom, 1 - RATE / 2)
     return error * float(brentq(lambda shift: 1 - nctdtr(freedom, shift, critical) - POWER, 0.0, 10 * critical + 10))
 

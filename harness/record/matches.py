@@ -199,7 +199,8 @@ def _check_range(path: Path, table: pa.Table, name: str, low: int, high: int) ->
     values = table[name].drop_null().to_numpy()
     if len(values) and not (low <= values.min() and values.max() < high):
         raise Damaged(
-            f"{path}: column {name!r} reaches from {values.min()} to {values.max()}, beyond {high}; delete it"
+            f"{path}: column {name!r} reaches from {values.min()} to {values.max()}, where {low} to {high - 1} are "
+            "possible; delete it"
         )
 
 

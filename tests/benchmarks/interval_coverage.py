@@ -8,8 +8,8 @@ all tables: what other seeds and other images give. Nothing is evaluated here; a
 its derivatives come from `reports.images` as in a report. `percentile` is the same without the corrections: resampling
 seeds and images, and taking quantiles.
 
-With --why: what makes the intervals of AP_r of sparse categories too wide. The variance that they say is beside the one
-from table to table, for detectors that find some categories better than others and for such as do not (alike); and how
+With --why: what makes the intervals of AP_r of sparse categories somewhat wide. The variance that they say is beside the
+one from table to table, for detectors that find some categories better than others and for such as do not (alike); and how
 often they hold the truth by our degrees of freedom and by Satterthwaite's.
 """
 
@@ -140,9 +140,9 @@ def simulate_seeds(tables: int, seed: int) -> None:
 
 
 def explain(tables: int, seed: int) -> None:
-    """Of AP_r: the variance of a mean over five seeds beside what its intervals take for it, and how often they hold
-    the truth with degrees of freedom by our rule and by Satterthwaite's."""
-    n, place = 5, list(FIGURES).index("r")
+    """Of AP_r: the variance of a mean over three seeds beside what its intervals take for it, and how often they hold
+    the truth with degrees of freedom by our rule and by Satterthwaite's, which takes the parts' shares as found."""
+    n, place = 3, list(FIGURES).index("r")
     print(WHY.format("", "variance", "of intervals", "ratio", "freedom", "held", "Satterthwaite's", "held"))
     for name, layout, apart in (("sparse", sparse(), 0.12), ("sparse, alike", sparse(), 0.0), ("dense", dense, 0.12)):
         rng = np.random.default_rng(seed)

@@ -53,17 +53,37 @@ def test_an_interval_over_seeds_is_students() -> None:
 def test_an_interval_over_seeds_and_images_by_hand() -> None:
     """Variance between seeds 3, of which 0.6 is what seeds find hard; images 2 for the mean of three: 2 + (3 - 0.6) /
     3. Of it 3 / 3 has two degrees of freedom, the rest 40."""
+    from scipy.integrate import quad
+    from scipy.stats import t
+
     values = np.array([-1.0, 0.5, 2.0]) * math.sqrt(3 / 2.25) + 5
     (found,) = differences([values], [ImagePart(2.0, 0.6, 40.0)], 0.95)
     assert found is not None
     variance = 2.8
-    freedom = 1 / ((1 / 2.8) / 2 + (1.8 / 2.8) / 40)
-    from scipy.stats import t
 
+    def inverse(x: float) -> float:  # x: chi-squared over two degrees of freedom, divided by two, is exponential
+        weight = (1 / x) / (1 / x + 1.8)
+        return math.exp(-x) * (weight**2 / 2 + (1 - weight) ** 2 / 40)
+
+    freedom = 1 / quad(inverse, 0, math.inf)[0]
     assert found.seeds == pytest.approx(3.0)
     assert found.images == pytest.approx(1.8)
-    assert found.high - found.low == pytest.approx(2 * t.ppf(0.975, freedom) * math.sqrt(variance))
+    assert found.high - found.low == pytest.approx(2 * t.ppf(0.975, freedom) * math.sqrt(variance), rel=1e-3)
     assert found.over_images
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
+def test_intervals_hold_the_truth_whatever_the_seeds_contribute(n: int, share: float) -> None:
+    """Of a difference of 0 whose mean has variance 1, the seeds' share of it; one standard error is 0.2 points."""
+    rng = np.random.default_rng(n)
+    own = rng.standard_normal((10_000, n)) * math.sqrt(share * n)
+    images = rng.chisquare(20, len(own)) / 20 * (1 - share)
+    shared = rng.standard_normal((len(own), 1)) * math.sqrt(1 - share)
+    found = differences(list(own + shared), [ImagePart(each, 0.0, 20.0) for each in images], 0.95)
+    held = np.mean([each.low <= 0 <= each.high for each in found if each])
+    assert 0.93 <= held <= 0.963
+    assert held == np.mean([each.p > 0.05 for each in found if each])
 
 
 def test_the_images_part_of_derivatives_by_hand() -> None:
