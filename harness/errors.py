@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from harness.record.names import nearest
 from harness.record.reading import Damaged
 
-__all__ = ["UserError", "ending_in_a_sentence", "first_line", "nearest", "quoting", "sentence_of", "shown"]
+__all__ = [
+    "UserError",
+    "ending_in_a_sentence",
+    "first_line",
+    "nearest",
+    "not_written",
+    "quoting",
+    "sentence_of",
+    "shown",
+]
 
 _USERS_TO_MEND = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
@@ -45,13 +54,21 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
+def not_written(path: os.PathLike[str], error: OSError) -> UserError:
+    """For a file or folder of the user's choice that the system did not let us write."""
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {_remedy(error)}, or name another place")
+
+
+def _remedy(error: OSError) -> str:
+    return "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+
+
 def sentence_of(error: OSError) -> str | None:
     """What a folder, a disk or a limit did not allow, in a sentence; None for what no user can mend."""
     if error.errno not in _USERS_TO_MEND:
         return None
-    remedy = "free some" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{os.strerror(error.errno)}; {remedy}, or use another folder (--runs, runs_dir=, --out)"
+    return f"{where}{os.strerror(error.errno)}; {_remedy(error)}, or use another folder (--runs, runs_dir=, --out)"
 
 
 @contextmanager

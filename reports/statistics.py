@@ -4,8 +4,8 @@ A difference is paired by seed: each seed's figure minus the same seed's baselin
 other seeds and other validation images comes from a two-level model: images are common to all seeds, seeds vary, and
 seeds differ in which images they find hard. The variance of the mean is put together from these three parts, and the
 interval is Student's with Satterthwaite's degrees of freedom, averaged over what few seeds leave open about the parts'
-shares. Without matches.parquet only seeds are known, and it is the plain t interval. `tests.benchmarks.interval_coverage` simulates how often these intervals hold the truth,
-`tests.benchmarks.star_null` how often a report of noise earns a star.
+shares. Without matches.parquet only seeds are known, and it is the plain t interval. `tests.benchmarks` simulates how
+often these intervals hold the truth (`interval_coverage`), and how often a report of noise earns a star (`star_null`).
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ def degrees_of_freedom(share: np.ndarray, n: int, freedom: np.ndarray) -> np.nda
     """(m,) of variances that owe a share (m,) in [0, 1] to n seeds and the rest to images, with freedom (m,).
 
     Satterthwaite's (1946, An approximate distribution of estimates of variance components), if the shares were known.
-    Those that a few seeds happen to show are too small just where the variance is; taken at their word they leave 92 %
-    under three seeds. So 1 / freedom is averaged over the fiducial distribution of the seeds' variance: what was found,
-    divided by chi-squared over its n - 1 degrees of freedom.
+    Those that a few seeds happen to show are too small just where the variance is; taken at their word, intervals over
+    three seeds hold 93 %. So 1 / freedom is averaged over the fiducial distribution of the seeds' variance: what was
+    found, divided by chi-squared over its n - 1 degrees of freedom.
     """
     from scipy.special import gammaincinv
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.data.pool.index import read_pool
 from harness.data.pool.numbering import Numbering
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 from harness.record.files import write_table
 
 
@@ -26,5 +26,5 @@ def export_pool(source: Path, out: Path, numbering: Numbering | None = None) -> 
     try:
         write_table(table.replace_schema_metadata({"root": relative}), out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise not_written(out, error) from error
     return f"{out}: {len(table)} instances, columns {', '.join(table.column_names)}; images below {root}"

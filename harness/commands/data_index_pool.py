@@ -26,7 +26,7 @@ from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, write_index
 from harness.data.pool.numbering import Numbering
 from harness.data.pool.sources import FileSource
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 from harness.record.files import as_cell, write_atomically
 
 CHUNK = 1024  # images between two savings
@@ -79,7 +79,7 @@ def index_pool(
         faults = measured.column(FAULT).to_pylist()
         _write_faults(table, faults, fault_list)
     except OSError as error:
-        raise UserError(f"{out.parent}: cannot be written to ({error.strerror or error})") from error
+        raise not_written(out.parent, error) from error
     found = Counter(fault for fault in faults if fault is not None)
     good = pa.array([fault is None for fault in faults])
     for name in MEASURED.names[:-1]:

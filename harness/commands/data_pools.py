@@ -19,7 +19,7 @@ from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH
 from harness.data.pool.index import read_pool, sorted_by_category, write_index
 from harness.data.pool.numbering import BY, INSTANCES, Numbering
 from harness.data.pool.packed import SUFFIX, pack
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 from harness.record.files import write_atomically, write_table
 from harness.record.names import nearest
 from methods.filters import place_in_category
@@ -250,4 +250,4 @@ def _write_json(out: Path, made: _Listing, by: str) -> None:
         with write_atomically(out) as temporary:
             temporary.write_text(json.dumps(content))
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise not_written(out, error) from error

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data.lvis.cache import load_annotations
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 from harness.evaluate.detections import Detections
 from harness.evaluate.lvis_ap import evaluate
 from harness.evaluate.matching import IouType
@@ -49,7 +49,7 @@ def evaluate_command(
         try:
             write_json(json_out, content)
         except OSError as error:
-            raise UserError(f"{json_out}: cannot be written ({error.strerror})") from error
+            raise not_written(json_out, error) from error
 
 
 def _table(metrics: Mapping[Any, Mapping[str, float | None]]) -> Table:

@@ -30,6 +30,8 @@ def logs(runs_dir: Path, words: Sequence[str], follow: bool = False) -> int:
     if not words:
         raise UserError("say whose logs: a run, a sweep, or filters such as status=failed")
     rows = select(runs_dir, words)
+    if not rows:
+        raise UserError(f"no run fits {' '.join(words)}; `harness status` shows the runs and their states")
     tails = [tail for row in rows for tail in _tails(runs_dir, row, len(rows) > 1)]
     if not tails:
         raise UserError("these runs have not written a log yet; `harness status` says why")

@@ -42,7 +42,13 @@ def change(runs_dir: Path, words: Sequence[str]) -> int:
             refused[row.run.run_id] = answer.silence
     changed = [row for row in rows if row.run.run_id not in refused]
     for sweep in dict.fromkeys(row.sweep for row in changed):
-        _note(runs_dir, sweep, [row for row in changed if row.sweep == sweep], changes)
+        try:
+            _note(runs_dir, sweep, [row for row in changed if row.sweep == sweep], changes)
+        except OSError as error:
+            raise UserError(
+                f"the jobs were changed, but the manifest of sweep {sweep} was not: {error}; mend that, then give the "
+                "same command again"
+            ) from error
     out = tables.console()
     out.print(f"changed {len(changed)} waiting jobs", highlight=False)
     for run_id, why in refused.items():

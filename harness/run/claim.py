@@ -127,7 +127,8 @@ class Claim:
         self._beat.join()
         own = _generation_folder(self.folder, self.generation)
         if own.is_dir():
-            (own / "released").write_text(f"{self.seconds:.1f}")
+            with contextlib.suppress(OSError):  # on a full disk an empty file says it too, and how the run ended counts
+                (own / "released").write_text(f"{self.seconds:.1f}")
 
     def __enter__(self) -> Claim:
         return self
@@ -158,16 +159,27 @@ def take(
     generation = _newest(folder)
     if generation and _held(folder, generation, patience):
         return None
-    prepared = folder / f".prepared-{uuid.uuid4().hex}"
-    prepared.mkdir()
-    (prepared / "owner.json").write_text(json.dumps(asdict(_this_process(run_folder, heartbeat_seconds))))
-    (prepared / "heartbeat").write_text("0")
+    prepared = _prepared(folder, _this_process(run_folder, heartbeat_seconds))
     try:
         prepared.rename(_generation_folder(folder, generation + 1))
     except OSError:
         shutil.rmtree(prepared, ignore_errors=True)
         return None
     return Claim(folder, generation + 1, heartbeat_seconds)
+
+
+def _prepared(folder: Path, process: Owner) -> Path:
+    """A folder that is a claim once it is renamed."""
+    prepared = folder / f".prepared-{uuid.uuid4().hex}"
+    prepared.mkdir()
+    try:
+        (prepared / "owner.json").write_text(json.dumps(asdict(process)))
+        (prepared / "heartbeat").write_text("0")
+    except OSError as error:
+        shutil.rmtree(prepared, ignore_errors=True)
+        error.filename = str(folder)  # a write itself does not know it
+        raise
+    return prepared
 
 
 def owner(run_folder: Path) -> Owner | None:

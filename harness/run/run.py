@@ -125,9 +125,7 @@ class _Run:
         self.origin = provenance()  # now, since sources that are edited while it runs are not what it is made from
         if self.config.launcher.gpus > 0:
             if not torch.cuda.is_available():
-                raise UserError(
-                    "launcher.gpus asks for a GPU, but torch finds none; set launcher.gpus=0 to use the CPU"
-                )
+                raise UserError("launcher.gpus asks for a GPU, but torch finds none; set launcher.gpus=0 for the CPU")
             self.device = torch.device("cuda", self.ranks.local_rank)
         else:
             self.device = torch.device("cpu")
@@ -415,7 +413,8 @@ class _Run:
 
     def _record_failure(self, error: BaseException) -> None:
         """Writes a record if the disk and the claim still allow it; other ranks tell rank 0."""
-        text = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        mended = as_user_error(error, self.folder)
+        text = str(mended) if isinstance(mended, UserError) else "".join(traceback.format_exception(error))
         log.error("%s%s", f"rank {self.ranks.rank}: " if self.ranks.world > 1 else "", text)
         failure = {"kind": kind_of(error).value, "message": message_of(error, self.folder)}
         try:

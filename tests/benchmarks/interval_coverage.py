@@ -8,9 +8,9 @@ all tables: what other seeds and other images give. Nothing is evaluated here; a
 its derivatives come from `reports.images` as in a report. `percentile` is the same without the corrections: resampling
 seeds and images, and taking quantiles.
 
-With --why: what makes the intervals of AP_r of sparse categories somewhat wide. The variance that they say is beside the
-one from table to table, for detectors that find some categories better than others and for such as do not (alike); and how
-often they hold the truth by our degrees of freedom and by Satterthwaite's.
+With --why: what makes the intervals of AP_r of sparse categories somewhat wide. The variance that they say is beside
+the one from table to table, for detectors that find some categories better than others and for such as do not (alike);
+and how often they hold the truth by our degrees of freedom and by Satterthwaite's.
 """
 
 from __future__ import annotations

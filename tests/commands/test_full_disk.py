@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from harness.commands.data_score_pool import score_pool
+from harness.errors import ending_in_a_sentence
 from harness.record.manifest import ExpectedRun, Manifest, write_manifest
 from harness.record.record import Record, Status, write_record
 from harness.weights.file import write_weights
 from tests.command_line import Ended, harness
+from tests.conftest import SmallMini
 from tests.evaluate.made_detections import REAL
 from tests.reports import made_up
-from tests.small_training import Trained
+from tests.small_training import TINY, Trained
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small file system")
 
@@ -132,7 +136,6 @@ def test_data_and_methods(words: str, disk: Path, mini_root: Path, tmp_path: Pat
 def _pictures(folder: Path) -> Path:
     """RGBA pictures of category 0."""
     import cv2
-    import numpy as np
 
     (folder / "pictures" / "0").mkdir(parents=True)
     cv2.imwrite(str(folder / "pictures" / "0" / "a.png"), np.full((8, 8, 4), 255, np.uint8))
@@ -173,6 +176,66 @@ def test_looking_back(words: str, disk: Path, trained_baseline: Trained, mini_ro
     for name, value in names.items():
         words = words.replace(name, value)
     is_said(on_full(disk, words.split(), tmp_path))
+
+
+def test_scores_of_a_pool(disk: Path, small: SmallMini) -> None:
+    empty(disk)
+    fill(disk)
+    said = r"error: .*scored\.json: cannot be written .No space left on device.; free some"
+    with pytest.raises(SystemExit, match=said), ending_in_a_sentence():
+        score_pool(small.paths.folder / "pools" / "half_bad.json", disk / "scored.json", small.annotations, Alike())
+    assert files(disk) == ["filler"]
+
+
+class Alike:
+    """CLIP of one dimension."""
+
+    def images(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.ones(len(pictures), 1)
+
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.ones(len(texts), 1)
+
+
+def test_a_run_that_fills_the_disk_and_resumes_when_there_is_room(disk: Path, mini_root: Path, tmp_path: Path) -> None:
+    """Its decisions are drawn then, where there is room for that."""
+    empty(disk)
+    steps = ["method=random_select", "data.pool=half_bad", "schedule.iterations=4", "schedule.checkpoint_every=2"]
+    words = ["run", *TINY, *steps, f"runs_dir={disk}/runs"]
+    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)  # for one checkpoint, not for two
+    try:
+        ended = harness(*words, cwd=tmp_path)
+        assert_no_space(ended, disk)
+        (folder,) = (disk / "runs").iterdir()
+        (kept,) = (folder / "checkpoint").iterdir()
+        assert kept.name == "000000002"
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        fill(disk)
+        ended = harness(*words, cwd=tmp_path)
+        assert_no_space(ended, disk)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        (disk / "filler").unlink()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        ended = harness(*words, cwd=tmp_path)
+        assert ended.code == 0, ended
+        assert "resuming from step 2" in ended.err
+        fill(disk)
+        sheet = ["decisions", folder.name, "--runs", str(disk / "runs"), "--sheet", str(disk / "sheet.png")]
+        assert_no_space(harness(*sheet, cwd=tmp_path), disk)
+        assert not (disk / "sheet.png").exists()
+    finally:
+        empty(disk)
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+
+
+def assert_no_space(ended: Ended, disk: Path) -> None:
+    """One sentence with the place and the remedy, and no half file."""
+    assert ended.code == 1, ended
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: "), ended.err
+    assert all(words in last for words in (str(disk), "o space left on", "free some")), last
+    assert "Traceback" not in ended.err
+    assert not list(disk.rglob(".*"))
 
 
 def test_a_run_and_what_is_remembered_of_files(disk: Path, mini_root: Path, tmp_path: Path) -> None:

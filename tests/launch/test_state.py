@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.launch import queue, state, tables
+from harness.launch.follow import logs
 from harness.launch.job import cancelled_path
 from harness.launch.queue import Job, Look
 from harness.launch.select import select
@@ -185,3 +186,12 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureF
     tables.console().print(tables.states([RunState("s", run, State.failed, "[/red]")]))
     assert "[/x]" in (shown := capsys.readouterr().out)
     assert "[/red]" in shown
+
+
+def test_logs_of_no_run_that_fits_are_told_from_logs_not_yet_written(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest("s", "", None, [ExpectedRun("a-1", "x", ["method=baseline"], {})]))
+    write_record(tmp_path, Record("a-1", "x", Status.complete, {"method": "baseline"}))
+    with pytest.raises(UserError, match="no run fits s status=failed"):
+        logs(tmp_path, ["s", "status=failed"])
+    with pytest.raises(UserError, match="not written a log yet"):
+        logs(tmp_path, ["s", "status=complete"])

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from harness.record.matches import read_matches, write_matches
+from harness.record.reading import Damaged
 
 DETECTIONS = {
     "bbox": {
@@ -64,3 +66,11 @@ def test_what_was_not_evaluated_is_not_there(tmp_path: Path) -> None:
     assert read_matches(tmp_path, "segm") is None
     (tmp_path / "ground_truth.parquet").unlink()
     assert read_matches(tmp_path, "bbox") is None
+
+
+@pytest.mark.parametrize("category", [-1, 4])
+def test_a_range_that_is_left_at_either_end_is_told_whole(tmp_path: Path, category: int) -> None:
+    truth = TRUTH | {"category": np.array([0, 0, category])}
+    write_matches(tmp_path, DETECTIONS, truth, images=3, categories=4)
+    with pytest.raises(Damaged, match=rf"{min(0, category)} to {max(0, category)}, where 0 to 3 are possible"):
+        read_matches(tmp_path, "bbox")

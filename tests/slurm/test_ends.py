@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -181,8 +182,19 @@ def test_full_disk_is_said_and_retried(project: Project) -> None:
         project.sweep("one", HELD)
         run = project.run("one")
         job = project.states("one")[run.run_id]["job"]
+        manifest = project.runs / "sweeps" / "one" / "manifest.json"
+        before = manifest.read_bytes()
         filler = project.runs / "filler"
-        filler.write_bytes(bytes(7 << 20))
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        said = project.harness("change", "one", "launcher.minutes=44", code=1)
+        assert "the manifest of sweep one was not" in said
+        assert "No space left on device" in said
+        assert manifest.read_bytes() == before
+        os.truncate(filler, 7 << 20)
+        assert "changed 1 waiting jobs" in project.harness("change", "one", "launcher.minutes=44")
+        assert project.run("one").resources["minutes"] == 44
         project.cluster.command("scontrol", "release", job)
         (row,) = project.wait("one").values()
         assert row["state"] == "failed", (row, project.output())

@@ -14,7 +14,7 @@ from harness.data.fingerprint import fingerprint
 from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.parse import read_json
 from harness.data.lvis.tenth import tenth
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 
 LAYOUT = 3  # part of the folder's name: another layout never reads these files
 DOWNLOAD = "LVIS annotations are at https://www.lvisdataset.org/dataset, COCO 2017 images at https://cocodataset.org"
@@ -61,7 +61,7 @@ def _write(annotations: Annotations, folder: Path) -> None:
         os.rename(temporary, folder)
     except OSError as error:
         if not folder.is_dir():  # else another process was first, with the same contents
-            raise UserError(f"{folder}: the annotation cache cannot be written ({error.strerror})") from error
+            raise not_written(folder, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

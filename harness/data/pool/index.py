@@ -24,7 +24,7 @@ from harness.data.pool.checked import CATEGORY, ISOLATED, MASK_PATH, PATH, check
 from harness.data.pool.numbering import Numbering, categories_of, instances_of
 from harness.data.pool.packed import SUFFIX
 from harness.data.pool.pool import IndexStore, InstancePool
-from harness.errors import UserError, first_line
+from harness.errors import UserError, first_line, not_written
 from harness.record.files import write_atomically
 from harness.record.reading import Damaged, read_parquet
 
@@ -80,7 +80,7 @@ def write_index(table: pa.Table, path: Path, source: Path | None = None) -> None
         with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_batch(batch)
     except OSError as error:
-        raise UserError(f"{path}: the pool index cannot be written ({error.strerror or error})") from error
+        raise not_written(path, error) from error
 
 
 def sorted_by_category(table: pa.Table) -> pa.Table:

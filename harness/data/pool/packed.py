@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from harness.data.pool.sources import Span
-from harness.errors import UserError
+from harness.errors import UserError, not_written
 from harness.record.files import write_atomically
 
 SUFFIX = ".zip"
@@ -75,7 +75,7 @@ def pack(table: pa.Table, files: dict[str, list[str | None]], out: Path) -> int:
             offset, length = _add_index(archive, table)
             archive.comment = f"bsgal-bench pool {offset} {length}".encode()
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise not_written(out, error) from error
     return sum(place is None for place in placed.values())
 
 
