@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -26,15 +27,21 @@ from tests.small_training import TINY, Trained
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small file system")
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """4 MB in memory."""
-    folder = tmp_path_factory.mktemp("disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    """So much room in memory."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with mounted(tmp_path_factory.mktemp("disk"), "4m") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -197,23 +204,19 @@ class Alike:
         return torch.ones(len(texts), 1)
 
 
-def test_a_run_that_fills_the_disk_and_resumes_when_there_is_room(disk: Path, mini_root: Path, tmp_path: Path) -> None:
+def test_a_run_that_fills_the_disk_and_resumes_when_there_is_room(mini_root: Path, tmp_path: Path) -> None:
     """Its decisions are drawn then, where there is room for that."""
-    empty(disk)
-    steps = ["method=random_select", "data.pool=half_bad", "schedule.iterations=4", "schedule.checkpoint_every=2"]
-    words = ["run", *TINY, *steps, f"runs_dir={disk}/runs"]
-    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)  # for one checkpoint, not for two
-    try:
-        ended = harness(*words, cwd=tmp_path)
-        assert_no_space(ended, disk)
+    steps = ["method=random_selection", "data.pool=half_bad", "schedule.iterations=6", "schedule.checkpoint_every=2"]
+    with mounted(tmp_path / "disk", "16m") as disk:  # for one checkpoint, not for two
+        words = ["run", *TINY, *steps, f"runs_dir={disk}/runs"]
+        assert_no_space(harness(*words, cwd=tmp_path), disk)
         (folder,) = (disk / "runs").iterdir()
         (kept,) = (folder / "checkpoint").iterdir()
         assert kept.name == "000000002"
-        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        before = contents(folder)
         fill(disk)
-        ended = harness(*words, cwd=tmp_path)
-        assert_no_space(ended, disk)
-        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        assert_no_space(harness(*words, cwd=tmp_path), disk)
+        assert contents(folder) == before
         (disk / "filler").unlink()
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         ended = harness(*words, cwd=tmp_path)
@@ -223,9 +226,10 @@ def test_a_run_that_fills_the_disk_and_resumes_when_there_is_room(disk: Path, mi
         sheet = ["decisions", folder.name, "--runs", str(disk / "runs"), "--sheet", str(disk / "sheet.png")]
         assert_no_space(harness(*sheet, cwd=tmp_path), disk)
         assert not (disk / "sheet.png").exists()
-    finally:
-        empty(disk)
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_no_space(ended: Ended, disk: Path) -> None:
