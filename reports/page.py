@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.record.reading import Damaged, is_name, read_bytes
 from reports.collect import MOST_RUNS, Collection, Run, TableRow, states
 from reports.decisions import AGREEMENT
-from reports.spec import Column, Spec
+from reports.spec import COLUMNS, Column, Spec
 from reports.statistics import Summary
 from reports.style import Picture
 from reports.summary import Standings
@@ -28,6 +28,7 @@ from reports.text import (
     counted_text,
     decimals_of,
     estimate_text,
+    html_heading,
     interval_text,
     marks_text,
     notes,
@@ -138,7 +139,17 @@ def _template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["prose"] = prose
     return environment.get_template(name)
+
+
+def prose(text: str) -> str:
+    """A sentence as HTML: columns' names set as in tables, and what is between backticks as code."""
+    written = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    for column in COLUMNS.values():
+        if column.superscript:
+            written = written.replace(column.plain, html_heading(column))
+    return written
 
 
 def heading_of(column: Column) -> Heading:

@@ -148,8 +148,11 @@ def _recovery_note(spec: Spec, lines: Iterable[Line]) -> str:
     assert spec.primary is not None
     least, all_of = spec.label_of(spec.gain.over), spec.label_of(spec.gain.of)
     note = f"recovered: 0 is {least}, 100 is {all_of}; in brackets Fieller's {spec.level:.0%} interval."
-    if any(line.recovery and math.isnan(line.recovery.low) for line in lines):
-        note += f" No interval: the noise in these runs is too large for {all_of}'s own gain."
+    without = [line.recovery for line in lines if line.recovery and math.isnan(line.recovery.low)]
+    if any(each.n == 1 for each in without):
+        note += " No interval with a single seed that all three rows have."
+    if any(each.n > 1 for each in without):
+        note += f" No interval where the noise in these runs is too large for {all_of}'s own gain."
     return note
 
 
@@ -290,7 +293,7 @@ def markdown(
         return f" <sup>{text}</sup>"
 
     overall = [standings_grid(spec, standings)] if standings else []
-    for grid in [*grids(spec, tables, _html_heading, mark), *overall]:
+    for grid in [*grids(spec, tables, html_heading, mark), *overall]:
         parts.append(f"## {escape_markdown(grid.caption)}")
         for heading, rows in grid.groups:
             if heading:
@@ -304,7 +307,7 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _html_heading(column: Column) -> str:
+def html_heading(column: Column) -> str:
     sub = f"<sub>{column.subscript}</sub>" if column.subscript else ""
     sup = f"<sup>{column.superscript}</sup>" if column.superscript else ""
     return f"{column.base}{sub}{sup}{column.suffix}"

@@ -91,3 +91,14 @@ def test_a_gain_names_two_rows(tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(SPEC.replace(", over: xpaste", ""))
     with pytest.raises(ValueError, match="gain names two rows"):
         read_spec(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "why"),
+    [(1, "No interval with a single seed that all three rows have."), (2, "No interval where the noise")],
+)
+def test_why_there_is_no_interval_is_said(tmp_path: Path, seeds: int, why: str) -> None:
+    recovered(tmp_path, [45.5, 38.0][:seeds], [48.0, 41.0][:seeds])
+    words = ["report", str(tmp_path / "spec.yaml"), "--runs", str(tmp_path / "runs"), "--format", "md"]
+    assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")]).exit_code == 0
+    assert why in (tmp_path / "out" / "table.md").read_text()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from reports.latex import escape
+from reports.page import prose
 from reports.spec import read_spec
 from reports.text import number
 
@@ -273,3 +274,8 @@ def test_mini_shows_both_baselines_and_how_decisions_agree(mini: Path) -> None:
     difference = table.loc["oracle"]
     assert difference["AP_box.minus_copy_paste.low"] < difference["AP_box.minus_copy_paste"]
     assert difference["AP_box.minus_copy_paste"] < difference["AP_box.minus_copy_paste.high"]
+
+
+def test_sentences_of_a_page_are_escaped_and_name_columns_as_its_tables_do() -> None:
+    told = prose("`<b>` in AP_r^box & AP^mask")
+    assert told == "<code>&lt;b&gt;</code> in AP<sub>r</sub><sup>box</sup> &amp; AP<sup>mask</sup>"
