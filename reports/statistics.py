@@ -165,7 +165,8 @@ def degrees_of_freedom(share: np.ndarray, n: int, freedom: np.ndarray) -> np.nda
 
     found = share[:, None] * (n - 1) / (2 * gammaincinv((n - 1) / 2, QUANTILES))
     weight = found / (found + (1 - share)[:, None])
-    return 1 / np.mean(weight**2 / (n - 1) + (1 - weight) ** 2 / freedom[:, None], axis=1)
+    averaged: np.ndarray = 1 / np.mean(weight**2 / (n - 1) + (1 - weight) ** 2 / freedom[:, None], axis=1)
+    return averaged
 
 
 def holm(p: Sequence[float]) -> list[float]:
