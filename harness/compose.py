@@ -240,7 +240,8 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     read = {text: _override(text) for text in overrides}
     for text, override in read.items():
         if override is None:
-            return f"cannot read the override '{text}': {quoting(text)}"
+            quoted = f"'{text}'" if text.isprintable() else shown(text)
+            return f"cannot read the override {quoted}: {quoting(text)}"
         key, value = override.key_or_group, override.value()
         if key in groups and isinstance(value, str) and value not in groups[key]:
             return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"

@@ -36,6 +36,8 @@ def quoting(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return "write key=value"
+    if not text.isprintable():
+        return "leave out its line breaks and other signs that cannot be seen"
     escaped = value.strip("'").replace("'", "\\'")
     word = f"{key}='{escaped}'"
     shown = shlex.quote(word) if any(sign in word for sign in '$`"\\') else f'"{word}"'

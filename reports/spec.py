@@ -345,6 +345,9 @@ def _text(path: Path, what: str, value: Any) -> str:
 def _mapping(path: Path, what: str, content: Any, keys: Collection[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {what} must be a mapping, not {type(content).__name__}")
+    odd = [] if keys else [str(key) for key in content if not str(key).isprintable()]
+    if odd:
+        raise ValueError(f"{path}: {what} has the key {odd[0][:40]!r}; use one without line breaks")
     for key in content if keys else ():
         _known(path, f"key of {what}", key, keys)
     return content

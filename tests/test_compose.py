@@ -94,3 +94,9 @@ def test_a_method_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(UserError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
         compose([f"method_paths=[{tmp_path / 'broken.py'}]"])
+
+
+def test_an_override_with_a_line_break_is_one_line() -> None:
+    with pytest.raises(UserError) as told:
+        compose(["seed=5\nP§w"])
+    assert str(told.value).startswith(r"cannot read the override 'seed=5\nP§w': leave out its line breaks")

@@ -39,6 +39,7 @@ def test_the_expected_reports_are_shipped() -> None:
         ("rows: {a: {}}\ngroup: {b: {x: X}}\npublished: {y: t}", "no value of the group is called 'y'"),
         ("rows: {}", "a report needs rows"),
         ("rows: [a, b]", "rows must be a mapping, not list"),
+        ('rows: {"a\\nb": 1}', "rows has the key 'a\\nb'; use one without line breaks"),
         ("rows: {a: ", "is not valid YAML"),
     ],
 )
