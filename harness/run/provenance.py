@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,25 @@ RESULT_SOURCES = (
 )
 NO_RESULT = "harness/conf/launcher"  # where and with what a run is executed
 ENGINE_PACKAGES = ("detectron2", "mmdet", "mmcv", "mmcv-lite", "mmengine")
+LOCAL_JOB = "BSGAL_BENCH_LOCAL_JOB"  # the variable that names a job of launcher=local to its processes
 
 
 def provenance() -> dict[str, Any]:
     """Code (a fingerprint of the installed sources, git commit and dirty diff), packages, hardware, SLURM job."""
     return {
-        "code": code_fingerprint(),
-        **_git(),
+        **sources(),
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
-        "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
+        "job": own_job() or os.environ.get(LOCAL_JOB),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
+
+
+@cache
+def sources() -> dict[str, str | None]:
+    """The code that this process executes, as it was when first asked for: its fingerprint, git commit, dirty diff."""
+    return {"code": code_fingerprint(), **_git()}
 
 
 def code_fingerprint() -> str:
