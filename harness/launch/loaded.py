@@ -12,12 +12,14 @@ import pickle
 import sys
 from pathlib import Path
 
+import pyarrow.dataset  # noqa: F401  which reading a Parquet file asks for
 import torch._dynamo  # noqa: F401  which optimisers ask for
 import torch._inductor.config as _inductor  # noqa: F401  which torch.use_deterministic_algorithms asks for
 
+import backbones.resnet  # noqa: F401  with timm
 import harness.engine.native
 import harness.run.run  # noqa: F401
-from harness.compose import register_groups
+from harness.compose import compose
 from harness.launch import job
 from harness.launch.forks import Request
 from harness.run.provenance import LOCAL_JOB, sources
@@ -28,7 +30,7 @@ def serve(folder: str) -> None:
 
     In those it returns when their run has ended. folder: for their logs, which bear the number of rank 0.
     """
-    register_groups()  # imports methods and backbones
+    compose([])  # imports every method, and Hydra's plugins
     sources()  # which may be edited while runs are started
     gc.collect()
     gc.freeze()  # nothing of it is garbage, and looking for some would copy its memory into every run
