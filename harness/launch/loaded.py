@@ -22,7 +22,7 @@ import harness.run.run  # noqa: F401
 from harness.compose import compose
 from harness.launch import job
 from harness.launch.forks import Request
-from harness.run.provenance import LOCAL_JOB, sources
+from harness.run.provenance import LOCAL_JOB, provenance
 
 
 def serve(folder: str) -> None:
@@ -31,7 +31,7 @@ def serve(folder: str) -> None:
     In those it returns when their run has ended. folder: for their logs, which bear the number of rank 0.
     """
     compose([])  # imports every method, and Hydra's plugins
-    sources()  # which may be edited while runs are started
+    provenance()  # of the sources as they are now: they may be edited while runs are started
     gc.collect()
     gc.freeze()  # nothing of it is garbage, and looking for some would copy its memory into every run
     while (request := _read()) is not None:

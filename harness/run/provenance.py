@@ -39,7 +39,8 @@ LOCAL_JOB = "BSGAL_BENCH_LOCAL_JOB"  # the variable that names a job of launcher
 def provenance() -> dict[str, Any]:
     """Code (a fingerprint of the installed sources, git commit and dirty diff), packages, hardware, SLURM job."""
     return {
-        **sources(),
+        "code": code_fingerprint(),
+        **_git(),
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
@@ -49,13 +50,11 @@ def provenance() -> dict[str, Any]:
 
 
 @cache
-def sources() -> dict[str, str | None]:
-    """The code that this process executes, as it was when first asked for: its fingerprint, git commit, dirty diff."""
-    return {"code": code_fingerprint(), **_git()}
-
-
 def code_fingerprint() -> str:
-    """SHA-256 over the sources that a result depends on, with the configuration's schema and files."""
+    """SHA-256 over the sources that a result depends on, with the configuration's schema and files.
+
+    As they were when this process first asked: what is edited later is not what it executes.
+    """
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for place in RESULT_SOURCES:
@@ -70,6 +69,7 @@ def _sources(place: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix in (".py", ".yaml"))
 
 
+@cache
 def _git() -> dict[str, str | None]:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
