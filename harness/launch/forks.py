@@ -33,7 +33,7 @@ class Forks:
     """The process that runs are forked from, started when it is needed first. folder: of the runs' logs."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self, request: Request) -> list[psutil.Process]:
@@ -57,8 +57,8 @@ class Forks:
         # -P: not a user's own methods.py in the working folder. -u: what runs print is in their logs at once.
         # The folder is a word of the command, so that the runs' processes are known by it.
         program = "import sys; from harness.launch.loaded import serve; serve(sys.argv[1])"
-        command = [sys.executable, "-P", "-u", "-c", program, str(self._folder)]
-        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-P", "-u", "-c", program, str(self.folder)]
+        self.folder.mkdir(parents=True, exist_ok=True)
         with _stop_signals_held_back(), outside_of_allocations():
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
