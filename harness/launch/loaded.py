@@ -22,7 +22,7 @@ import harness.run.run  # noqa: F401
 from harness.compose import compose
 from harness.launch import job
 from harness.launch.forks import Request
-from harness.run.provenance import LOCAL_JOB, provenance
+from harness.run.provenance import LOCAL_JOB, sources
 
 
 def serve(folder: str) -> None:
@@ -31,10 +31,11 @@ def serve(folder: str) -> None:
     In those it returns when their run has ended. folder: for their logs, which bear the number of rank 0.
     """
     compose([])  # imports every method, and Hydra's plugins
-    provenance()  # of the sources as they are now: they may be edited while runs are started
+    sources()  # as they are now: they may be edited while runs are started
     gc.collect()
     gc.freeze()  # nothing of it is garbage, and looking for some would copy its memory into every run
     while (request := _read()) is not None:
+        _reap()  # those of earlier requests; the launcher has not seen this one's yet
         numbers: list[int] = []
         for rank in range(request.run.resources["ranks"]):
             if (number := os.fork()) == 0:
@@ -42,7 +43,6 @@ def serve(folder: str) -> None:
                 return
             numbers.append(number)
         print(*numbers, flush=True)
-        _reap()
     _reap()  # so that their time counts among the launcher's
 
 

@@ -39,8 +39,7 @@ LOCAL_JOB = "BSGAL_BENCH_LOCAL_JOB"  # the variable that names a job of launcher
 def provenance() -> dict[str, Any]:
     """Code (a fingerprint of the installed sources, git commit and dirty diff), packages, hardware, SLURM job."""
     return {
-        "code": code_fingerprint(),
-        **_git(),
+        **sources(),
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
@@ -49,12 +48,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def sources() -> dict[str, str | None]:
+    """The code that this process executes, as it was when it first asked: fingerprint, git commit and dirty diff."""
+    return {"code": code_fingerprint(), **_git()}
+
+
 @cache
 def code_fingerprint() -> str:
-    """SHA-256 over the sources that a result depends on, with the configuration's schema and files.
-
-    As they were when this process first asked: what is edited later is not what it executes.
-    """
+    """SHA-256 over the sources that a result depends on, with the configuration's schema and files."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for place in RESULT_SOURCES:
