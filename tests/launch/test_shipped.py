@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
     ("name", "runs"),
     [
         ("mini", 18),
-        ("confidence", 40),
+        ("confidence", 24),
         ("confidence_pools", 30),
         ("mini_backbones", 20),
         ("random_rate", 24),
