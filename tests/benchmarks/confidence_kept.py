@@ -16,12 +16,12 @@ import numpy as np
 from harness.compose import compose
 from harness.config import Stage
 from harness.data.dataset import Dataset
-from harness.data.pool.pool import InstancePool
 from harness.data.seeding import generator
 from harness.errors import UserError
 from harness.record.record import read_record
 from harness.stages.stage import FILES
 from methods.confidence import Confidence, log_odds
+from methods.contract import Pool
 from methods.filters import listed_scores
 from methods.two_groups import in_higher_group
 
@@ -60,7 +60,7 @@ def _shares(stays: np.ndarray, kinds: np.ndarray, frequency: np.ndarray) -> str:
     return f"{text} " + ", ".join(f"{name} {shares[name].mean():.0%}" for name in sorted(shares) if len(shares[name]))
 
 
-def _names(pool: InstancePool) -> np.ndarray:
+def _names(pool: Pool) -> np.ndarray:
     """(N,) text: the category and the path of every row."""
     return np.char.add(np.char.add(pool.categories.astype(str), "/"), np.asarray(pool.column("path")).astype(str))
 
