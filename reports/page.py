@@ -142,6 +142,7 @@ def _template(name: str) -> jinja2.Template:
 
 
 def heading_of(column: Column) -> Heading:
+    """A column's heading on the page."""
     return Heading(column.base, column.subscript, column.superscript, column.unit, column.about)
 
 
@@ -260,6 +261,8 @@ def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) 
 
 @dataclass(frozen=True)
 class ShownRun:
+    """A run in the page's list of runs, as text."""
+
     seed: str
     run_id: str
     link: str
@@ -273,6 +276,8 @@ class ShownRun:
 
 @dataclass(frozen=True)
 class RowRuns:
+    """A row in the page's list of runs, with its runs."""
+
     key: str
     label: str
     about: str
@@ -381,6 +386,8 @@ def _duration(seconds: float | None) -> str:
 
 @dataclass(frozen=True)
 class ShownReport:
+    """A link of the front page: a report's folder, its title, and when it was written."""
+
     name: str
     title: str
     written: str

@@ -21,7 +21,7 @@ from reports.statistics import RATE, Difference
 
 POWER = 0.8
 WANTED = 1.0  # points of AP
-MOST_SEEDS = 200  # beyond which nobody goes
+MOST_SEEDS = 200  # nobody runs more
 
 
 @dataclass(frozen=True)
