@@ -45,7 +45,9 @@ def report_command(
             raise ValueError(f"no such report format: '{each}'; {nearest(each, FORMATS)}")
     spec = read_spec(name)
     if not runs.is_dir():
-        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first, or name the folder with --runs")
+        raise ValueError(
+            f"the folder of runs '{runs}' does not exist; run a sweep first, or name the folder with --runs"
+        )
     with _no_garbage_collection():
         folder = _report(spec, runs, formats, out or REPORTS / spec.name, published, show)
     if out is None and "html" in formats:
