@@ -41,8 +41,8 @@ class Dataset:
             _make_once(folder)
         if not folder.is_dir():
             raise UserError(
-                f"data.root: the folder {folder} does not exist; `harness data check data={self.config.name}` says what it "
-                "must contain"
+                f"data.root: the folder {folder} does not exist; `harness data check data={self.config.name}` "
+                "says what it must contain"
             )
         return folder
 
