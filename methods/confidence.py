@@ -14,7 +14,7 @@ from methods import filters
 from methods.contract import DatasetFacts, Need, Pool, Selection, Start, Step
 from methods.registry import register
 from methods.running import CategoryWindows, reaching
-from methods.two_groups import dividing_line
+from methods.two_groups import in_higher_group
 from methods.xpaste import PoolPasting
 
 BEST = 0.9  # the quantile of a category's recent confidences that `level` is a share of
@@ -32,8 +32,9 @@ class Confidence(PoolPasting):
 
     With `scores`, a ranking by confidence as `harness score` writes it, the pool is judged once before training. Where
     the log-odds of a category's scores fall into two groups, the lower one is left out, and others are drawn in its
-    place; where they are one group, all stay. So the share of bad instances need not be known, and a clean pool stays
-    nearly as it is. An instance without a score is left out.
+    place; where they are one group, all stay. Where that is doubtful in a category, the others of the pool decide: if
+    most have two groups, so has it. So the share of bad instances need not be known, and a clean pool stays nearly as
+    it is. An instance without a score is left out.
 
     Without, each instance is judged as it is pasted, by the detector as it is then. It stays when its confidence
     reaches `level` times the 0.9 quantile of the last `window` ones of its category; `warmup`: so many of a category
@@ -79,12 +80,7 @@ class Confidence(PoolPasting):
             return pool
         odds = log_odds(filters.listed_scores(Path(self.scores), pool))
         label = pool.categories if self.per_category else np.zeros_like(pool.categories)
-        stays = ~np.isnan(odds)
-        for each in np.unique(label[stays]):
-            own = np.flatnonzero(stays & (label == each))
-            line = dividing_line(odds[own])
-            stays[own] = math.isnan(line) | (odds[own] >= line)
-        return pool.subset(np.flatnonzero(stays))
+        return pool.subset(np.flatnonzero(in_higher_group(odds, label)))
 
     # ------------------------------------------------------------------------------------------------- in training
 

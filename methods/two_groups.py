@@ -1,45 +1,109 @@
-"""Whether figures fall into two groups, and where the line between these lies."""
+"""Which of several sets of figures fall into two groups, and where the lines between these lie."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-FEWEST = 8  # figures that are asked about
-ROUNDS = 20
+FEWEST = 8  # figures of a set that is asked about
+ROUNDS = 20  # of fitting two Gaussians
+ROUNDS_OF_SHARE = 200  # of fitting the share of sets with two groups; each costs nothing
+HALVINGS = 50  # of the interval that holds the scale of a Gumbel distribution
+LARGEST_EVIDENCE = 500.0  # that counts, so that its exponential is finite
 SMALLEST_VARIANCE = 1e-3
 
 
-def dividing_line(values: np.ndarray) -> float:
-    """The figure from which on one of values (N,) float rather belongs to the higher group; NaN where there is one.
+def in_higher_group(values: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(N,) bool: which values (N,) float are in the higher of two groups of their label (N,), or in its only one.
 
-    Two Gaussians of one variance are fitted by expectation-maximisation. They are two groups where that explains the
-    values better than one Gaussian by more than its two further parameters cost (Bayesian information criterion).
+    NaN are in none.
     """
-    spread = float(values.var())
-    if len(values) < FEWEST or spread <= SMALLEST_VARIANCE:
-        return math.nan
-    mean, variance, share = np.quantile(values, (0.1, 0.9)), spread / 4, np.array([0.5, 0.5])
+    kept: np.ndarray = ~np.isnan(values)
+    sets = [np.flatnonzero(kept & (label == each)) for each in np.unique(label[kept])]
+    for own, line in zip(sets, dividing_lines([values[own] for own in sets]), strict=True):
+        kept[own] = math.isnan(line) | (values[own] >= line)
+    return kept
+
+
+def dividing_lines(sets: Sequence[np.ndarray]) -> np.ndarray:
+    """(S,) float64: the figure from which on one of a set (N,) rather belongs to the higher group; NaN for one group.
+
+    Two groups are two Gaussians of one variance. One group is a Gaussian, or a Gumbel distribution of smallest values,
+    whose tail of low figures is not a second group. Each set gives evidence for two, by the Bayesian information
+    criterion. All sets together say how common two groups are (empirical Bayes), and a set has two where that is then
+    the likelier. So what is doubtful in one set is decided by the others.
+    """
+    lines = np.full(len(sets), math.nan)
+    asked = [place for place, each in enumerate(sets) if len(each) >= FEWEST and each.var() > SMALLEST_VARIANCE]
+    if asked:
+        fits = [_two_gaussians(sets[place]) for place in asked]
+        evidence = np.array([fit.likelihood - _one_group(sets[place]) for place, fit in zip(asked, fits, strict=True)])
+        # Two groups have two parameters more than one.
+        evidence -= np.log([len(sets[place]) for place in asked])
+        for place, fit, two in zip(asked, fits, _have_two(evidence), strict=True):
+            lines[place] = fit.line() if two else math.nan
+    return lines
+
+
+@dataclass(frozen=True)
+class _TwoGaussians:
+    mean: np.ndarray
+    variance: float
+    share: np.ndarray
+    likelihood: float  # its logarithm
+
+    def line(self) -> float:
+        """Where both groups are equally probable; their means differ, or they would explain no more than one."""
+        low, high = np.argsort(self.mean)
+        middle = (self.mean[low] + self.mean[high]) / 2
+        tilt = math.log(self.share[low] / self.share[high])
+        return float(middle + self.variance * tilt / (self.mean[high] - self.mean[low]))
+
+
+def _two_gaussians(values: np.ndarray) -> _TwoGaussians:
+    """The likeliest two of one variance, by expectation-maximisation."""
+    mean, variance, share = np.quantile(values, (0.1, 0.9)), float(values.var()) / 4, np.array([0.5, 0.5])
     for _ in range(ROUNDS):
-        joint = np.log(share) - 0.5 * (values[:, None] - mean) ** 2 / variance
+        joint = np.log(share) - 0.5 * ((values[:, None] - mean) ** 2 / variance + math.log(2 * math.pi * variance))
         likelihood = np.logaddexp(joint[:, 0], joint[:, 1])
         belongs = np.exp(joint - likelihood[:, None])
         count = belongs.sum(0) + np.finfo(np.float64).tiny
         mean, share = (belongs * values[:, None]).sum(0) / count, count / count.sum()
         variance = max(float((belongs * (values[:, None] - mean) ** 2).mean(0).sum()), SMALLEST_VARIANCE)
-    return _line(mean, variance, share) if _gain(values, likelihood, variance, spread) > 0 else math.nan
+    return _TwoGaussians(mean, variance, share, float(likelihood.sum()))
 
 
-def _gain(values: np.ndarray, likelihood: np.ndarray, variance: float, spread: float) -> float:
-    """By how much the criterion prefers two Gaussians to one; what both have in common is left out."""
-    two = likelihood.sum() - 0.5 * len(values) * math.log(variance)
-    one = -0.5 * len(values) * (math.log(spread) + 1)
-    return float(2 * (two - one) - 2 * math.log(len(values)))
+def _one_group(values: np.ndarray) -> float:
+    """The logarithm of the likelihood of the likelier of a Gaussian and a Gumbel distribution of smallest values."""
+    gaussian = -0.5 * (math.log(2 * math.pi * float(values.var())) + 1)
+    scale, log_mean = _gumbel(values - values.mean())
+    return len(values) * max(gaussian, -log_mean - math.log(scale) - 1)
 
 
-def _line(mean: np.ndarray, variance: float, share: np.ndarray) -> float:
-    """Where both groups are equally probable; their means differ, or they would explain no more than one."""
-    low, high = np.argsort(mean)
-    middle = (mean[low] + mean[high]) / 2
-    return float(middle + variance * math.log(share[low] / share[high]) / (mean[high] - mean[low]))
+def _gumbel(values: np.ndarray) -> tuple[float, float]:
+    """The likeliest scale for values of mean 0, and then the logarithm of the mean of exp(values / scale).
+
+    The scale is where the mean of values weighted by exp(values / scale) equals it, which happens once.
+    """
+    low, high = 0.0, float(values.max())
+    for _ in range(HALVINGS):
+        scale = (low + high) / 2
+        weight = np.exp((values - values.max()) / scale)
+        low, high = (scale, high) if (weight * values).sum() > scale * weight.sum() else (low, scale)
+    return scale, float(values.max() / scale + np.log(np.exp((values - values.max()) / scale).mean()))
+
+
+def _have_two(evidence: np.ndarray) -> np.ndarray:
+    """(S,) bool: in which sets two groups are likelier than one, by all sets' evidence (S,), log Bayes factors.
+
+    What was to be expected of a set is the share of sets with two that makes all sets likeliest, by
+    expectation-maximisation.
+    """
+    factor, share = np.exp(evidence.clip(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)), 0.5
+    for _ in range(ROUNDS_OF_SHARE):
+        share = float((share * factor / (share * factor + 1 - share)).mean())
+    two: np.ndarray = share * factor > 1 - share
+    return two

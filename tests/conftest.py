@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,8 @@ from methods.contract import Method
 if TYPE_CHECKING:
     from tests.small_training import Trained
 
-# What takes longest begins, so that no worker is left alone with it at the end.
+# What computes longest begins, so that no worker is left alone with it at the end.
 LONGEST = (
-    "tests/slurm/",
     "tests/golden/test_bsgal.py",
     "tests/test_docs.py",
     "tests/run/test_end_to_end.py",
@@ -50,7 +50,17 @@ def _mini_sources() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
+    """Files in turn: one that computes and one of SLURM's, whose tests wait, so that the cores have work meanwhile."""
+    files = dict.fromkeys(_file(item) for item in items)
+    waiting = [file for file in files if file.startswith("tests/slurm/")]
+    computing = [file for file in files if file not in waiting]
+    computing.sort(key=lambda file: LONGEST.index(file) if file in LONGEST else len(LONGEST))
+    order = [file for pair in zip_longest(computing, waiting) for file in pair]
+    items.sort(key=lambda item: order.index(_file(item)))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(autouse=True)

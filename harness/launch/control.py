@@ -160,7 +160,7 @@ def _stop_process(runs_dir: Path, row: RunState, last: tuple[Submission, str] | 
     """Stops a run on this machine; returns why it could not be stopped, empty if it was.
 
     Only a process that is known to be the run's is sent a signal: by machine and start time as its claim has them, or
-    by the command line of submitit's controller.
+    by its command line.
     """
     owner = claim.owner(runs_dir / row.run.run_id)
     try:

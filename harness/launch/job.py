@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from harness.record.manifest import ExpectedRun
 from harness.record.reading import Damaged, read_bytes
 from harness.record.record import FailureKind, Record, Status, read_record, write_record
 from harness.run import claim, scheduler
-from harness.run.outcome import EXIT_CODES
+from harness.run.outcome import EXIT_CODES, Outcome
 from harness.run.signals import StopFlag
 
 log = logging.getLogger("harness.launch.job")
@@ -27,35 +26,37 @@ MOST_FRUITLESS_STARTS = 5
 
 
 def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = scheduler.requeue_self) -> None:
-    """Executes a run in a job of SLURM or of submitit's local executor; returns nothing, since the record says it all.
+    """Executes a run in a job of SLURM; returns nothing, since the record says it all.
 
     Stopped by a signal, the run has saved itself and rank 0 calls `queue_again`, whose answer is logged. Raises what
     the run raised, so that the scheduler shows a failure as one.
     """
     with StopFlag():
-        environment = submitit.JobEnvironment()
         folder, job = Path(runs) / run.run_id, scheduler.own_job()
-        if is_cancelled(Path(runs), run.run_id, job or environment.job_id):
+        if is_cancelled(Path(runs), run.run_id, job):
             return
-        is_main = environment.global_rank == 0
+        is_main = submitit.JobEnvironment().global_rank == 0
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))
-        if job and is_main and run.resources.get("comment") is None and runs_a_job(run.resources) == 1:
+        if is_main and run.resources.get("comment") is None and runs_a_job(run.resources) == 1:
             scheduler.name_self(run.run_id)
-        _describe_ranks(environment)
-        from harness.console import run_log
-        from harness.run.run import execute
-
-        outcome = execute(run.overrides)
-        if outcome.status is Status.waiting:
-            sys.exit(EXIT_CODES[Status.waiting])  # what waits for this run's success is not to start
+        outcome = _execute(run)
         # Where rank 0 is the one that was lost, any other queues the job again.
-        if outcome.status is Status.interrupted and job and (is_main or outcome.peer_lost):
+        if outcome.status is Status.interrupted and (is_main or outcome.peer_lost):
+            from harness.console import run_log
+
             with run_log(folder / "log.txt", is_main):
                 if is_cancelled(Path(runs), run.run_id, job):
                     log.info("cancelled; not queued again")
                     return
                 log.info("%s", queue_again())
+
+
+def start_here(run: ExpectedRun, runs: str, job: str) -> None:
+    """Executes a run in a job of launcher=local, which nobody queues again. Raises what the run raised."""
+    with StopFlag():
+        if not is_cancelled(Path(runs), run.run_id, job):
+            _execute(run)
 
 
 def cancelled_path(runs: Path, run_id: str) -> Path:
@@ -97,14 +98,10 @@ def _give_up(run: ExpectedRun, runs: Path) -> None:
     sys.exit(f"{run.run_id}: no progress")
 
 
-def _describe_ranks(environment: submitit.JobEnvironment) -> None:
-    """Gives torch.distributed the variables that torchrun would, where the local executor starts several tasks."""
-    if scheduler.own_job() or environment.num_tasks == 1:
-        return
-    os.environ.update(
-        RANK=str(environment.global_rank),
-        LOCAL_RANK=str(environment.local_rank),
-        WORLD_SIZE=str(environment.num_tasks),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(20000 + int(environment.job_id) % 40000),
-    )
+def _execute(run: ExpectedRun) -> Outcome:
+    from harness.run.run import execute
+
+    outcome = execute(run.overrides)
+    if outcome.status is Status.waiting:
+        sys.exit(EXIT_CODES[Status.waiting])  # what waits for this run's success is not to start
+    return outcome

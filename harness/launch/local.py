@@ -1,4 +1,4 @@
-"""Running a sweep on this machine by submitit's local executor: several at a time, each in its own process."""
+"""Running a sweep on this machine: several runs at a time, each in a process of its own, or in one for each rank."""
 
 from __future__ import annotations
 
@@ -9,30 +9,25 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import submitit
+import psutil
 
 from harness.errors import UserError
-from harness.launch import job
-from harness.launch.private import private_folder
+from harness.launch.forks import Forks, Request, is_alive
 from harness.launch.resources import check_resources
 from harness.record.manifest import ExpectedRun, Manifest, Submission, write_manifest
 from harness.record.record import Status, record_as_found
-from harness.run.scheduler import outside_of_allocations
 
 POLL_SECONDS = 0.5
-# submitit would end a run at its time limit; on a machine of one's own there is none.
-NO_LIMIT_MINUTES = 60 * 24 * 365
 
 
 @dataclass
 class _Running:
     run: ExpectedRun
-    handle: Any
+    ranks: list[psutil.Process]
     gpus: list[int]
 
 
@@ -61,6 +56,7 @@ class Local:
         folder = (self.runs_dir / "sweeps" / self.manifest.sweep / "jobs" / name).absolute()
         self.submission = Submission(name, str(folder), "local", [], [], time.time(), host=socket.gethostname())
         self.manifest.submissions.append(self.submission)
+        self.forks = Forks(folder)
         self.unfinished = {run.run_id for run in self.waiting}
 
     def work(self) -> bool:
@@ -76,6 +72,8 @@ class Local:
         except KeyboardInterrupt:
             self._stop()
             return False
+        finally:
+            self.forks.end()
 
     def _next(self) -> ExpectedRun | None:
         """The first run whose parents are all complete."""
@@ -90,23 +88,14 @@ class Local:
         while len(self.running) < self.parallel and (run := self._next()) is not None:
             self.waiting.remove(run)
             gpus = [self.free_gpus.pop(0) for _ in range(run.resources["gpus"])]
-            executor = submitit.LocalExecutor(folder=self.submission.folder)
-            executor.update_parameters(
-                timeout_min=NO_LIMIT_MINUTES,
-                tasks_per_node=run.resources["ranks"],
-                gpus_per_node=len(gpus),
-                visible_gpus=gpus,
-            )
-            private = private_folder(Path(self.submission.folder))
-            with private, _interrupts_ignored_by_children(), _without_working_folder(), outside_of_allocations():
-                handle = executor.submit(job.start, run, str(self.runs_dir))
-            self.running.append(_Running(run, handle, gpus))
+            ranks = self.forks.start(Request(run, str(self.runs_dir), gpus))
+            self.running.append(_Running(run, ranks, gpus))
             self.submission.run_ids.append(run.run_id)
-            self.submission.job_ids.append(str(handle.job_id))
+            self.submission.job_ids.append(str(ranks[0].pid))
             write_manifest(self.runs_dir, self.manifest)
 
     def _reap(self) -> None:
-        for one in [one for one in self.running if one.handle.done()]:
+        for one in [one for one in self.running if not any(map(is_alive, one.ranks))]:
             self.running.remove(one)
             self.free_gpus = sorted([*self.free_gpus, *one.gpus])
             self.unfinished.discard(one.run.run_id)
@@ -121,8 +110,9 @@ class Local:
 
     def _stop(self) -> None:
         """Asks the runs to save and waits for them; a second Ctrl-C goes through."""
-        for one in self.running:
-            os.kill(int(one.handle.job_id), signal.SIGTERM)
+        for rank in [rank for one in self.running for rank in one.ranks]:
+            with suppress(psutil.NoSuchProcess):
+                rank.terminate()
         while self.running:
             self._reap()
             self.on_change()
@@ -151,30 +141,3 @@ def _signals_end_like_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _interrupts_ignored_by_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; submitit's controller would give its run one second, then kill it.
-
-    An ignored signal stays ignored in a child, and the run itself installs its own handler.
-    """
-    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-
-
-@contextmanager
-def _without_working_folder() -> Iterator[None]:
-    """submitit starts `python -m`, which would import a user's own methods.py from the working folder."""
-    earlier = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if earlier is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = earlier

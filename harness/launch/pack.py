@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -41,6 +42,7 @@ def start(runs: list[ExpectedRun], folder: str) -> None:
 
 def _spawn(run: ExpectedRun, folder: str) -> BaseProcess:
     """A run's process; stop signals are held back there until the run can hear them."""
+    resource_tracker.ensure_running()  # which takes the block away when Python 3.11 starts it with the first child
     child = multiprocessing.get_context("spawn").Process(target=_execute, args=(run, folder), name=run.run_id)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

@@ -201,7 +201,7 @@ def _state(
 
 
 def local_process(submission: Submission, job: str) -> psutil.Process | None:
-    """The controller that submitit started for a local run, where it lives on this machine."""
+    """The process of a local run's rank 0, where it lives on this machine."""
     if submission.launcher != "local" or submission.host not in ("", socket.gethostname()):
         return None
     try:

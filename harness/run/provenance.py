@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,27 @@ RESULT_SOURCES = (
 )
 NO_RESULT = "harness/conf/launcher"  # where and with what a run is executed
 ENGINE_PACKAGES = ("detectron2", "mmdet", "mmcv", "mmcv-lite", "mmengine")
+LOCAL_JOB = "BSGAL_BENCH_LOCAL_JOB"  # the variable that names a job of launcher=local to its processes
 
 
 def provenance() -> dict[str, Any]:
     """Code (a fingerprint of the installed sources, git commit and dirty diff), packages, hardware, SLURM job."""
     return {
-        "code": code_fingerprint(),
-        **_git(),
+        **sources(),
         "packages": {name: version for name in PACKAGES + ENGINE_PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "hardware": _hardware(),
-        "job": own_job() or os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
+        "job": own_job() or os.environ.get(LOCAL_JOB),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
 
 
+def sources() -> dict[str, str | None]:
+    """The code that this process executes, as it was when it first asked: fingerprint, git commit and dirty diff."""
+    return {"code": code_fingerprint(), **_git()}
+
+
+@cache
 def code_fingerprint() -> str:
     """SHA-256 over the sources that a result depends on, with the configuration's schema and files."""
     root = Path(__file__).parents[2]
@@ -63,6 +70,7 @@ def _sources(place: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix in (".py", ".yaml"))
 
 
+@cache
 def _git() -> dict[str, str | None]:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():

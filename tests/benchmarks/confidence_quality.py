@@ -25,7 +25,7 @@ from harness.training import checkpoint
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.confidence import BEST, log_odds
-from methods.two_groups import dividing_line
+from methods.two_groups import in_higher_group
 from tests.small_training import setup
 
 # Rules beside two groups: confidence of at least so much; of so much times its category's best; among so much of its
@@ -91,9 +91,7 @@ def rules(looks: Looks) -> dict[str, np.ndarray]:
     def reaches(quantile: float, factor: float = 1.0) -> np.ndarray:
         return looks.confidence >= factor * np.array([np.quantile(values, quantile) for values in own])
 
-    lines = {each: dividing_line(log_odds(looks.confidence[looks.category == each])) for each in set(looks.category)}
-    line = np.array([lines[each] for each in looks.category])
-    kept = {"the higher of two groups of the category": np.isnan(line) | (log_odds(looks.confidence) >= line)}
+    kept = {"the higher of two groups of the category": in_higher_group(log_odds(looks.confidence), looks.category)}
     kept |= {f"at least {level:g}": looks.confidence >= level for level in ABSOLUTE}
     kept |= {f"at least {level:g} of the category's best": reaches(BEST, level) for level in RELATIVE}
     return kept | {f"best {share:.0%} of the category": reaches(1 - share) for share in SHARES}

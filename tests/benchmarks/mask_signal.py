@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from harness.record.decisions import roc
 from harness.stages.looks import Looks
 from methods.confidence import log_odds
 from methods.contract import LossKind, Proposals
-from methods.two_groups import dividing_line
+from methods.two_groups import in_higher_group
 from tests.benchmarks.confidence_quality import weights_of
 from tests.small_training import setup
 
@@ -81,20 +80,12 @@ def _judged(pool: str, confidence: np.ndarray, agreement: np.ndarray, category: 
         told = {bad: roc(signal, kind == "clean", kind == bad) for bad in np.unique(kind) if bad != "clean"}
         figures = ", ".join(f"{bad} {curve.auroc:.2f}" for bad, curve in told.items() if curve is not None)
         lines += [f"  AUROC by {name}, clean against {figures}"] if figures else []
-    by_confidence = _higher(confidence, category)
-    for name, kept in {"confidence": by_confidence, "both": by_confidence & _higher(agreement, category)}.items():
+    by_confidence = in_higher_group(confidence, category)
+    by_both = by_confidence & in_higher_group(agreement, category)
+    for name, kept in {"confidence": by_confidence, "both": by_both}.items():
         shares = ", ".join(f"{each} {kept[kind == each].mean():.0%}" for each in np.unique(kind))
         lines.append(f"  the higher of two groups by {name}: kept {kept.mean():.0%}; of {shares}")
     return "\n".join(lines)
-
-
-def _higher(signal: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """(N,) bool: in the higher of two groups of the category, or in its only one."""
-    kept = np.ones(len(signal), bool)
-    for each in np.unique(category):
-        line = dividing_line(signal[category == each])
-        kept[category == each] = math.isnan(line) | (signal[category == each] >= line)
-    return kept
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.launch import local
 from harness.record.manifest import read_manifest
 from harness.record.record import Status, read_record
+from harness.run import claim
 from tests.command_line import harness
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +111,17 @@ def test_sweep_is_stopped_by_signals_and_goes_on_where_it_was(project: Path) -> 
     assert _states(project) == {"baseline": "complete", "continued": "interrupted"}
 
     again = _resumed(project, runs / second, times=2)
-    assert _harness(project, "cancel", "name=continued")[0] == 0
+    owner = claim.owner(runs / second)
+    assert owner is not None
+    run = psutil.Process(owner.pid)
+    run.parent().kill()  # type: ignore[union-attr]  # what runs are forked from
+    time.sleep(3 * local.POLL_SECONDS)
+    assert again.poll() is None
+    again.kill()
     again.communicate(timeout=60)
+    assert _states(project)["continued"] == "running"
+    assert _harness(project, "cancel", "name=continued")[0] == 0
+    psutil.wait_procs([run], timeout=60)
     assert _states(project)["continued"] == "cancelled"
 
 

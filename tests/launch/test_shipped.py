@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("mini", 18),
         ("confidence", 24),
-        ("confidence_pools", 30),
+        ("confidence_pools", 38),
         ("mini_backbones", 24),
         ("random_rate", 24),
         ("noise", 48),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from harness.compose import compose
@@ -16,7 +17,7 @@ from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.confidence import Confidence
 from methods.contract import Method
-from methods.two_groups import dividing_line
+from methods.two_groups import _one_group, dividing_lines
 from tests.small_training import TINY, setup
 
 PASTE = [*TINY, "recipe=mini_paste", "data.pool=half_bad", "schedule.global_batch=8", "schedule.batch_per_rank=8"]
@@ -33,16 +34,34 @@ def first_step(*overrides: str) -> tuple[Method, TrainingStep]:
 def test_a_line_parts_two_groups_of_any_shares(share: float) -> None:
     rng = np.random.default_rng(1)
     low = np.arange(64) < share * 64
-    line = dividing_line(np.where(low, -3.0, 1.0) + rng.normal(0, 0.7, 64))
+    (line,) = dividing_lines([np.where(low, -3.0, 1.0) + rng.normal(0, 0.7, 64)])
     assert -2.0 < line < 0.0
 
 
-def test_one_group_has_no_line() -> None:
+def test_one_group_has_no_line_nor_has_one_with_a_tail_of_low_figures() -> None:
     rng = np.random.default_rng(2)
-    lines = np.array([dividing_line(rng.normal(size=64)) for _ in range(100)])
-    assert np.isnan(lines).mean() >= 0.9
-    assert np.isnan(dividing_line(np.zeros(64)))
-    assert np.isnan(dividing_line(np.array([-5.0, 5.0])))
+    assert np.isnan(dividing_lines([rng.normal(size=64) for _ in range(100)])).mean() >= 0.98
+    assert np.isnan(dividing_lines([-rng.gumbel(size=64) for _ in range(100)])).mean() >= 0.98
+    assert np.isnan(dividing_lines([np.zeros(64), np.array([-5.0, 5.0])])).all()
+    assert len(dividing_lines([])) == 0
+
+
+@pytest.mark.parametrize("apart", [2.8, 3.2])
+def test_what_is_doubtful_in_one_set_is_decided_by_the_others(apart: float) -> None:
+    rng = np.random.default_rng(3)
+    group = scipy.stats.norm.ppf((np.arange(32) + 0.5) / 32)
+    doubtful = np.concatenate([group, group + apart])
+    ones = [rng.normal(size=64) for _ in range(20)]
+    twos = [np.concatenate([-6 + rng.normal(size=32), rng.normal(size=32)]) for _ in range(20)]
+    assert np.isnan(dividing_lines([doubtful, *ones])[0])
+    assert dividing_lines([doubtful, *twos])[0] == pytest.approx(apart / 2, abs=0.05)
+
+
+def test_one_group_is_as_likely_as_the_likelier_of_both_distributions() -> None:
+    rng = np.random.default_rng(4)
+    for values in (rng.normal(2, 3, 64), -rng.gumbel(1, 2, 64), rng.gumbel(1, 2, 64)):
+        likely = [each.logpdf(values, *each.fit(values)).sum() for each in (scipy.stats.norm, scipy.stats.gumbel_l)]
+        assert _one_group(values) == pytest.approx(max(likely), abs=1e-6)
 
 
 def test_in_training_an_instance_stays_when_it_reaches_a_share_of_its_category_s_best() -> None:

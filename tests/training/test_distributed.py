@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from harness.compose import compose
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
 from harness.errors import UserError
+from harness.launch.forks import Forks, Request, is_alive
+from harness.record.manifest import ExpectedRun
 from harness.record.record import Status, read_records
 from harness.run.run import execute
 from harness.training import checkpoint
@@ -84,6 +86,24 @@ def torchrun(
     )
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.end()
+
+
+def run_forked(forks: Forks, *overrides: str) -> None:
+    """Two ranks as launcher=local starts them, which takes seconds less than torchrun."""
+    run = ExpectedRun("forked", "forked", list(overrides), {}, resources={"ranks": 2})
+    ranks = forks.start(Request(run, str(forks.folder), []))
+    assert len(ranks) == 2
+    deadline = time.monotonic() + 300
+    while any(map(is_alive, ranks)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def final(runs: Path) -> dict[str, Any]:
@@ -255,8 +275,10 @@ def test_ranks_decide_for_themselves_and_one_that_rejects_holds_up_nobody(two_ra
     assert (by_rank[0] != by_rank[1]).any(), "no step on which one rank accepts and the other rejects"
 
 
-def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_ranks: Path, tmp_path: Path) -> None:
-    """The ranks are tasks of SLURM's here, and torchrun's when the run goes on."""
+def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(
+    two_ranks: Path, forks: Forks, tmp_path: Path
+) -> None:
+    """The ranks are tasks of SLURM's here, and of launcher=local when the run goes on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -289,7 +311,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     assert 2 <= int(saved.name) < STEPS
     assert sorted(path.name for path in saved.iterdir()) == ["rank0.pt", "rank1.pt", "shared.pt"]
 
-    torchrun(tmp_path)
+    run_forked(forks, *OVERRIDES, f"runs_dir={tmp_path}")
     calm, resumed = final(two_ranks), final(tmp_path)
     assert f"resuming from step {int(saved.name)}" in (tmp_path / record.run_id / "log.txt").read_text()
     for part in ("model", "model_ema"):
@@ -302,7 +324,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(two_rank
     "during", ["training", "evaluation on the way", pytest.param("evaluation", marks=pytest.mark.slow)]
 )
 def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_bit(
-    during: str, two_ranks: Path, tmp_path: Path
+    during: str, two_ranks: Path, forks: Forks, tmp_path: Path
 ) -> None:
     """With loader workers, which hear the signal too. torchrun gives its ranks' status as its own 1."""
     further = ["data.workers=2", "evaluation.save_minutes=0"]
@@ -324,7 +346,7 @@ def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_
     (record,) = read_records(tmp_path)
     assert record.status is Status.interrupted, (record, said)
 
-    torchrun(tmp_path, "data.workers=2")
+    run_forked(forks, *OVERRIDES, f"runs_dir={tmp_path}", "data.workers=2")
     calm, resumed = final(two_ranks), final(tmp_path)
     for part in ("model", "model_ema"):
         assert all(torch.equal(calm[part][name], resumed[part][name]) for name in calm[part])
@@ -363,9 +385,8 @@ PLAIN = [*TINY, "method=xpaste", "data.pool=half_bad", "schedule.global_batch=4"
 
 
 @pytest.mark.usefixtures("mini_root")
-def test_parts_of_a_batch_in_turn_train_as_so_many_ranks(tmp_path: Path) -> None:
-    command = [*TORCHRUN, "-m", "harness.run", *PLAIN, "schedule.ema=0.9", f"runs_dir={tmp_path}"]
-    subprocess.run(command, env=environment(), capture_output=True, check=True, timeout=300)
+def test_parts_of_a_batch_in_turn_train_as_so_many_ranks(forks: Forks, tmp_path: Path) -> None:
+    run_forked(forks, *PLAIN, "schedule.ema=0.9", f"runs_dir={tmp_path}")
     (record,) = read_records(tmp_path)
     ranks = checkpoint.load_final(tmp_path / record.run_id / "checkpoint", torch.device("cpu"))
     assert ranks is not None
