@@ -364,7 +364,7 @@ def score(
     runs: Runs = RUNS,
     trust: Trust = None,
 ) -> None:
-    """Score every instance of a pool with a run's frozen detector, and write a ranking for `clip_filter`.
+    """Score every instance of a pool with a run's frozen detector: a ranking for `confidence` or `clip_filter`.
 
     This is a run with stage=score, as in a sweep. Restart it after an interruption and it resumes.
     """

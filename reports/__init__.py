@@ -1,1 +1,1 @@
-"""Records made into tables, figures and pages."""
+"""Turns records into tables, figures and pages."""

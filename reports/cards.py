@@ -1,4 +1,4 @@
-"""What each method of a report is: its description, options and source, as its runs' records have them."""
+"""Describes each method of a report: its description, options and source, from its runs' records."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the report. record is None if none was left; superseded runs are listed and never counted; overrides
-    compose it, where a sweep's manifest or its record has them."""
+    """A run of the report. record is None if there is none; superseded runs are listed but never counted; overrides
+    compose the run, if a sweep's manifest or its record has them."""
 
     run_id: str
     settings: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Collection:
     """What a report is made from.
 
     frame: one row a run: row (TableRow.key), seed, run_id, state, stale, superseded, the columns of `figures_of`, the
-    spec's settings and `run`, the Run itself. damaged: a sentence for each file that `tolerant` readers have found so.
+    spec's settings and `run`, the Run itself. damaged: a sentence for each damaged file that `tolerant` readers met.
     """
 
     rows: list[TableRow]
@@ -75,8 +75,8 @@ class Collection:
     damaged: list[str] = field(default_factory=list)
 
     def tolerant(self, read: Callable[P, T | None]) -> Callable[P, T | None]:
-        """A reader of what a run left beside its record, which gives None for a damaged file too and notes it: the
-        others are reported all the same."""
+        """Wraps a reader of a file beside a record: for a damaged file it returns None and notes the file, so that the
+        report covers the other runs."""
 
         def tried(*args: P.args, **options: P.kwargs) -> T | None:
             try:
@@ -137,7 +137,7 @@ class Collection:
 
 
 def collect(spec: Spec, folder: Path) -> Collection:
-    """Everything below `folder` that belongs to the report."""
+    """Everything below `folder` that belongs to the report. Raises ValueError for a label with an unknown field."""
     import pandas as pd
 
     records = [record for record in read_records(folder) if not record.stage]
@@ -178,7 +178,7 @@ def figures_of(record: Record) -> dict[str, float]:
 
 
 def _clock(record: Record) -> str:
-    """By which clock the record's steps are timed: a GPU's, the processor's, or the wall's where it knows no better."""
+    """Which clock timed the record's steps: the GPU's, the processor's, or else the wall clock."""
     return next((clock for clock, key in STEP_CLOCKS.items() if record.cost.get(key)), "wall")
 
 

@@ -35,9 +35,9 @@ def report_command(
     """Writes a report and returns its folder, `report/<name>` unless `out` says otherwise; `report/index.html` leads to
     all.
 
-    name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: of
-    `FORMATS`, all without it. published: a CSV of further published results. show: is given the tables for a terminal.
-    Raises ValueError with one sentence for whatever the user can mend.
+    name: a report that comes with the package, or the path of a spec. runs: the folder of the runs. formats: some of
+    `FORMATS`, all if None. published: a CSV of further published results. show: prints the tables in a terminal.
+    Raises ValueError with one sentence for anything that the user can fix.
     """
     formats = list(formats or FORMATS)
     for each in formats:
@@ -45,7 +45,9 @@ def report_command(
             raise ValueError(f"no such report format: '{each}'; {nearest(each, FORMATS)}")
     spec = read_spec(name)
     if not runs.is_dir():
-        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first, or name the folder with --runs")
+        raise ValueError(
+            f"the folder of runs '{runs}' does not exist; run a sweep first, or name the folder with --runs"
+        )
     with _no_garbage_collection():
         folder = _report(spec, runs, formats, out or REPORTS / spec.name, published, show)
     if out is None and "html" in formats:
@@ -86,8 +88,8 @@ def _report(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Thousands of records are hundreds of thousands of live dictionaries, which each collection walks through: a fifth
-    of the time over 10 000 records."""
+    """Pauses garbage collection, which walks through hundreds of thousands of live dictionaries each time: a fifth of
+    the time for 10 000 records."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -50,7 +50,7 @@ MOST_CATEGORIES = 20  # shown on the page, of those that differ most; all are in
 
 
 def compare_command(run_a: str, run_b: str, runs: Path = Path("runs"), out: Path | None = None) -> Path:
-    """Writes what run B does otherwise than run A and returns its folder, `report/<A>-against-<B>` without `out`.
+    """Writes how run B differs from run A and returns the folder, `report/<A>-against-<B>` without `out`.
 
     run_a, run_b: run_ids, or beginnings that only one run has. The folder holds index.html, comparison.md,
     categories.csv where both runs left per-category figures, and the figure as SVG and PNG. Raises ValueError that

@@ -22,7 +22,7 @@ BINS = 10  # of scores, equally wide
 
 
 def fault_gains(matches: HalfMatches) -> dict[str, float] | None:
-    """By `KINDS`: points of AP50, in percent; None if the run has left no faults."""
+    """Points of AP50 gained, in percent, by `KINDS`; None if the run recorded no faults."""
     fault, truth = matches.fault, matches.truth
     if fault is None or truth is None or not len(matches.instance_category):
         return None
@@ -92,6 +92,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
+        """The expected calibration error, in 0..1; NaN without detections."""
         known = self.count > 0
         apart = np.abs(self.score - self.hits)[known]
         return float(np.average(apart, weights=self.count[known])) if known.any() else float("nan")

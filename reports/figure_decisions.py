@@ -48,7 +48,7 @@ def draw_training(
         axis.set_xlabel("iteration")
     style.legend_above(canvas, axes[:1])
     caption = f"From the decision logs of {collection.seeds_of(list(rows))}, in twenty bins, mean over seeds"
-    caption += "; the band spans the seeds, the dotted line is the threshold." if deciding else "."
+    caption += "; the band spans the seeds, the dashed line is the threshold." if deciding else "."
     return style.picture(canvas, name, figure.title, caption)
 
 

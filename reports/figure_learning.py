@@ -84,7 +84,9 @@ def read_losses(path: Path) -> np.ndarray:
                     raise ValueError(f"iteration {iteration}")
                 found.append((iteration, loss))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            raise Damaged(f"{path}: line {number} is not of ours ({str(error)[:100]}); delete the line") from error
+            raise Damaged(
+                f"{path}: line {number} was not written by a run ({str(error)[:100]}); delete the line"
+            ) from error
     return np.array(found, float).reshape(-1, 2)
 
 

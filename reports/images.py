@@ -40,7 +40,7 @@ FIGURES = {
 
 @dataclass
 class ImageParts:
-    """The images' part in the variance of paired differences; remembers runs, since rows share their baselines.
+    """The images' part in the variance of paired differences; caches runs, since rows share their baselines.
 
     read: `read_matches`, or one that passes over damaged files.
     """

@@ -153,6 +153,7 @@ def prose(text: str) -> str:
 
 
 def heading_of(column: Column) -> Heading:
+    """A column's heading on the page."""
     return Heading(column.base, column.subscript, column.superscript, column.unit, column.about)
 
 
@@ -271,6 +272,8 @@ def _agreement(spec: Spec, agreement: Mapping[TableRow, Mapping[str, Summary]]) 
 
 @dataclass(frozen=True)
 class ShownRun:
+    """A run in the page's list of runs, as text."""
+
     seed: str
     run_id: str
     link: str
@@ -284,6 +287,8 @@ class ShownRun:
 
 @dataclass(frozen=True)
 class RowRuns:
+    """A row in the page's list of runs, with its runs."""
+
     key: str
     label: str
     about: str
@@ -392,6 +397,8 @@ def _duration(seconds: float | None) -> str:
 
 @dataclass(frozen=True)
 class ShownReport:
+    """A link of the front page: a report's folder, its title, and when it was written."""
+
     name: str
     title: str
     written: str

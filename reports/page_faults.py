@@ -39,6 +39,8 @@ OLD = "Left out, because they were evaluated before faults were recorded: {rows}
 
 @dataclass(frozen=True)
 class FaultPart:
+    """The table, the notes below it, and the reliability curves."""
+
     sheet: Sheet
     notes: list[str]
     picture: Picture

@@ -33,6 +33,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class JudgedRow:
+    """A row, with some instances that its method accepted and some that it rejected."""
+
     label: str
     accepted: list[Judged]
     rejected: list[Judged]
@@ -78,7 +80,7 @@ def pairs_part(spec: Spec, collection: Collection) -> PairsPart | None:
         ],
     }
     labels = [spec.label_in_group(row.label, row.group) for row in shown]
-    # "</" would end the script that the page holds it in, and "<!--" would let it go on.
+    # "</" could end the page's script element early, and "<!--" could hide its end.
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     first = next((i for i, row in enumerate(shown[:-1]) if row.row.key in spec.baselines[:1]), 0)
     return PairsPart(labels, first, text, kind, bool(ap), bool(pictures))

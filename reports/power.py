@@ -21,7 +21,7 @@ from reports.statistics import RATE, Difference, degrees_of_freedom
 
 POWER = 0.8
 WANTED = 1.0  # points of AP
-MOST_SEEDS = 200  # beyond which nobody goes
+MOST_SEEDS = 200  # nobody runs more
 MANY = 1e6  # degrees of freedom of the images' part
 
 
@@ -114,7 +114,9 @@ def power_command(name: str, runs: Path, seeds: Iterable[int] = (2, 3, 5, 10, 20
     row has two complete seeds beside the baseline's."""
     spec = read_spec(name)
     if not runs.is_dir():
-        raise ValueError(f"the folder of runs {runs} does not exist; run a sweep first, or name the folder with --runs")
+        raise ValueError(
+            f"the folder of runs '{runs}' does not exist; run a sweep first, or name the folder with --runs"
+        )
     noise = report_noise(spec, runs)
     if noise is None:
         raise ValueError(

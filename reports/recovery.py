@@ -1,9 +1,9 @@
 """How much of an oracle's gain each row recovers: (row − reference) / (oracle − reference) in the primary column.
 
 A quotient of noisy differences has no standard deviation worth the name, so its interval is Fieller's (1954, Some
-problems in interval estimation): the shares s for which row − (1 − s) reference − s oracle is not told from nothing, by
-the same two-level test as every difference of the report. Where that is no interval, the oracle's own gain is not told
-from noise.
+problems in interval estimation): the shares s for which row − (1 − s) reference − s oracle is indistinguishable from
+zero, by the same two-level test as every difference of the report. Where these shares form no interval, the oracle's
+own gain is indistinguishable from noise.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def _recovery(
 
 
 def _interval(pairs: Sequence[np.ndarray], parts: Sequence[ImagePart | None], level: float) -> tuple[float, float]:
-    """The least and the largest share that is not told from the truth; NaN where they reach beyond `SHARES` or leave
-    some between them out."""
+    """The smallest and the largest share that the test does not reject; NaN if they reach beyond `SHARES` or it rejects
+    some between."""
     tested = differences(pairs, parts, level)
     inside = np.array([each is not None and each.low <= 0 <= each.high for each in tested])
     places = np.flatnonzero(inside)

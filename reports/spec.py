@@ -70,6 +70,7 @@ class Column:
 
     @property
     def suffix(self) -> str:
+        """The unit in brackets, to follow the heading; empty without a unit."""
         return f" ({self.unit})" if self.unit else ""
 
 
@@ -87,7 +88,7 @@ COLUMNS: dict[str, Column] = {
             scale=100,
             decimals=0,
             unit="%",
-            about="batches with pasted instances that the method kept",
+            about="what the method kept of what it judged: batches, images or instances",
         ),
         Column("time_ratio", "time ×", decimals=2, about="seconds a training step over the first baseline row's"),
         Column("train_minutes", "training", decimals=1, unit="min"),
@@ -126,6 +127,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
+    """A figure to draw: one of the kinds in `FIGURES`, its title, and the kind's own options."""
+
     kind: str
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -141,6 +144,8 @@ class Gain:
 
 @dataclass(frozen=True)
 class Spec:
+    """A checked specification; the module's docstring describes the fields."""
+
     name: str
     title: str
     description: str
@@ -173,6 +178,7 @@ class Spec:
         return label if group is None else f"{label}, {self.group_values[group]}"
 
     def label_of(self, key: str) -> str:
+        """A row's label, by its key."""
         return next(row.short for row in self.rows if row.key == key)
 
 
@@ -182,7 +188,7 @@ def spec_names() -> list[str]:
 
 
 def read_spec(name: str) -> Spec:
-    """The spec of a shipped report, or of a YAML file by its path."""
+    """A shipped report's spec by its name, or a YAML file's by its path. Raises ValueError naming file and field."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"

@@ -107,6 +107,7 @@ def styled() -> Any:
 
 
 def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    """A finished figure as SVG and PNG; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     svg, png = io.BytesIO(), io.BytesIO()
@@ -117,10 +118,12 @@ def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
 
 
 def colour(place: int) -> str:
+    """The colour of the line or row at a place; repeats after the last."""
     return PALETTE[place % len(PALETTE)]
 
 
 def marker(place: int) -> str:
+    """The marker of the line or row at a place; repeats after the last."""
     return MARKERS[place % len(MARKERS)]
 
 

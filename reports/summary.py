@@ -3,7 +3,7 @@
 In the primary column: the mean rank with the critical difference of Nemenyi's test (Demšar 2006, Statistical
 comparisons of classifiers over multiple data sets), and against the first baseline the probability of improvement and
 the interquartile mean of paired differences (Agarwal et al. 2021, Deep RL at the edge of the statistical precipice).
-All by SciPy; the package of the latter paper wants equally many runs everywhere, which lost runs break.
+All by SciPy: the latter paper's package needs equally many runs everywhere, which a lost run breaks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LEAST_FREEDOM = 5  # below it the interval of a probability holds too seldom
 
 @dataclass(frozen=True)
 class Estimate:
+    """A value and its interval, NaN where unknown."""
+
     value: float
     low: float = float("nan")
     high: float = float("nan")

@@ -72,14 +72,17 @@ class Cell:
 
     @property
     def star(self) -> bool:
+        """Whether the verdict calls the difference from the first baseline significant."""
         return self.verdict is not None and self.verdict.p <= RATE
 
     @property
     def equal(self) -> bool:
+        """Whether the verdict calls the row equivalent to the first baseline."""
         return self.verdict is not None and self.verdict.equivalent <= RATE
 
     @property
     def published_difference(self) -> float | None:
+        """Our mean minus the papers' figure; None without either."""
         return None if self.published is None or not self.summary.n else self.summary.mean - self.published
 
 
@@ -103,6 +106,8 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Table:
+    """One group's table; `group` is None in a report without groups."""
+
     group: str | None
     heading: str
     lines: tuple[Line, ...]

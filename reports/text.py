@@ -31,6 +31,7 @@ def number(value: float | None, decimals: int, signed: bool = False) -> str:
 
 
 def decimals_of(column: Column, spec: Spec) -> int:
+    """How many decimals a column shows."""
     return spec.decimals if column.decimals is None else column.decimals
 
 

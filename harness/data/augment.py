@@ -13,9 +13,9 @@ from PIL import Image
 class Jitter:
     """Large-scale jitter: resize to `scaled`, crop `size` at `offset`, mirror. All sizes (height, width) in pixels.
 
-    Pixels fill whole ones, `scaled` being the source times `factor` without its fraction; coordinates are multiplied by
-    `factor` itself, like the published code. An image that is smaller than the crop is not changed; the engine pads it.
-    Source: simple copy-paste (2012.07177) as X-Paste trains with it.
+    Like the published code, `scaled` is the source times `factor`, rounded down to whole pixels, while coordinates are
+    multiplied by `factor` itself. An image smaller than the crop stays as it is; the engine pads it.
+    Source: simple copy-paste (2012.07177), as X-Paste uses it.
     """
 
     factor: float
@@ -40,7 +40,7 @@ class Jitter:
         return moved
 
     def box(self, box: np.ndarray) -> tuple[float, float, float, float]:
-        """Where a box x, y, width, height of the source lies in the view: x0, y0, x1, y1, cut at the border."""
+        """Where a box x, y, width, height of the source lies in the view: x0, y0, x1, y1, clipped to the view."""
         x, y, w, h = box
         moved = self.points(np.array([x, y, x + w, y + h]))
         height, width = self.size
@@ -78,7 +78,8 @@ def evaluation_size(height: int, width: int, short: int, longest: int) -> tuple[
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W) or (H, W, channels) uint8 to (height, width), as Pillow's bilinear filter does it.
 
-    That filter averages where it shrinks. Where it grows, OpenCV's is the same to 1/255 in a quarter of the time.
+    Pillow's filter averages when it shrinks an image. When it enlarges one, we use OpenCV's, which agrees to 1/255 in a
+    quarter of the time.
     """
     if image.shape[:2] == size:
         return image

@@ -1,4 +1,4 @@
-"""A configured dataset: where its files lie, and what is made of them, each made when it is first asked for."""
+"""A configured dataset: where its files are, and what is made from them, each made on first use."""
 
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ class Dataset:
             _make_once(folder)
         if not folder.is_dir():
             raise UserError(
-                f"data.root: the folder {folder} does not exist; `harness data check` says what it must contain"
+                f"data.root: the folder {folder} does not exist; `harness data check data={self.config.name}` "
+                "says what it must contain"
             )
         return folder
 
     @property
     def image_root(self) -> Path:
+        """The folder that the annotations' file names are relative to."""
         return self.root / self.config.images
 
     @property
@@ -56,10 +58,12 @@ class Dataset:
 
     @property
     def train_file(self) -> Path:
+        """The annotation file of the training split."""
         return self._annotation_file(self.config.train_annotations)
 
     @property
     def val_file(self) -> Path:
+        """The annotation file of the validation split."""
         return self._annotation_file(self.config.val_annotations)
 
     def _annotation_file(self, name: str) -> Path:
@@ -103,15 +107,18 @@ class Dataset:
 
     @cached_property
     def train(self) -> Annotations:
+        """The training split, for `lvis_tenth` a fixed tenth of it; memory-mapped."""
         load = load_tenth if self.config.name == TENTH else load_annotations
         return load(self.train_file, self.cache)
 
     @cached_property
     def val(self) -> Annotations:
+        """The validation split; memory-mapped."""
         return load_annotations(self.val_file, self.cache)
 
     @cached_property
     def facts(self) -> TrainingFacts:
+        """The training split's statistics, as methods read them."""
         return TrainingFacts(self.train, self.image_root)
 
     @property
@@ -170,5 +177,5 @@ class Dataset:
 
 @cache
 def _make_once(folder: Path) -> None:
-    """Once per process: checking that it is complete takes counting thousands of files."""
+    """Makes `mini` once per process: checking that it is complete means counting thousands of files."""
     make_mini(folder)

@@ -13,7 +13,9 @@ from harness.errors import UserError
 
 
 class TrainingImages:
-    """The images that annotations name, decoded with OpenCV, the latest one kept (one draw often takes several)."""
+    """Decodes the images that annotations name, with OpenCV; keeps the latest, since a draw often takes several
+    instances from one image.
+    """
 
     def __init__(self, annotations: Annotations, root: Path) -> None:
         self.annotations = annotations
@@ -21,6 +23,7 @@ class TrainingImages:
         self._latest: tuple[int, np.ndarray] | None = None
 
     def path(self, index: int) -> Path:
+        """The file of an image, by its index in the annotations."""
         return self.root / str(self.annotations.file_names[index])
 
     def read(self, index: int) -> np.ndarray:
@@ -50,5 +53,5 @@ def _what_is_wrong(path: Path, root: Path) -> str:
     if not root.is_dir():
         return f"{root} does not exist, and should hold the images; set data.root and data.images"
     if not path.is_file():
-        return f"{path} does not exist, and the annotations name it; is the image folder whole?"
+        return f"{path} does not exist, and the annotations name it; is the image folder complete?"
     return f"{path} is damaged: OpenCV cannot decode it; fetch the file again"

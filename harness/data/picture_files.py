@@ -1,5 +1,5 @@
-"""Files of pictures before they are decoded: only regular ones of a sane size, since decoders wait for pipes, end the
-process on absurd sizes, and take the memory that a header asks for."""
+"""Checks of picture files before they are decoded: decoders wait on pipes, abort the process on absurd sizes, and
+allocate whatever a header asks for, so only regular files of a sane size pass."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class NoPicture(Exception):
-    """There is something of the file's name that is not to be decoded; the message says why."""
+    """The file exists but must not be decoded; the message says why."""
 
 
 def most_pixels() -> int:
-    """How large a picture may be: BSGAL_BENCH_MOST_PIXELS, else USUAL_MOST. Raises UserError for what is no number."""
+    """The most pixels of a picture: BSGAL_BENCH_MOST_PIXELS, else USUAL_MOST. Raises UserError if it is no number."""
     chosen = os.environ.get(MOST_PIXELS, str(USUAL_MOST))
     if not chosen.isdecimal() or not 1 <= int(chosen) <= 2**31:
         raise UserError(f"{MOST_PIXELS}={chosen}: expected a number of pixels, usually {USUAL_MOST} and at most 2^31")
@@ -32,9 +32,9 @@ def most_pixels() -> int:
 
 
 def check_picture(path: str) -> None:
-    """Raises NoPicture for what is no regular file, and for more than `most_pixels` by the file's header.
+    """Raises NoPicture for anything but a regular file, and for more than `most_pixels` in the file's header.
 
-    What is missing or of no known format passes: decoders say so.
+    Missing files and unknown formats pass: the decoder reports them.
     """
     if "\0" in path:
         raise NoPicture("no file's name")
@@ -48,7 +48,7 @@ def check_picture(path: str) -> None:
 
 
 def check_encoded(content: bytes) -> None:
-    """The same of a picture's bytes."""
+    """Like `check_picture`, for a file's content."""
     _check(io.BytesIO(content))
 
 

@@ -1,4 +1,4 @@
-"""A method's policies on their way from the steps that made them to the draws that heed them."""
+"""A method's policies on their way from the steps that made them to the draws that use them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PREFETCHED = 2  # batches that each loader worker is asked for ahead: torch's de
 class Policies:
     """What a method's `policy` gave after the last `lag` steps.
 
-    A batch is drawn by the policy of `lag` steps before. The loader asks for batches ahead, more of them the more
-    workers there are; since no policy is used earlier than that, none comes too late, and draws are the same for any
-    number of workers.
+    A batch is drawn with the policy from `lag` steps earlier. The loader asks for batches ahead, more of them the more
+    workers there are; since every policy waits `lag` steps, none comes too late, and draws are the same for any number
+    of workers.
     """
 
     def __init__(self, lag: int) -> None:
@@ -38,7 +38,7 @@ class Policies:
         self._after.pop(iteration - self.lag, None)
 
     def heeded_at(self, iteration: int) -> np.ndarray | None:
-        """What the draws of a step heed; None in the first `lag` steps."""
+        """The policy that a step's draws use; None in the first `lag` steps."""
         return self._after[iteration - self.lag] if iteration >= self.lag else None
 
     def prefetch(self, workers: int) -> int | None:
@@ -54,7 +54,7 @@ class Policies:
         return min(PREFETCHED, (self.lag - 1) // workers) if workers else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The policies that no draw has heeded yet."""
+        """The policies that no draw has used yet, for a checkpoint."""
         return {str(iteration): torch.tensor(policy) for iteration, policy in self._after.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ def _one_by_one(device: torch.device | str) -> Move:
 
 
 def views_in(block: Tensor, copied: Tensor) -> Move:
-    """What gives, of a contiguous tensor in `block` (bytes,) uint8, the same one in a copy of it."""
+    """Maps a contiguous tensor inside `block` (bytes,) uint8 to the same tensor inside a copy of that block."""
 
     def move(tensor: Tensor) -> Tensor:
         begin = tensor.data_ptr() - block.data_ptr()
@@ -42,6 +42,7 @@ class Masks:
 
     @classmethod
     def empty(cls, height: int, width: int) -> Masks:
+        """No instances, in an image of this size."""
         return cls(torch.zeros(0, 1, 1, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.int32), (height, width))
 
     @classmethod
@@ -109,12 +110,13 @@ class Outlines:
         )
 
     def polygons_of(self, instance: int) -> list[np.ndarray]:
+        """The polygons of an instance, float64 x, y, x, y ... each."""
         row = int(self.rows[instance])
         bounds = self.points[int(self.polygons[row]) : int(self.polygons[row + 1]) + 1].tolist()
         return [self.coordinates[a:b].numpy() for a, b in pairwise(bounds)]
 
     def full(self) -> Tensor:
-        """(n, H, W) uint8 over the whole image, rasterised as COCO does it."""
+        """(n, H, W) uint8 over the whole image, rasterised the way COCO does."""
         height, width = self.size
         parts = [torch.from_numpy(rasterised(self.polygons_of(i), height, width)) for i in range(len(self))]
         return torch.stack(parts) if parts else torch.zeros(0, height, width, dtype=torch.uint8)
@@ -126,7 +128,7 @@ class Outlines:
         return replace(self, rows=self.rows[keep.cpu()])
 
     def moved(self, move: Move) -> Outlines:
-        return self
+        return self  # polygons stay on the host
 
 
 def rasterised(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -167,6 +169,7 @@ class Targets:
         )
 
     def to(self, device: torch.device | str) -> Targets:
+        """A copy on a device."""
         return self.moved(_one_by_one(device))
 
 
@@ -179,12 +182,14 @@ class View:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
         return int(self.image.shape[1]), int(self.image.shape[2])
 
     def moved(self, move: Move) -> View:
         return View(move(self.image), self.targets.moved(move))
 
     def to(self, device: torch.device | str) -> View:
+        """A copy on a device."""
         return self.moved(_one_by_one(device))
 
 
@@ -192,8 +197,8 @@ class View:
 class Sample:
     """One training position.
 
-    augmented is None if nothing was drawn or nothing of it survived. references are those that the method asked for,
-    None in place of one that its crop left without instances where the method keeps no such image. drawn_rows (k,)
+    augmented is None if nothing was drawn or nothing of it survived. references are those that the method asked for;
+    one is None if its crop left no instances and the method keeps no such image. drawn_rows (k,)
     int64 are the pool rows that the method drew. skipped counts pool images that could not be read, by fault.
     """
 
@@ -215,6 +220,7 @@ class Batch:
 
     @property
     def original(self) -> list[View]:
+        """The original view of each image."""
         return [sample.original for sample in self.samples]
 
     @property
@@ -230,10 +236,11 @@ class Batch:
 
     @property
     def has_pasted(self) -> Tensor:
+        """(n,) bool, on the CPU: which images have an augmented view."""
         return torch.tensor([sample.augmented is not None for sample in self.samples])
 
     def to(self, device: torch.device | str) -> Batch:
-        """On a GPU a block is copied at once, from pinned memory, so that the host need not wait for it."""
+        """A copy on a device. A block goes to a GPU in one piece from pinned memory, so that the host need not wait."""
         if self.block is None or torch.device(device).type == "cpu":
             return self.moved(_one_by_one(device))
         return self.moved(views_in(self.block, self.block.pin_memory().to(device, non_blocking=True)))

@@ -15,11 +15,11 @@ KEPT_EPOCHS = 2
 
 
 def repeat_factors(facts: TrainingFacts, threshold: float) -> np.ndarray:
-    """(I,) float64: how often an image comes in an epoch, 0 for one without annotations, 1 at threshold 0.
+    """(I,) float64: how often each image appears in an epoch; 0 without annotations, else 1 at threshold 0.
 
-    An image's factor is the largest of its categories', max(1, sqrt(threshold / f)), f being the share of images that
-    hold the category; images without annotations do not count. Source: LVIS (1908.03195), section 5, and detectron2's
-    RepeatFactorTrainingSampler on a dataset filtered of empty images.
+    An image's factor is the largest of its categories', max(1, sqrt(threshold / f)), where f is the share of images
+    that hold the category; images without annotations do not count. Source: LVIS (1908.03195), section 5, and
+    detectron2's RepeatFactorTrainingSampler on a dataset without empty images.
     """
     categories, images = facts.pairs
     factors = np.zeros(facts.num_images)
@@ -71,7 +71,7 @@ class SampleOrder:
 def batch_positions(start: int, stop: int, batch_per_rank: int, rank: int, world: int) -> Iterator[list[int]]:
     """The positions of a rank's batches at iterations start..stop-1.
 
-    Together the ranks take what one process with the same global batch would.
+    Together, the ranks take the same positions as one process with the same global batch.
     """
     for iteration in range(start, stop):
         first = (iteration * world + rank) * batch_per_rank
@@ -84,9 +84,9 @@ def grouped_positions(
     """As `batch_positions`, each batch of images that are all wider than high (`wide` (I,) bool) or all not.
 
     A position waits for others of its shape; batches come in the order in which they are full, and the ranks take them
-    in turn. A function of the order alone, found by scanning it from position 0: 10 ms for an epoch of LVIS. As
-    published (detectron2), but for two things: there each rank waits for itself, and after a paste the view's shape
-    counts and not the image's.
+    in turn. It depends on the order alone and is found by scanning from position 0: 10 ms for an epoch of LVIS.
+    Like detectron2, with two differences: there, each rank forms its own batches, and after a paste the view's shape
+    counts instead of the image's.
     """
     groups = _full_groups(order, wide, batch_per_rank)
     first, last = start * world + rank, (stop - 1) * world + rank

@@ -1,4 +1,4 @@
-"""The instances of one view while it is made: a tight mask each, and what becomes of them as a training target."""
+"""The instances of a view under construction, each with a tight mask, and their conversion to training targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.data.sample import Masks, Outlines, Targets
 from harness.errors import UserError
 
 Box = tuple[float, float, float, float]
-SMALLEST_BOX = 1e-5  # pixels; an annotation whose box shows no more of itself is no instance, as in detectron2
+SMALLEST_BOX = 1e-5  # pixels; like detectron2, we drop an annotation whose visible box has a smaller side
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def visible_instance(annotations: Annotations, index: int, jitter: Jitter) -> In
 
 
 def outlined_targets(annotations: Annotations, image: int, jitter: Jitter) -> Targets:
-    """Targets with the annotations' boxes and polygons. An instance stays whose box shows, if no pixel of it does.
+    """Targets with the annotations' boxes and polygons. An instance stays if its box shows, even if no pixel does.
 
-    Raises UserError for an annotation that is no polygon.
+    Raises UserError for an annotation that is not polygons.
     """
     found = []
     for index in _trained_on(annotations, image):

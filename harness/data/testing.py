@@ -19,7 +19,7 @@ EvaluationImage = tuple[int, Tensor, tuple[int, int]]
 
 
 def evaluation_indices(dataset: Dataset, limit: int | None, rank: int = 0, world: int = 1) -> range:
-    """Validation images that a rank evaluates: every `world`-th, of the first `limit` where that is set."""
+    """The validation images that a rank evaluates: every `world`-th of the first `limit`, or of all if that is None."""
     total = len(dataset.val.image_ids)
     return range(total if limit is None else min(total, limit))[rank::world]
 

@@ -35,8 +35,8 @@ from methods.contract import Draw, ImageFacts, Method
 class TrainingData(torch.utils.data.Dataset[Sample]):
     """Maps a global position to its sample; equal in every process.
 
-    Original and augmented view come of one decode and one jitter. Each purpose draws from a generator of its own, so
-    that pasting never changes the original view.
+    Original and augmented view share one decode and one jitter. Each purpose draws from its own generator, so pasting
+    never changes the original view.
     """
 
     def __init__(self, dataset: Dataset, seed: int, method: Method, pool: InstancePool) -> None:
@@ -148,7 +148,7 @@ def training_loader(
     return _unpacked(loader)
 
 
-# The positions of a batch and the policy that its draws heed, made when the batch is asked for.
+# The positions of a batch and the policy that its draws use, made when the batch is asked for.
 _Request = tuple[list[int], np.ndarray | None]
 
 
@@ -160,7 +160,7 @@ def _requests(
 
 
 def _positions(data: TrainingData, schedule: ScheduleConfig, start: int, rank: int, world: int) -> Iterable[list[int]]:
-    """Of this rank's batches: in each iteration, in turn, those that so many more ranks would have."""
+    """The positions of this rank's batches. With `accumulate`, an iteration takes those of that many ranks in turn."""
     batch, stop, parts = schedule.batch_per_rank, schedule.iterations, schedule.accumulate
     wide = data.annotations.widths > data.annotations.heights if data.data.aspect_grouping else None
     streams = [
@@ -173,13 +173,13 @@ def _positions(data: TrainingData, schedule: ScheduleConfig, start: int, rank: i
 
 
 class _Guarded(torch.utils.data.Dataset["Sample | UserError"]):
-    """Hands a user's error on as a value: the loader would wrap it, when raised, into a traceback."""
+    """Returns a user's error as a value: if raised, the loader would wrap it into a traceback."""
 
     def __init__(self, data: TrainingData) -> None:
         self.data = data
 
     def __getitems__(self, request: _Request) -> list[Sample | UserError]:
-        """What torch calls with all that the batch sampler yields."""
+        """Called by torch with each item that the batch sampler yields."""
         positions, policy = request
         if policy is not None:
             policy.setflags(write=False)  # which pickling forgets

@@ -40,7 +40,7 @@ def held_back() -> Iterator[None]:
 
 
 def _kill_workers() -> None:
-    """At its exit Python ends daemons by SIGTERM and waits for them, for ever for one that ignores it."""
+    """Python ends daemons by SIGTERM at exit and waits for them, for ever if they ignore it."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -37,12 +37,12 @@ class Rois:
 
     @classmethod
     def of(cls, boxes: Tensor, valid: Tensor, lengths: list[int]) -> Rois:
-        """From boxes (R, 4) of images with so many regions each."""
+        """Regions from boxes (R, 4), image after image; `lengths` says how many belong to each image."""
         image = torch.cat([torch.full((k,), i, device=boxes.device) for i, k in enumerate(lengths)])
         return cls(torch.where(valid[:, None], boxes, 0.0), image, valid, lengths)
 
     def moved(self, boxes: Tensor, sizes: Tensor, *, drop_empty: bool) -> Rois:
-        """The same regions with other boxes, cut to their images."""
+        """The same regions with new boxes (R, 4), clipped to their images of sizes (n, 2)."""
         boxes = box.clip(boxes, sizes[self.image])
         valid = self.valid & box.nonempty(boxes) if drop_empty else self.valid
         return Rois(torch.where(valid[:, None], boxes, 0.0), self.image, valid, self.lengths)
@@ -76,7 +76,10 @@ class Matches:
         return self.take(rois, truth.pasted) & self.foreground
 
     def attribution(self, rois: Rois, truth: Truth, terms: Tensor, units: float) -> Attribution:
-        """Terms (R,) of foreground regions, `units` each in the normaliser, belong to the matched instance."""
+        """Assigns loss terms (R,) of foreground regions to the matched instances.
+
+        Each region adds `units` to the normaliser.
+        """
         n, most = truth.present.shape
         place = torch.where(self.foreground, rois.image * most + self.instance, -1)
         return Attribution(terms, torch.full_like(terms, units), place, (n, most))
@@ -86,7 +89,7 @@ class Matches:
 class StageOutput:
     """inputs (R, F) of the last layers, without gradient; logits (R, C + 1), the last column unused; deltas (R, 4).
 
-    apart: indices (k,) of regions whose logits (k, C + 1) were computed by themselves; both None if none were.
+    apart: indices (k,) of regions whose logits (k, C + 1) were computed separately; both None if none were.
     """
 
     rois: Rois
@@ -98,6 +101,8 @@ class StageOutput:
 
 
 class BoxPredictor(nn.Module):
+    """A stage's last layers: features (R, F) to logits (R, C + 1) and deltas (R, 4), both in full precision."""
+
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.cls_score = nn.Linear(width, num_classes + 1)  # with a background column, as in published weights
@@ -126,11 +131,11 @@ class Cascade(nn.Module):
     def run_stage(
         self, stage: int, features: Sequence[Tensor], rois: Rois, pasted: Tensor | None = None
     ) -> StageOutput:
-        """One stage on all regions; those of `pasted` (R,) bool by themselves, to the same figures.
+        """Runs one stage on all regions, computing those of `pasted` (R,) bool separately, with the same results.
 
-        The gradient of the pasted instances' loss alone then passes their few regions and not all.
+        The gradient of the pasted instances' loss then flows through their few regions only.
         """
-        # On a GPU the host would have to wait for their number, which costs more than it saves.
+        # On a GPU the host would have to wait to learn how many they are, which costs more than it saves.
         if pasted is None or pasted.is_cuda or not pasted.any():
             return StageOutput(rois, *self._head(stage, features, rois.boxes, rois.image))
         rest, apart = (~pasted).nonzero().squeeze(1), pasted.nonzero().squeeze(1)
@@ -148,13 +153,13 @@ class Cascade(nn.Module):
         pooled = pool(
             features, self.strides, boxes, image, config.box_resolution, config.canonical_size, config.roi_align
         )
-        if pooled.requires_grad:  # heads are trained at full rate, what they share at their mean
+        if pooled.requires_grad:  # heads keep their gradient; the features that they share get its mean over the stages
             pooled.register_hook(lambda gradient: gradient / len(self.box_head))
         inputs = self.box_head[stage](pooled)
         return inputs.detach(), *self.box_predictor[stage](inputs)
 
     def refined(self, stage: int, output: StageOutput) -> Tensor:
-        """(R, 4) the boxes that a stage predicts, not cut to the image, without gradient."""
+        """(R, 4) the boxes that a stage predicts, not clipped to the image, without gradient."""
         return box.decode(output.rois.boxes, output.deltas.detach(), self.regression_weights * (stage + 1))
 
     # -------------------------------------------------------------------------------------------------- training
@@ -251,7 +256,7 @@ class Cascade(nn.Module):
     # ------------------------------------------------------------------------------------------------ prediction
 
     def predict(self, features: Sequence[Tensor], rois: Rois, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (R, 4), not cut to the image, and mean class probabilities (R, C) of regions."""
+        """Boxes (R, 4), not clipped to the image, and class probabilities (R, C), the mean over the stages."""
         total: Tensor | None = None
         stages = len(self.box_head)
         for stage in range(stages):

@@ -36,6 +36,8 @@ class HeadOutput:
 
 
 class Scale(nn.Module):
+    """Multiplies by one learnt factor, which starts at 1."""
+
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
@@ -45,7 +47,10 @@ class Scale(nn.Module):
 
 
 class ProposalNetwork(nn.Module):
-    """The head, shared over the levels of a pyramid, its losses and its proposals."""
+    """The head that all levels of a pyramid share, its losses and its proposals.
+
+    Raises ValueError unless `config.size_ranges` has one entry for each stride.
+    """
 
     def __init__(self, config: DetectorConfig, strides: Sequence[int]) -> None:
         super().__init__()
@@ -68,6 +73,7 @@ class ProposalNetwork(nn.Module):
         nn.init.constant_(self.agn_hm.bias, -math.log((1 - HEATMAP_PRIOR) / HEATMAP_PRIOR))  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
+        """Runs the head on the levels (n, C, H, W) of a pyramid, finest first."""
         heatmaps, distances, shapes = [], [], []
         for level, scale in zip(features, self.scales, strict=True):
             hidden = self.bbox_tower(level)
@@ -101,8 +107,8 @@ class ProposalNetwork(nn.Module):
         slots = torch.arange(truth.present.shape[1], device=positive.device).repeat_interleave(len(self.strides))
         weighted = -POSITIVE_WEIGHT * ALPHA * positive
         of_centre = _attribution(truth, weighted, target.is_positive, slots)
-        # Around a centre the heatmap discounts negatives, whether the instance counts or not: none belongs to it. But
-        # its centre counts in their normaliser.
+        # The heatmap discounts negatives around a centre whether or not its instance counts, so no negative belongs to
+        # an instance. But the instance's centre counts in their normaliser.
         of_background = replace(of_centre, terms=torch.zeros_like(of_centre.terms))
         background = -NEGATIVE_WEIGHT * (1 - ALPHA) * negative.sum(1)
         proposal = partial(Loss, LossKind.PROPOSAL, across_ranks=True)

@@ -30,7 +30,7 @@ from harness.detector.sampling import (
 from methods.contract import Loss, LossTable, Proposals
 
 SIZE_MULTIPLE = 32
-FIRST_CANDIDATES = 6000  # torchvision suppresses so many class by class, without its inexact shift of coordinates
+FIRST_CANDIDATES = 6000  # up to this many, torchvision suppresses class by class, without its inexact coordinate shift
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Detections:
 class CenterNet2(nn.Module):
     """The detector. `sampler` and `federated` are its random draws, for a test to replace.
 
-    `num_classes` are trained; of these the first `evaluated` are predicted, so that extra categories cost nothing at
-    the test. `image_counts` (evaluated,) are training images per category.
+    `num_classes` are trained; of these the first `evaluated` are predicted, so extra categories cost nothing
+    at test time. `image_counts` (evaluated,) are the training images per category.
     """
 
     pixel_mean: Tensor
@@ -103,7 +103,8 @@ class CenterNet2(nn.Module):
     ) -> LossTable:
         """Per-image losses of images with sizes (H, W).
 
-        Ground-truth proposals: the proposal network is not run, and every class counts in the classification loss.
+        With ground-truth proposals the proposal network does not run, and every class counts in the classification
+        loss.
         """
         truth = padded(targets, sizes, features[0].dtype if features[0].dtype == torch.float64 else torch.float32)
         if proposals is Proposals.GROUND_TRUTH:
@@ -122,7 +123,7 @@ class CenterNet2(nn.Module):
         truth: Truth,
         rng: torch.Generator,
     ) -> dict[str, Loss]:
-        """Losses of cascade and mask head on proposals (k, 4) of each image, to which the ground truth is added."""
+        """Losses of cascade and mask head on each image's proposals (k, 4); adds the ground truth to them."""
         candidates = [
             torch.cat([found, boxes[:count]])
             for found, boxes, count in zip(proposals, truth.boxes, truth.counts, strict=True)
@@ -141,7 +142,7 @@ class CenterNet2(nn.Module):
         return self._region_losses(features, rois, matches, targets, truth, rng, self.federated)
 
     def shared_counts(self, targets: Sequence[Targets], sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """The normalisers of the losses that ranks share, without a pass."""
+        """The normalisers that ranks share, a scalar each by name of the loss, without a forward pass."""
         shapes = self.fpn.shapes(_batch_size(sizes))
         return self.proposal_network.normalisers(padded(targets, sizes, torch.float32), shapes)
 

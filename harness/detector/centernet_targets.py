@@ -1,4 +1,4 @@
-"""What CenterNet's head is trained towards: a heatmap, distances to box sides, and the centres themselves."""
+"""The training targets of CenterNet's head: a heatmap, distances to box sides, and the centres themselves."""
 
 from __future__ import annotations
 
@@ -87,8 +87,9 @@ def assign(truth: Truth, grid: Grid, overlap: float, min_radius: float) -> GridT
     """Targets of every location.
 
     A box belongs to the levels whose range holds half its diagonal. There the 3x3 locations around its centre regress
-    it, the box whose centre is nearest (in units of its own radius) where several want the same location. The heatmap
-    is a Gaussian around each centre, whatever the level, with a radius at which boxes still overlap by `overlap`.
+    it; where several boxes compete for one, the box with the nearest centre (in units of its own radius) wins. The
+    heatmap is a Gaussian around each centre on every level, with the radius at which boxes still overlap by `overlap`.
+    Source: CenterNet2 (2103.07461).
     """
     boxes = truth.boxes[:, None]  # (n, 1, G, 4)
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2

@@ -11,11 +11,13 @@ from backbones import level_of
 
 
 class FPN(nn.Module):
-    """Backbone features by stride to pyramid levels of equal width, finest first; `strides` are all levels'.
+    """Turns backbone features, by stride, into pyramid levels of equal width, finest first.
 
-    torchvision's FeaturePyramidNetwork with LastLevelP6P7 computes the same, bit for bit. It is not taken because it
-    draws its initial weights in another order, so that every figure of a run from a seed would change, and because its
-    extra levels are two and no other number. Names are those of published files, where P3 has stride 8.
+    `strides` lists all levels, the extra ones too; raises ValueError unless each is double the one before.
+
+    torchvision's FeaturePyramidNetwork with LastLevelP6P7 computes the same, bit for bit. We do not use it because it
+    draws initial weights in another order, which would change all results of a seed, and because it adds exactly two
+    extra levels. Names are those of published files, where P3 has stride 8.
     """
 
     def __init__(self, channels: Mapping[int, int], strides: Sequence[int], width: int, extra_levels: int) -> None:
@@ -37,6 +39,7 @@ class FPN(nn.Module):
         return [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.strides]
 
     def forward(self, features: Mapping[int, Tensor]) -> list[Tensor]:
+        """The levels (n, width, H, W), finest first, of features (n, C, H, W) by stride."""
         levels: list[Tensor] = []
         merged: Tensor | None = None
         for stride in reversed(self.inputs):

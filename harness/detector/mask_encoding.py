@@ -1,6 +1,6 @@
 """From masks over boxes to run-length encodings over the image, without ever filling a canvas.
 
-All of an image's detections go through each operation together: 300 of them cost what a few did one by one.
+Each operation takes all of an image's detections at once: 300 then cost what a few cost one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def encode_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[
     columns = _Axis.of(corners[:, 0], corners[:, 2], width, masks.shape[2])
     rows = _Axis.of(corners[:, 1], corners[:, 3], height, masks.shape[1])
     bits, starts = _sampled(probabilities, columns, rows)
-    edges = np.flatnonzero(bits[1:] != bits[:-1]) + 1  # starts and ends of runs by turns
+    edges = np.flatnonzero(bits[1:] != bits[:-1]) + 1  # alternately the start and the end of a run
     mask = np.searchsorted(starts, edges, side="right") - 1
     column, row = np.divmod(edges - starts[mask], (rows.size + 2)[mask])
     place = (columns.first[mask] + column) * height + rows.first[mask] + row - 1
@@ -90,9 +90,10 @@ def _sampled(masks: Tensor, columns: _Axis, rows: _Axis) -> tuple[np.ndarray, np
 def _run_lengths(place: np.ndarray, mask: np.ndarray, masks: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Alternating lengths of background and foreground of all masks, and how many each has.
 
-    place: where runs start and end by turns, in an image of `total` pixels column by column; mask: whose they are.
+    place: alternate starts and ends of runs, counted column by column in an image of `total` pixels; mask: the index
+    of the mask that each belongs to.
     """
-    # A run may go on from the foot of one column to the head of the next.
+    # A run may continue from the bottom of one column at the top of the next.
     joined = (place[1:-1:2] == place[2::2]) & (mask[1:-1:2] == mask[2::2])
     kept = np.ones(len(place), bool)
     kept[1:-1:2] = kept[2::2] = ~joined

@@ -1,4 +1,4 @@
-"""The class-agnostic mask head (1703.06870) and what it is trained towards."""
+"""The class-agnostic mask head (1703.06870) and its training targets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def crop_and_resize(masks: Masks, instance: Tensor, boxes: Tensor, resolution: i
     """(R, resolution, resolution) bool: the masks of these instances (R,) in boxes (R, 4), at least half covered.
 
     Equal to RoIAlign over masks of the whole image, which each box's own sampling grid covers densely. Empty boxes
-    cost nothing. Instances beyond `MOST_PIXELS` of windows come in turn, so that a dense image needs no more memory.
+    cost nothing. Windows beyond `MOST_PIXELS` are processed in turn, so that a dense image needs no more memory.
     """
     found = torch.zeros(len(boxes), resolution, resolution, dtype=torch.bool, device=boxes.device)
     if not len(masks):

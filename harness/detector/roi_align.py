@@ -28,7 +28,7 @@ def pool(
 ) -> Tensor:
     """(R, C, resolution, resolution) features of boxes (R, 4) in the images of index `image` (R,) int64.
 
-    Empty boxes cost next to nothing with the exact kind and give zeros.
+    With `RoiAlign.exact`, empty boxes cost next to nothing and give zeros.
     """
     finest = level_of(strides[0])
     level = torch.floor(CANONICAL_LEVEL + torch.log2(area(boxes).sqrt() / canonical_size + 1e-8))
@@ -47,11 +47,11 @@ def pool(
 
 
 def align(feature: Tensor, rois: Tensor, resolution: int, scale: float) -> Tensor:
-    """RoIAlign of (n, C, H, W) over rois (R, 5), image and corners, to (R, C, resolution, resolution).
+    """RoIAlign of (n, C, H, W) over rois (R, 5), image index and xyxy corners, to (R, C, resolution, resolution).
 
-    Under deterministic algorithms on a GPU torchvision would go over to a version in Python that holds
-    [R, C, resolution, resolution, H, W], 0.6 TiB at 4 images of 640² (pytorch/vision issue 8168), so its own operation
-    is called, and the gradient is ours.
+    `scale` converts the corners to the feature's pixels. With deterministic algorithms on a GPU, torchvision switches
+    to a Python version that allocates [R, C, resolution, resolution, H, W], 0.6 TiB at 4 images of 640² (pytorch/vision
+    issue 8168). There we call its compiled operation ourselves, with a deterministic gradient of our own.
     """
     if torch.are_deterministic_algorithms_enabled() and feature.is_cuda:
         pooled: Tensor = DeterministicRoiAlign.apply(feature, rois, resolution, scale)  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ MOST_CHARACTERS = 7  # of a number below 2^32, five bits each
 
 
 def compressed(counts: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """The strings of masks whose run lengths follow one another in `counts` (R,) int64, `lengths` (k,) of them each.
+    """The strings of masks whose run lengths follow one another in `counts` (R,) int64, `lengths` (k,) per mask.
 
     From the fourth on, a run length is stored as its difference from the one before the last; each number is written in
     characters of five bits and a mark that more follow. Source: rleToString of pycocotools.

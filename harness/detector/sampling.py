@@ -26,9 +26,9 @@ class RandomProposals:
 
     def __call__(self, foreground: Tensor, present: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         noise = torch.rand(foreground.shape, generator=rng, device=foreground.device)
-        place = noise.masked_fill(~foreground, 2.0).argsort(1).argsort(1)  # of each foreground among the others
+        place = noise.masked_fill(~foreground, 2.0).argsort(1).argsort(1)  # each foreground proposal's among them all
         chosen = foreground & (place < int(self.count * self.positive_fraction))
-        # Chosen foreground comes first, then background in random order, then what is not to be drawn.
+        # Chosen foreground comes first, then background in random order, then what must not be drawn.
         key = noise + (~foreground).float() + 4.0 * ((foreground & ~chosen) | ~present).float()
         values, indices = key.sort(1)
         return indices[:, : self.count], values[:, : self.count] < 4.0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """The module that holds an engine's `build` and `CAPABILITIES`, the package that it needs, how a user gets that."""
+    """The module with an engine's `build` and `CAPABILITIES`, the package that it needs, and how to install it."""
 
     module: str
     package: str
@@ -41,17 +41,17 @@ ENGINES = {
 
 
 def create(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Engine:
-    """The engine that `config.engine.name` names, on the CPU.
+    """Builds the engine named by `config.engine.name`, on the CPU.
 
-    `num_classes` are trained; `image_counts` (C,) int64 are training images per category of the dataset, and of the
-    trained classes only the first C are predicted. Raises UserError for an engine that is unknown or not installed.
+    It trains `num_classes` classes and predicts only the first C of them; `image_counts` (C,) int64 are the training
+    images per category of the dataset. Raises UserError if the engine is unknown or not installed.
     """
     engine: Engine = _module(config.engine.name).build(config, num_classes, image_counts)
     return engine
 
 
 def capabilities(name: str) -> frozenset[Need]:
-    """What an engine can do. Raises UserError for an engine that is unknown or not installed."""
+    """What an engine can do. Raises UserError if it is unknown or not installed."""
     found: frozenset[Need] = _module(name).CAPABILITIES
     return found
 

@@ -33,7 +33,7 @@ def files_read(config: Path) -> list[Path]:
     imports); those that a framework or a server holds are left out. Raises UserError for one that cannot be read.
     """
     configs, weights = [config], []
-    for path in configs:  # grows while it is gone through
+    for path in configs:  # grows during the loop
         bases, texts = _python(path) if path.suffix == ".py" else _yaml(path)
         configs += [base for base in bases if base.resolve() not in [known.resolve() for known in configs]]
         weights += [Path(text) for text in texts if text.endswith(WEIGHTS) and Path(text).is_file()]

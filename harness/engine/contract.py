@@ -80,8 +80,6 @@ class Engine(Protocol):
     def load(self, weights: Path, *, averaged: bool = True) -> str:
         """Loads a checkpoint by name without executing code; returns what matched, was missing and was left over.
 
-        Of a file with both, `averaged` takes the moving average, which is evaluated, and else the raw weights, which
-        are trained on.
-
-        Raises UserError when a required part is missing.
+        Where a file holds both, loads the moving average (for evaluation) if `averaged`, else the raw weights (for
+        training). Raises UserError when a required part is missing.
         """

@@ -27,7 +27,10 @@ CAPABILITIES = frozenset(Need)
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> NativeEngine:
-    """The detector of a configuration, its backbone's pretrained weights loaded. Raises UserError."""
+    """The detector of a configuration, with its backbone's pretrained weights.
+
+    Raises UserError when detector and backbone do not fit or weights cannot be loaded.
+    """
     member = cast(Backbone, config.backbone)
     try:
         backbone = member.build(config.detector.strides, config.schedule.activation_checkpointing)
@@ -68,8 +71,8 @@ class NativeEngine:
         self._trained_features = module.features
 
     def compile(self) -> None:
-        """Trains through a compiled backbone and pyramid. Prediction, whose sizes change, stays as it is."""
-        # A view's graph is gone through more than once; else buffers of the first time would be given away.
+        """Compiles backbone and pyramid for training. Prediction, whose sizes change, stays uncompiled."""
+        # Several backward passes go through one view's graph; donated buffers would be lost after the first.
         torch._functorch.config.donated_buffer = False
         self._trained_features = torch.compile(self.module.features)
 

@@ -13,15 +13,15 @@ HALF = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def autocast(device: torch.device, precision: Precision, wanted: bool = True) -> torch.autocast:
-    """Half precision on a device while the context lasts; none for fp32, or where it is not `wanted`."""
+    """A context that runs a device's operations in half precision; does nothing for fp32, or unless `wanted`."""
     return torch.autocast(device.type, HALF.get(precision), enabled=wanted and precision in HALF)
 
 
 @contextmanager
 def drawing_from(rng: torch.Generator) -> Iterator[None]:
-    """What draws from the process's generator (stochastic depth, a framework's samplers) follows from `rng`'s seed.
+    """Seeds the process's generator like `rng`, for code that draws from it (stochastic depth, a framework's samplers).
 
-    The process's generator is afterwards as it was before.
+    Restores the generator's state afterwards.
     """
     with torch.random.fork_rng(devices=[rng.device] if rng.device.type == "cuda" else []):
         torch.manual_seed(rng.initial_seed())

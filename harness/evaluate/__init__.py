@@ -1,7 +1,7 @@
 """Exact and fast LVIS average precision.
 
-`evaluate` does it all in one process. Over ranks, each calls `match` on its own images, and one that has gathered
-the parts calls `merge` and `accumulate`.
+`evaluate` does everything in one process. With several ranks, each calls `match` on its own images, and one gathers the
+parts and calls `merge` and `accumulate`.
 """
 
 from harness.evaluate.detections import Detections

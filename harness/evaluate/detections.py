@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.data.lvis.annotations import Annotations, Rle
 
 
-# Beyond it, the numbers of JSON are no longer whole ones of their own.
+# Beyond it, float64 no longer represents every integer.
 LARGEST_ID = 2**53
 
 
@@ -55,8 +55,8 @@ class Detections:
     """N detections, in the order in which equal scores are ranked.
 
     image_ids, category_ids (N,) int64 as in the annotation file; scores (N,) float64; boxes (N, 4) float64 x, y,
-    width, height in pixels, None if only masks are known; masks None if only boxes are. source: what messages
-    call them.
+    width, height in pixels, None if only masks are known; masks None if only boxes are. source: their
+    name in error messages.
     """
 
     image_ids: np.ndarray
@@ -85,7 +85,7 @@ class Detections:
         boxes: Any | None = None,
         rles: Sequence[Rle] | None = None,
     ) -> Detections:
-        """From sequences of equal length, converted to the columns' types."""
+        """From sequences of equal length, converted to the columns' types. Raises ValueError for unequal lengths."""
         return cls(
             np.asarray(image_ids, np.int64).reshape(-1),
             np.asarray(category_ids, np.int64).reshape(-1),
@@ -238,7 +238,7 @@ def _read_parquet(path: Path) -> Detections:
 
 
 def _column_of(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
-    """A column in one piece, of this type and without gaps. Raises UserError."""
+    """A column in one piece, of this type. Raises UserError if it is missing, repeated, of another type or has gaps."""
     import pyarrow as pa
 
     if (count := table.column_names.count(name)) != 1:

@@ -1,9 +1,10 @@
-"""What is wrong with each false positive at an IoU of 0.5, as TIDE has it (Bolya et al. 2020, 2008.08115).
+"""What is wrong with each false positive at an IoU of 0.5, by TIDE's rules (Bolya et al. 2020, 2008.08115).
 
-In this order: *localisation*, its own class is there with an IoU of 0.1 to 0.5; *class*, another class is there with
-0.5 or more; *duplicate*, its own class is there and found already; *background*, nothing is there with more than 0.1;
-else *both*, another class is there and the place is wrong too. Ignored ground truth is not there, and ignored
-detections have no fault: in LVIS these are of categories that an image was not searched for exhaustively.
+The first that applies: *localisation*, it overlaps its own class with an IoU of 0.1 to 0.5; *class*, it overlaps
+another class with 0.5 or more; *duplicate*, it overlaps an instance of its own class that is already found;
+*background*, it overlaps nothing with more than 0.1; else *both*, it overlaps another class, and too little. Ignored
+ground truth does not count, and ignored detections have no fault: in LVIS these are of categories that are not
+exhaustively annotated in the image.
 """
 
 from __future__ import annotations

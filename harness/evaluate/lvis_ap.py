@@ -46,7 +46,7 @@ class CategoryFigures:
         }
 
     def metrics(self, frequency: np.ndarray) -> dict[str, float | None]:
-        """The package's figures as fractions, None if it says -1 for want of instances. `frequency` (C,) r, c, f."""
+        """The package's figures as fractions, None where it gives -1 for no instances. `frequency` (C,) r, c, f."""
         everywhere = self.ap[:, 0]
         figures = {
             "AP": everywhere,
@@ -122,13 +122,13 @@ def evaluate(
     ignore_unknown: bool = False,
     with_faults: bool = False,
 ) -> Evaluation:
-    """Evaluates detections on `images` (image indices; all without). Arguments and errors as for `match`."""
+    """Evaluates detections on `images` (image indices; all if None). Arguments and errors as for `match`."""
     matches = {t: match(annotations, detections, t, images, mask_area, ignore_unknown, with_faults) for t in iou_types}
     return accumulate(annotations, matches)
 
 
 def accumulate(annotations: Annotations, matches: Mapping[IouType, Matches]) -> Evaluation:
-    """The figures of matches, which may be merged from several ranks."""
+    """Computes the figures of matches, which may be merged from several ranks."""
     figures = {iou_type: _figures(found, len(annotations.category_ids)) for iou_type, found in matches.items()}
     metrics = {iou_type: found.metrics(annotations.frequency) for iou_type, found in figures.items()}
     return Evaluation(annotations, metrics, figures, dict(matches))

@@ -1,4 +1,4 @@
-"""The `lvis` package on current NumPy: it uses `np.float`, which NumPy 1.24 took away."""
+"""The `lvis` package on current NumPy: it uses `np.float`, which NumPy 1.24 removed."""
 
 from __future__ import annotations
 

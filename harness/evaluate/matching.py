@@ -87,15 +87,15 @@ def match(
     ignore_unknown: bool = False,
     with_faults: bool = False,
 ) -> Matches:
-    """Matches the detections of `images` (image indices; all without) to their ground truth.
+    """Matches the detections of `images` (image indices; all if None) to their ground truth.
 
-    A detection's size is that of its box, in mask evaluation too, as the `lvis` package takes it from results that
-    hold both; where there are no boxes it is that of its mask. `mask_area` makes it that in mask evaluation always
-    (detectron2's way: it removes the boxes first). `ignore_unknown`: detections of categories that the annotations lack
-    take their places among the best of an image and count for nothing, as the package has it. `with_faults` says what
-    is wrong with false positives as well, which takes a third more time for masks. Raises UserError naming
-    the entry of an unknown image or category, of a number that is not finite, of a mask of another size than its image;
-    and when masks are wanted and absent.
+    A detection's size is its box's area, in mask evaluation too, like in the `lvis` package for results that hold both;
+    without boxes it is the mask's area. With `mask_area`, mask evaluation takes the mask's area (like detectron2, which
+    removes the boxes first). With `ignore_unknown`, detections of categories that the annotations lack take up
+    places among an image's best and count for nothing, like in the package. `with_faults` also says what is wrong with
+    each false positive, which takes a third more time for masks. Raises UserError, naming the entry, for an unknown
+    image or category, a number that is not finite and a mask of another size than its image; and when masks are asked
+    for and absent.
     """
     if iou_type == "segm" and detections.masks is None:
         raise UserError("the detections have no masks; evaluate boxes only (--iou bbox)")
@@ -274,7 +274,7 @@ def _greedy(
 
     Among equal IoUs the last wins. Returns (D,) uint64 words: matched, and matched to ignored ground truth; and (D,)
     the ground truth that counts as found at an IoU of 0.5, NO_TRUTH without. Offers, a detection's ground truths from
-    best to worst, are gone through in rank order, all (image, category) pairs in step: within one step no two offers
+    best to worst, are processed in rank order, all (image, category) pairs in step: within one step no two offers
     concern the same detection or the same ground truth.
     """
     matched = np.zeros(len(keys), np.uint64)

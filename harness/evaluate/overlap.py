@@ -27,9 +27,11 @@ class Overlaps:
 
     @classmethod
     def concatenate(cls, parts: list[Overlaps]) -> Overlaps:
+        """The parts one after another."""
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("detection", "truth", "iou")))
 
     def where(self, kept: np.ndarray) -> Overlaps:
+        """The overlaps where `kept` (E,) bool is true."""
         return Overlaps(self.detection[kept], self.truth[kept], self.iou[kept])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -52,6 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def empty(disk: Path) -> None:
+    gc.collect()  # a deleted file that an earlier test's traceback holds open still takes its room
     for path in disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -248,7 +248,7 @@ def test_coco_is_declined_in_one_sentence(tmp_path):
         category["supercategory"] = "thing"
     for image in data["images"]:
         del image["neg_category_ids"]
-    with pytest.raises(UserError, match=r"lvis\.json: holds COCO annotations, and only LVIS's are read"):
+    with pytest.raises(UserError, match=r"lvis\.json: holds COCO annotations, but only LVIS annotations are supported"):
         load_annotations(write(tmp_path, data))
 
 

@@ -95,8 +95,8 @@ def slowly_decoded(counts: bytes) -> list[int]:
         ([3 * 20], "run lengths that add up to 60 of 20 pixels"),
         ([0, 3 * 20], "run lengths that add up to 60 of 20 pixels"),
         ([5, 5], "run lengths that add up to 10 of 20 pixels"),
-        ([-5, 25], "run lengths that are no integers from 0 on"),
-        ([10.0, 10], "run lengths that are no integers from 0 on"),
+        ([-5, 25], "run lengths that are not integers of at least 0"),
+        ([10.0, 10], "run lengths that are not integers of at least 0"),
     ],
 )
 def test_run_lengths_as_a_list(counts: list, text: str) -> None:

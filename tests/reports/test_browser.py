@@ -78,7 +78,7 @@ def test_no_errors_no_network_and_no_sideways_scrolling(browser, paper_main: Pat
 
 def test_sorting_turns_down_up_and_back(browser, paper_main: Path) -> None:  # type: ignore[no-untyped-def]
     view(browser, paper_main / "index.html", 1280)
-    table = pd.read_csv(paper_main / "table.csv")
+    table = pd.read_csv(paper_main / "table.csv", float_precision="round_trip")
     expected = table[table["backbone"] == "swin_l"]["APr_box"].tolist()
     before = [float(value) for value in column(browser, "results-swin_l", 3)]
     assert before == expected

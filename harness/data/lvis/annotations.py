@@ -22,7 +22,7 @@ Rle = dict[str, Any]
 class Annotations:
     """An annotation file of I images, C categories and A annotations.
 
-    Images and categories are in the order of their ids, and elsewhere named by their 0-based index in it;
+    Images and categories are in the order of their ids; everywhere else their 0-based index names them;
     annotations are grouped by image and in the file's order within one. Lists of lists are flat values with offsets:
     list i is `values[offsets[i] : offsets[i + 1]]`. Arrays read from a cache are memory-mapped and read-only, and
     pickling hands on the cache's path, so that loader workers share one copy.
@@ -71,6 +71,7 @@ class Annotations:
 
     @classmethod
     def array_names(cls) -> tuple[str, ...]:
+        """The names of the arrays, which are those of their files in a cache."""
         return tuple(item.name for item in fields(cls) if item.name != "cache")
 
     @classmethod
@@ -90,7 +91,7 @@ class Annotations:
 
 
 def segmentation_rle(annotations: Annotations, index: int) -> Rle:
-    """The mask of annotation `index` as a run-length encoding, as the `lvis` package's `ann_to_rle` makes it.
+    """The mask of annotation `index` as a run-length encoding, equal to that of the `lvis` package's `ann_to_rle`.
 
     Raises UserError when the annotation has no segmentation.
     """

@@ -10,9 +10,9 @@ import numpy as np
 
 
 def as_numbers(values: list[Any], width: int | None = None) -> np.ndarray | None:
-    """(N,), or (N, width) of lists; int64, uint64 or float64. None if some value is no number or no such list.
+    """(N,), or (N, width) of lists; int64, uint64 or float64. None if a value is not a number or not such a list.
 
-    Types are looked at first: of a column with a single text NumPy would make texts as long as it, one a value.
+    Checks types first: one text in a column would make NumPy turn every value into a text of its length.
     """
     try:
         kinds = set(map(type, values if width is None else chain.from_iterable(values)))

@@ -32,7 +32,7 @@ def read_json(path: Path) -> Annotations:
 
 
 class _Reader:
-    """Takes a file's entries as they come; holds the path, which every error names."""
+    """Collects a file's entries as they are read; knows the path, which every error names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class _Reader:
 
     def annotations(self) -> Annotations:
         if _is_coco(self.entries["categories"], self.entries["images"]):
-            raise self._fail("holds COCO annotations, and only LVIS's are read: all methods and figures are LVIS's")
+            raise self._fail("holds COCO annotations, but only LVIS annotations are supported")
         categories = self._categories(self.entries["categories"])
         images = self._images(self.entries["images"], categories["category_ids"])
         columns = {name: np.concatenate([each.pop(name) for each in self.columns]) for name in list(self.columns[0])}
@@ -87,7 +87,7 @@ class _Reader:
         raise self._fail(f"{key!r} of an entry of {what}s is not {wanted}")
 
     def _texts(self, texts: list[str]) -> np.ndarray:
-        """(N,) str, each of which takes as much memory as the longest."""
+        """(N,) str; each takes as much memory as the longest, hence the limit."""
         for text in texts:
             if len(text) > LONGEST_TEXT:
                 raise self._fail(f"a text of {len(text)} characters ({shown(text)}); the limit is {LONGEST_TEXT}")
@@ -212,7 +212,7 @@ class _Reader:
         size = rle.get("size")
         whole = isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
         if not whole or "counts" not in rle:
-            raise self._fail(f"annotation {entry['id']}: the run-length mask has size {size}, and wants counts too")
+            raise self._fail(f"annotation {entry['id']}: the run-length mask has size {size}; expected size and counts")
         counts = rle["counts"]
         if fault := size_fault(*size) or (list_fault(counts, size[0] * size[1]) if isinstance(counts, list) else ""):
             raise self._fail(f"annotation {entry['id']}: the run-length mask has {fault}")

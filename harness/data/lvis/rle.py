@@ -16,7 +16,7 @@ MOST_DIGITS = 6  # of a run length, five bits each
 
 
 def size_fault(height: Any, width: Any) -> str:
-    """Why this is no image's size; empty for a good one."""
+    """Why this is not an image's size; empty if it is."""
     if not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in (height, width)):
         return f"size {[height, width]} is not a pair of integers"
     if height < 1 or width < 1 or int(height) * int(width) > MOST_PIXELS:
@@ -25,7 +25,7 @@ def size_fault(height: Any, width: Any) -> str:
 
 
 def polygon_fault(polygons: Sequence[Sequence[Any]]) -> str:
-    """Why pycocotools would not read these polygons; empty for good ones."""
+    """Why pycocotools would not read these polygons; empty if it would."""
     if not polygons or not all(isinstance(polygon, list) for polygon in polygons):
         return "no list of polygons"
     lengths = [len(polygon) for polygon in polygons]
@@ -41,14 +41,14 @@ def polygon_fault(polygons: Sequence[Sequence[Any]]) -> str:
 
 
 def list_fault(counts: Sequence[Any], pixels: int) -> str:
-    """Why these uncompressed run lengths are none of an image of so many pixels; empty for good ones."""
+    """Why these uncompressed run lengths do not describe an image of `pixels` pixels; empty if they do."""
     if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-        return "run lengths that are no integers from 0 on"
+        return "run lengths that are not integers of at least 0"
     return "" if sum(counts) == pixels else f"run lengths that add up to {sum(counts)} of {pixels} pixels"
 
 
 def first_fault(counts: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tuple[int, str] | None:
-    """The first of N compressed masks that is none, and why; None if all are good.
+    """The first invalid one of N compressed masks, and why; None if all are valid.
 
     counts uint8; mask i's are counts[offsets[i] : offsets[i + 1]], with offsets (N + 1,); pixels (N,) of its image.
     """
@@ -75,7 +75,7 @@ def _block_fault(counts: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) ->
         return int(empty[0]), "no run lengths"
     digits = counts - np.uint8(48)  # smaller ones wrap to large ones
     if digits.max() > 63:
-        return _mask(offsets, digits.argmax()), "run lengths with a character that is none of theirs"
+        return _mask(offsets, digits.argmax()), "run lengths with an invalid character"
     open_ended = np.flatnonzero(digits[offsets[1:] - 1] & 0x20)
     if len(open_ended):
         return int(open_ended[0]), "run lengths that are cut off"
@@ -97,7 +97,7 @@ def _block_fault(counts: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) ->
 
 
 def _mask(offsets: np.ndarray, place: np.integer) -> int:
-    """Whose byte this is."""
+    """The index of the mask that a byte belongs to."""
     return int(np.searchsorted(offsets, place, side="right")) - 1
 
 

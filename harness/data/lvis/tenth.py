@@ -1,10 +1,10 @@
 """A fixed tenth of a training split: `data=lvis_tenth`, a middle tier between the embedded dataset and all of LVIS.
 
-No list of images comes with the package, since none of LVIS's files may: the tenth follows from the user's own file by
-a rule. Images are sorted by a keyed hash of their ids. Category after category, those of the fewest images
-first, the first images that hold it are taken until a tenth of its images is, at least one; then the first of all
-images until a tenth is. So no category is lost, and each keeps its share of images and its frequency group, which is
-that of the whole file. Annotations of an image that is taken are all kept.
+The package ships no list of images, because it may not ship LVIS's files; a rule derives the tenth from the user's own
+file. Sort the images by a keyed hash of their ids. Go through the categories from the fewest images to the most, and
+take the first images that hold each until a tenth of its images, at least one, are taken. Then take the first of all
+images until a tenth of them are taken. So no category is lost, and each keeps its share of images and its frequency
+group, which is that of the whole file. A taken image keeps all its annotations.
 """
 
 from __future__ import annotations

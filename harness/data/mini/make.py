@@ -114,10 +114,12 @@ class MiniPaths:
 
     @property
     def train_annotations(self) -> Path:
+        """LVIS v1 JSON of the training split."""
         return self.folder / "lvis" / "lvis_v1_train.json"
 
     @property
     def val_annotations(self) -> Path:
+        """LVIS v1 JSON of the validation split."""
         return self.folder / "lvis" / "lvis_v1_val.json"
 
     @property
@@ -193,14 +195,14 @@ def _is_whole(folder: Path, recipe: dict[str, int]) -> bool:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; let go when it ends, however it ends."""
+    """Held by one process at a time; released when that process ends, even if it is killed."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _build(paths: MiniPaths, recipe: dict[str, int]) -> None:
-    write_stamp(paths.folder, Stamp(None, {}))  # by which a folder that was left half made is known as ours
+    write_stamp(paths.folder, Stamp(None, {}))  # marks a half-made folder as ours
     train = _make_split("train", recipe["train_images"], recipe["seed"], paths)
     val = _make_split("val", recipe["val_images"], recipe["seed"], paths)
     categories = _category_records(train["annotations"])

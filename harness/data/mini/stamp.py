@@ -1,4 +1,4 @@
-"""What is known of the folder that the embedded dataset lies in: which of its files the recipe wrote.
+"""The stamp of the embedded dataset's folder: which of its files the recipe wrote.
 
 mini.json  {"recipe": {...}, "files": {"coco/train2017/x.png": null, "pools/x.columns.csv": "<sha256>", ...}}
 
@@ -40,7 +40,7 @@ class Stamp:
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """The stamp of a folder; None without one, or where the file is no stamp of ours."""
+    """The stamp of a folder; None if there is none, or if the file has another format."""
     try:
         content = json.loads((folder / NAME).read_bytes())
         recipe, files = content["recipe"], content["files"]
@@ -52,6 +52,7 @@ def read_stamp(folder: Path) -> Stamp | None:
 
 
 def write_stamp(folder: Path, stamp: Stamp) -> None:
+    """Writes a folder's stamp, atomically."""
     content: dict[str, Any] = asdict(stamp)
     content.pop("count")
     write_json(folder / NAME, content)

@@ -1,4 +1,4 @@
-"""How large the instances of each category are: what the pasted ones are scaled by."""
+"""How large the instances of each category are, by which pasted ones are scaled."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class AreaStatistics:
     std: np.ndarray
 
     def has(self, category: int) -> bool:
+        """Whether a category's statistics are known."""
         return category < len(self.mean) and not np.isnan(self.mean[category])
 
 
 def area_statistics(annotations: Annotations, path: Path | None = None) -> AreaStatistics:
-    """The statistics from a JSON file `{"<1-based id>": [mean, std], ...}`, or of the annotations' boxes without one.
+    """The statistics in a JSON file `{"<1-based id>": [mean, std], ...}`; without one, those of the annotations' boxes.
 
     `area_statistics_lvis_v1.json` holds those of LVIS v1 train that X-Paste and DiverGen publish
     (datasets/metadata/area_mean_std2.json, equal in both).

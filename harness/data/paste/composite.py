@@ -48,9 +48,9 @@ def lay(
 def hide(instances: Sequence[Instance], mask: np.ndarray, x: int, y: int) -> list[Instance]:
     """What `instances` show once `mask` (h, w) uint8 0/1 lies over them at x, y.
 
-    From now on each has its mask's box. One stays when its box moved by at most 10 pixels on every side or more than
-    300 pixels of it remain, and always needs a pixel; so one goes too whose annotation's box reached far beyond its
-    mask, though nothing covers it. Source: X-Paste (2212.03863).
+    Afterwards each has its mask's box. An instance stays if a pixel of it remains and either its box moved by at most
+    10 pixels on every side or more than 300 pixels remain. So one whose annotated box reached far beyond its mask may
+    go although nothing covers it. Source: X-Paste (2212.03863).
     """
     shown = []
     for instance in instances:

@@ -1,4 +1,4 @@
-"""Pasting what a method drew into an image: how large, where, and with what left of the instances below.
+"""Pasting what a method drew into an image: how large, where, and what remains of the instances below.
 
 Source: X-Paste (2212.03863) and, for categories without area statistics, DiverGen (2405.10185); `AS_IT_LIES` is simple
 copy-paste (2012.07177).
@@ -42,7 +42,7 @@ _reported: set[str] = set()
 
 @dataclass
 class Paster:
-    """Pastes draws into views. Holds what every paste needs; made once per worker."""
+    """Pastes draws into views. Made once per worker."""
 
     pool: InstancePool
     images: TrainingImages
@@ -54,8 +54,8 @@ class Paster:
     ) -> tuple[np.ndarray, list[Instance], Counter[str]]:
         """A new (H, W, 3) uint8 RGB image and its instances, and how many pool files failed, by fault and file.
 
-        The new image is larger where training instances that lie as at home reach beyond. Nothing handed in is changed.
-        When nothing shows, the image is handed back itself.
+        The new image is larger where training instances pasted at their original position reach beyond it. Arguments
+        stay unchanged. When nothing shows, returns `image` itself.
         """
         canvas, shown, skipped = image, list(instances), Counter[str]()
         for home, places in self._groups(draw):

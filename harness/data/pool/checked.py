@@ -1,5 +1,5 @@
-"""What a pool's table must be before anything reads it: Arrow trusts the offsets and types of a file, and code in C
-that is given others ends the process."""
+"""Checks of a pool's table before anything reads it: Arrow trusts a file's offsets and types, and wrong ones crash its
+C++ code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MOST_CATEGORIES = 10**6
 def check_pool(table: pa.Table | pa.RecordBatch, path: Path) -> None:
     """Raises UserError, naming file and column, for a table that is damaged, lacks a column or has one of another type.
 
-    Columns are numbers, texts, truths or times; category_id are integers from 0 on, path texts, neither with gaps.
+    Columns hold numbers, text, booleans or times; category_id holds integers of at least 0 and path text, both without
+    gaps.
     """
     try:
         table.validate(full=True)
@@ -52,7 +53,7 @@ def _wanted(field: pa.Field) -> str | None:
     words = pa.types.is_dictionary(kind) and _is_text(kind.value_type)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     good = number or words or _is_text(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind)
-    return None if good else "numbers, texts, truths and times are read"
+    return None if good else "expected numbers, text, booleans or times"
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""From the published pool format to an index, and opening either.
+"""Converts the published pool format to an index, and opens either.
 
 Published (X-Paste, DiverGen): a JSON object `{"<0-based category>": ["image.png", "image.png|mask.png", "*cut.png"]}`.
 `|` names the file of the mask, one per image that has several at the choice of who made the pool; `*` marks an RGBA
@@ -51,7 +51,7 @@ def open_pool(path: Path, num_categories: int | None, cache: Path, numbering: Nu
 
 def read_pool(path: Path, numbering: Numbering | None = None) -> pa.Table:
     """The table of a pool in any of its formats, sorted by category; `root`, absolute, in its metadata is the folder
-    that its paths are relative to. `numbering` tells the categories of a pool that names them otherwise than by number.
+    that its paths are relative to. `numbering` resolves categories that a pool does not name by number.
     Raises UserError."""
     if path.suffix == ".json":
         return _read_published(path, numbering)
@@ -170,11 +170,11 @@ def _read_published(path: Path, numbering: Numbering | None) -> pa.Table:
 
 
 def _entries(path: Path, numbering: Numbering | None) -> tuple[np.ndarray, list[str], list[str]]:
-    """Of every entry its category, its key, and itself."""
+    """The category, the key and the text of every entry."""
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: invalid JSON at line {error.lineno}: {error.msg}; a file cut off?") from error
+        raise UserError(f"{path}: invalid JSON at line {error.lineno}: {error.msg}; is the file cut off?") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     wanted = 'a pool is {"<0-based category>": ["image.png", ...], ...}'

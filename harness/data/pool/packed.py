@@ -1,4 +1,4 @@
-"""A pool in one file, for file systems that hate small files: a ZIP of its images, stored as they are, and its index.
+"""A pool in one file, for file systems that are slow with small files: a ZIP of its images, uncompressed, and an index.
 
 The index is the last entry, `pool.arrow`; the archive's comment says where it lies. Opening maps it into memory and
 reads nothing else: no list of a million entries, in no process. Columns say where each image's bytes are.
@@ -59,7 +59,7 @@ def _opened(archive: str) -> int:
 
 def pack(table: pa.Table, files: dict[str, list[str | None]], out: Path) -> int:
     """Writes a pool's table and its files: `files` are absolute paths by column, "" for the image and "mask_" for its
-    mask. Returns how many of them do not exist; their instances stay, and are skipped as those of a folder are.
+    mask. Returns how many do not exist; their instances stay in the index and are skipped, as in a folder.
 
     Raises UserError if the disk does not take it.
     """

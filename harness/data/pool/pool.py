@@ -28,12 +28,14 @@ class Store(Protocol):
         """(N,) int64, 0-based."""
 
     @property
-    def columns(self) -> tuple[str, ...]: ...
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
 
     def column(self, name: str) -> np.ndarray:
         """(N,) values. Raises KeyError."""
 
-    def source(self, row: int) -> FileSource | AnnotationSource: ...
+    def source(self, row: int) -> FileSource | AnnotationSource:
+        """What row `row` is read from."""
 
     def open(self, row: int) -> np.ndarray:
         """(H, W, 4) uint8 RGBA. Raises FaultyInstance."""
@@ -114,7 +116,7 @@ class IndexStore:
     """A pool index: an Arrow IPC file of one uncompressed batch, memory-mapped, so that processes share its pages; by
     itself, or in a packed pool.
 
-    Checked when it is opened; not again in the processes that it is handed to.
+    Opening checks it; processes that receive it do not check again. Raises UserError for a damaged index.
     """
 
     def __init__(self, path: Path, checked: bool = False) -> None:
@@ -273,7 +275,7 @@ class JoinedStore:
         return tuple(dict.fromkeys((*self.first.columns, *self.second.columns)))
 
     def column(self, name: str) -> np.ndarray:
-        """A column that one pool lacks is filled up with -1, NaN or ""."""
+        """A column that one pool lacks is filled with -1, NaN or "" for its rows. Raises KeyError."""
         known = [pool.column(name) if name in pool.columns else None for pool in (self.first, self.second)]
         sample = next((values for values in known if values is not None), None)
         if sample is None:
@@ -308,7 +310,7 @@ def empty_pool() -> InstancePool:
 
 
 def joined(first: Pool, second: Pool) -> InstancePool:
-    """The rows of one pool, then those of another; both must be pools that the harness made."""
+    """The rows of one pool, then those of another. Raises TypeError unless the harness made both."""
     if not isinstance(first, InstancePool) or not isinstance(second, InstancePool):
         raise TypeError("join takes pools that the harness handed out, or subsets of them")
     return InstancePool(JoinedStore(first, second))

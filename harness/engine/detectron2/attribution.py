@@ -1,7 +1,7 @@
 """Which of an image's instances the terms of detectron2's losses belong to.
 
-Its loss functions are called once more, on the regions of one instance at a time, but not before a method asks: one
-that decides about images, or takes everything, pays nothing for it.
+Its loss functions run a second time, on one instance's regions at a time, and only when a method asks: methods that
+decide about whole images, or accept everything, pay nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def by_instance(owner: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 class OnDemand(Attribution):
-    """An attribution that is made when it is first looked at."""
+    """An attribution that is computed when it is first read."""
 
     _make: Callable[[], Attribution]
 
@@ -79,7 +79,7 @@ class OnDemand(Attribution):
 def attributions(
     names: tuple[str, ...], shape: tuple[int, int], like: Tensor, parts: Callable[[], Iterator[Part]]
 ) -> dict[str, Attribution]:
-    """Of each of these losses, whose terms `parts` gives for all at once. shape: (n, G)."""
+    """The attribution of each of these losses, by name; `parts` computes the terms of all of them. shape: (n, G)."""
 
     @cache
     def made() -> list[Part]:

@@ -18,7 +18,7 @@ NAMES = tuple(f"res{level_of(stride)}" for stride in STRIDES)  # res2 to res5
 
 
 class Trunk(Backbone):  # type: ignore[misc]
-    """A backbone of ours with detectron2's interface: features by name in place of by stride."""
+    """One of our backbones behind detectron2's interface: features by name instead of by stride."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Trunk(Backbone):  # type: ignore[misc]
 
 
 def build_trunk(backbone: Any, activation_checkpointing: bool) -> Trunk:
-    """The network of the configuration group. Raises UserError for one without all of an FPN's levels."""
+    """The network of the group `backbone`. Raises UserError for one that lacks some of an FPN's levels."""
     try:
         return Trunk(backbone.build(STRIDES, activation_checkpointing))
     except ValueError as error:
@@ -50,7 +50,7 @@ def build_trunk(backbone: Any, activation_checkpointing: bool) -> Trunk:
 
 
 def fit(cfg: CfgNode) -> None:
-    """A configuration's input becomes what backbones of ours take."""
+    """Sets a configuration's input format to what our backbones take."""
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.WEIGHTS = ""

@@ -77,7 +77,7 @@ def _register_split(name: str, annotations: Annotations, file: Path, images: Pat
 
 
 def _set(name: str, **fields: Any) -> None:
-    """detectron2 refuses to change a field, so what else is known is taken over into new metadata."""
+    """Sets metadata fields; detectron2 refuses to change one, so the others are copied into new metadata."""
     known: Mapping[str, Any] = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog.list() else {}
     MetadataCatalog.pop(name, None)
     MetadataCatalog.get(name).set(**{**{k: v for k, v in known.items() if k != "name"}, **fields})
@@ -123,7 +123,7 @@ def _segmentation(annotations: Annotations, index: int) -> Any:
 
 
 def as_instances(found: Prediction, size: tuple[int, int]) -> Instances:
-    """A prediction as detectron2 has it, for its visualiser and evaluators. size: (height, width) on disk."""
+    """A prediction in detectron2's form, for its visualiser and evaluators. size: (height, width) on disk."""
     instances = Instances(size)
     instances.pred_boxes = Boxes(found.boxes)
     instances.scores = found.scores

@@ -61,7 +61,7 @@ def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> Dete
 
 
 def _check_norms(model: nn.Module, ranks: int) -> None:
-    """Ranks run different numbers of passes, so that a norm over all of them would wait for ever."""
+    """Raises UserError for a norm across ranks: they run different numbers of passes, so it would wait for ever."""
     synchronised = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
     name = next((name for name, module in model.named_modules() if isinstance(module, synchronised)), None)
     if ranks > 1 and name:
@@ -186,7 +186,7 @@ class Detectron2Engine:
 
 
 def _capabilities(module: nn.Module) -> frozenset[Need]:
-    """Of this model: not every one's losses can be told apart."""
+    """What this model can do: some models' losses cannot be split by instance."""
     if not attributes(module):
         return frozenset()
     return CAPABILITIES if attributes_instances(module) else CAPABILITIES - {Need.INSTANCE_ATTRIBUTION}
@@ -196,7 +196,7 @@ def _capabilities(module: nn.Module) -> frozenset[Need]:
 
 
 class SharedMasks(BitMasks):  # type: ignore[misc]
-    """Masks of an image's instances and which of them each row means.
+    """The masks of an image's instances, and the index of the one that each row stands for.
 
     detectron2 copies a mask over the whole image for every region that is matched to it; an index does as well.
     """
@@ -242,7 +242,7 @@ class SharedMasks(BitMasks):  # type: ignore[misc]
 
 
 def instances_of(view: View) -> Instances:
-    """Ground truth in detectron2's form. It carries each instance's index on to the regions that are matched to it."""
+    """Ground truth in detectron2's form. Regions inherit the index of the instance that they match."""
     targets: Targets = view.targets
     assert isinstance(targets.masks, Masks)  # polygons are the native engine's
     return Instances(

@@ -17,7 +17,7 @@ from harness.weights.trunk_names import is_detectron2_resnet, named_like, of_tru
 
 log = logging.getLogger(__name__)
 
-# What a model makes anew and checkpoints of some versions hold.
+# Buffers that a model computes itself; checkpoints of some versions hold them, others do not.
 DERIVED = ("num_batches_tracked", "relative_position_index", "pixel_mean", "pixel_std", "cell_anchors")
 FEDERATED = ("freq_weight", "fed_loss_cls_weights")
 BELOW_A_PYRAMID = ("backbone.bottom_up.", "backbone.net.")  # FPN's and ViTDet's names for the trunk
@@ -28,8 +28,8 @@ HEADS = ("roi_heads.", "proposal_generator.", "head.")
 def load_detector(module: nn.Module, path: Path, *, new_classes: bool, averaged: bool = True) -> str:
     """Loads a detector's .pth or .pkl; returns what matched, was missing and was left over.
 
-    Of a file that holds raw and averaged weights, `averaged` says which are taken. With `new_classes`, the model may
-    have more classes than the file. Raises UserError when the file lacks a part.
+    `averaged` chooses between raw and averaged weights where a file holds both. With `new_classes`, the model may have
+    more classes than the file. Raises UserError when the file lacks a part.
     """
     weights = read_weights(path, averaged=averaged)
     if not any(name.startswith(HEADS) for name in weights.tensors):

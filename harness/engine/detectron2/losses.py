@@ -1,9 +1,9 @@
 """detectron2's own losses, taken apart by image and by what was pasted while its model runs.
 
-The loss functions of its heads are called on one image's regions at a time instead of on the batch's, pasted ones
-and others apart; instance by instance in `attribution.py`. Each of them is a sum over regions divided by their number,
-so the parts add up to what it would have given for the batch. Losses of parts that are not known here are shared out
-evenly among the images.
+We call the loss functions of its heads on one image's regions at a time instead of on the whole batch, separately for
+pasted and other regions; `attribution.py` does the same by instance. Each loss is a sum over regions divided by their
+number, so the parts add up to the loss of the batch. Losses that this module does not know are divided evenly among the
+images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Rows = tuple[Tensor, Tensor]  # of one image's regions: the pasted ones, the oth
 
 
 def attributes(model: nn.Module) -> bool:
-    """Whether the part that comes from pasted instances can be told: a model with box predictors known here."""
+    """Whether the share of pasted instances can be computed: a model whose box predictors this module knows."""
     heads = getattr(model, "roi_heads", None)
     return isinstance(heads, ROIHeads) and bool(predictors(model))
 
@@ -193,8 +193,8 @@ def _rpn_losses(rpn: RPN, matched: list[Tensor], recorder: LossRecorder) -> Call
 
 
 def _centernet_losses(stack: ExitStack, centernet: Any, recorder: LossRecorder) -> None:
-    """CenterNet's normalisers are means over ranks: they are left to the training step, so that no collective is
-    called in here. Its locations lie level by level, image by image within one."""
+    """CenterNet's normalisers are means over ranks: the training step computes them, so that nothing here calls a
+    collective. Its locations are ordered by level, then by image."""
     original, grids_of = centernet.losses, centernet.compute_grids
     lengths: list[int] = []
 

@@ -44,7 +44,7 @@ def build_from(
     """Builds on the CPU, on `trunk` in place of the configuration's own backbone where one is given.
 
     `overrides` are KEY=VALUE in the configuration's own names; `dataset` is the name in the catalogs, without `_train`.
-    Raises UserError.
+    Raises UserError for a configuration or override that cannot be read or built.
     """
     path = find_config(name)
     describe_classes(dataset, num_classes, image_counts)
@@ -54,7 +54,7 @@ def build_from(
 
 
 def find_config(name: str) -> Path:
-    """A file, or a configuration of detectron2's model zoo by its name there. Raises UserError."""
+    """The path of a configuration: a file, or one of detectron2's model zoo by its name there. Raises UserError."""
     for path in (Path(name).expanduser(), ZOO / name):
         if path.is_file() and path.suffix in (".yaml", ".yml", ".py"):
             return path
@@ -162,7 +162,7 @@ def _checked(make: Any, path: Path) -> Any:
         return make()
     except UserError:
         raise
-    except Exception as error:  # a configuration is the user's code as much as his data: anything may come of it
+    except Exception as error:  # a configuration is the user's code as well as data, and may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]  # many of detectron2's assertions say nothing else
         where = f"{Path(place.filename).name}, line {place.lineno}: {place.line}"
         message = f"{type(error).__name__}: {first_line(error)}"

@@ -46,7 +46,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 def build(config: RunConfig, num_classes: int, image_counts: np.ndarray) -> MmdetEngine:
-    """The detector of an mmdet configuration with `num_classes`. Raises UserError.
+    """The detector of an mmdet configuration with `num_classes` classes. Raises UserError if it cannot be built.
 
     With `engine.config`, the backbone is that configuration's; without, Mask R-CNN on the group `backbone`.
     """
@@ -167,7 +167,7 @@ class MmdetEngine:
 
 
 class _Trunk(nn.Module):
-    """A backbone of ours where mmdet has one of its own: a tuple of features in place of a dictionary."""
+    """One of our backbones in place of mmdet's: returns a tuple of features instead of a dictionary."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -193,9 +193,9 @@ def _trunk(config: RunConfig, model: ConfigDict) -> _Trunk:
 
 
 def _pretrained(model: ConfigDict, config: RunConfig) -> dict[str, Path]:
-    """Files of pretrained weights for a configuration's own parts; none for those that start from nothing.
+    """Files of pretrained weights for a configuration's own parts; none for parts that start from random weights.
 
-    The wishes are taken out of `model`: mmengine would download them, and read them with code in them executed.
+    Removes these settings from `model`: mmengine would download the files and execute code in them.
     """
     log.info("engine.config defines the backbone; the group `backbone` is ignored")
     given = cast(Backbone, config.backbone).weights
@@ -225,7 +225,7 @@ def _check(module: Any, config: RunConfig) -> None:
     if not isinstance(module, TwoStageDetector) or type(module).loss is not TwoStageDetector.loss:
         reason = f"{type(module).__name__} is not one of mmdet's two-stage detectors, or has losses of its own"
     elif not module.with_rpn:
-        reason = f"{type(module).__name__} has no proposal network; it wants proposals from a file"
+        reason = f"{type(module).__name__} has no proposal network; it expects proposals from a file"
     elif not isinstance(module.rpn_head, RPNHead):
         reason = f"{type(module.rpn_head).__name__} is not an RPNHead"
     elif not isinstance(module.roi_head, StandardRoIHead | CascadeRoIHead):

@@ -11,9 +11,10 @@ from harness.weights.loading import Layout, layout_of, load_by_name, refusal
 
 
 def load_weights(module: nn.Module, path: Path, *, averaged: bool = True) -> str:
-    """Loads what has the module's names, of both the EMA where `averaged`; returns what became of the file.
+    """Loads tensors by name; returns what matched, was missing and was left over.
 
-    Buffers may be missing. Raises UserError when a parameter is missing or has another shape.
+    `averaged` chooses the moving average where a file holds both. Buffers may be missing.
+    Raises UserError when a parameter is missing or has another shape.
     """
     weights = read_weights(path, averaged=averaged)
     layout, own = layout_of(weights.tensors), module.state_dict()

@@ -1,8 +1,8 @@
 """mmdet's losses, taken apart by image.
 
-mmdet's heads compute their losses as they always do; meanwhile their loss modules leave the terms unreduced, and their
-samplers note which regions were drawn. Regions lie image by image, matched ones first. Summed up, the parts are mmdet's
-own losses: none of the heads that are taken has a normaliser that ranks share.
+mmdet's heads compute their losses as usual, but their loss modules leave the terms unreduced, and their samplers note
+which regions they drew. Regions are ordered by image, matched ones first. The parts add up to mmdet's own losses: no
+supported head has a normaliser that ranks share.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def unreduced(head: nn.Module) -> Iterator[None]:
 
 
 def _mask_terms(logits: Tensor, target: Tensor, label: Tensor, **_: Any) -> Tensor:
-    """(P,) mean binary cross-entropy over each mask (P, classes, s, s); mmdet's knows the mean over all alone."""
+    """(P,) mean binary cross-entropy over each mask (P, classes, s, s); mmdet's own has only the mean over all."""
     own = logits[torch.arange(len(logits), device=logits.device), label]
     return F.binary_cross_entropy_with_logits(own, target, reduction="none").flatten(1).mean(1)
 
@@ -210,7 +210,7 @@ def ground_truth_losses(
     samples: Sequence[Any],
     targets: Sequence[Targets],
 ) -> dict[str, Loss]:
-    """As `region_losses`, of the ground-truth boxes as the only regions; a cascade's later stages refine these."""
+    """Like `region_losses`, with the ground-truth boxes as the only regions; a cascade's later stages refine them."""
     proposals = [InstanceData(bboxes=target.boxes, labels=target.labels) for target in targets]
     every = [PseudoSampler() for _ in _samplers(head)]
     assigner = [_Itself(), *head.bbox_assigner[1:]] if _is_cascade(head) else _Itself()
@@ -237,7 +237,7 @@ def _table(
         zeros = like.new_zeros(n)
         nothing = Attribution(zeros[:0], zeros[:0], zeros[:0].long(), stages[index].shape)
         none = Loss(KINDS[short], sum=zeros, count=zeros, pasted=zeros, attribution=nothing)
-        # mmdet leaves a loss out, or makes it a zero, where there is nothing that it could be of.
+        # mmdet leaves a loss out, or makes it zero, where it has no regions.
         known = name in parts and parts[name].dim() > 0
         table[name] = _loss(short, parts[name], stages[index]) if known and stages[index].drawn else none
     return table
@@ -268,7 +268,7 @@ def _sums(parts: Sequence[Tensor]) -> Tensor:
 
 
 def loss_names(head: StandardRoIHead | CascadeRoIHead) -> list[str]:
-    """Names of a head's losses, the same whatever a batch holds."""
+    """The names of a head's losses, the same for every batch."""
     names = []
     for index, box_head in enumerate(_listed(head.bbox_head)):
         stage = f"s{index}." if _is_cascade(head) else ""
@@ -279,6 +279,7 @@ def loss_names(head: StandardRoIHead | CascadeRoIHead) -> list[str]:
 
 
 def last_layers(head: StandardRoIHead | CascadeRoIHead) -> list[nn.Module]:
+    """The layers that predict classes, stage by stage."""
     return [box_head.fc_cls for box_head in _listed(head.bbox_head)]
 
 

@@ -65,7 +65,7 @@ def _check_key(config: Config, key: str, override: str) -> None:
 
 
 def set_num_classes(roi_head: ConfigDict, num_classes: int) -> None:
-    """Every box and mask head, and every loss that wants the number, gets it."""
+    """Sets the number of classes in every box and mask head, and in every loss that takes it."""
     for _, part in parts(roi_head):
         if "num_classes" in part:
             part["num_classes"] = num_classes

@@ -24,9 +24,9 @@ COMPILE = "MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0 (in plac
 
 
 def provide_operations() -> bool:
-    """Registers the stand-in where mmcv has no compiled operations; says whether it stands in.
+    """Registers the stand-in if mmcv lacks compiled operations; returns whether it did.
 
-    To be called before mmdet is imported.
+    Call this before importing mmdet.
     """
     if NAME not in sys.modules:
         if importlib.util.find_spec(NAME) is not None:
@@ -36,7 +36,7 @@ def provide_operations() -> bool:
 
 
 class _StandIn(ModuleType):
-    """mmcv asks for every operation's name when it is imported, and calls few."""
+    """The module that mmcv expects: it looks up every operation's name on import, and calls few."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -58,7 +58,7 @@ class _StandIn(ModuleType):
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes (n, 4) xyxy that are left, best first. `offset` is what is added to a box's sides, 0."""
+    """Indices of the boxes (n, 4) xyxy that survive, best first. `offset`, which mmcv adds to sides, must be 0."""
     if offset:
         raise UserError(f"engine=mmdet: suppression with offset {offset} needs mmcv's compiled operations; {COMPILE}")
     kept: Tensor = torchvision.ops.nms(boxes, scores, iou_threshold)
