@@ -13,7 +13,7 @@ import submitit
 from harness.launch.resources import runs_a_job
 from harness.record.manifest import ExpectedRun
 from harness.record.reading import Damaged, read_bytes
-from harness.record.record import FailureKind, Record, Status, read_record, write_record
+from harness.record.record import FailureKind, Record, Status, read_record, record_as_found, write_record
 from harness.run import claim, scheduler
 from harness.run.outcome import EXIT_CODES, Outcome
 from harness.run.signals import StopFlag
@@ -35,6 +35,9 @@ def start(run: ExpectedRun, runs: str, queue_again: Callable[[], str] = schedule
         folder, job = Path(runs) / run.run_id, scheduler.own_job()
         if is_cancelled(Path(runs), run.run_id, job):
             return
+        if has_failed(record_as_found(Path(runs), run.run_id), job):
+            # SLURM killed a rank that was about to end with the others, and the status of that queued the job again.
+            sys.exit(f"{run.run_id}: failed in this job")
         is_main = submitit.JobEnvironment().global_rank == 0
         if job and is_main and claim.fruitless_restarts(folder, job) >= MOST_FRUITLESS_STARTS:
             _give_up(run, Path(runs))

@@ -155,6 +155,10 @@ def test_error_of_another_rank_is_told(project: Project) -> None:
     record = read_record(project.runs, row["run_id"])
     assert record is not None
     assert record.status is Status.failed
+    # SLURM may kill rank 0 while it ends, and the job is queued again by that status.
+    project.cluster.command("scontrol", "requeue", row["job"])
+    project.cluster.wait_for(lambda: not project.job_names())
+    assert read_record(project.runs, row["run_id"]) == record
 
 
 def _rank(run_id: str, rank: int, project: Project) -> int:
