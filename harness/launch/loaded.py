@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.dataset  # noqa: F401  which reading a Parquet file asks for
 import torch._dynamo  # noqa: F401  which optimisers ask for
-import torch._inductor.config as _inductor  # noqa: F401  which torch.use_deterministic_algorithms asks for
+import torch._inductor.config as _inductor  # noqa: F401  which deterministic settings ask for
 
 import backbones.resnet  # noqa: F401  with timm
 import harness.engine.native
