@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -29,15 +29,20 @@ def show_plan(runs: Sequence[ExpectedRun], states: dict[str, RunState], runs_dir
             out.print(f"sbatch, {count} runs: {parameters}", highlight=False, markup=False)
         for asked, needed in _walltimes(open_runs, records):
             out.print(f"launcher.minutes={asked}, but similar runs took up to {needed} minutes", highlight=False)
-    known = [(run, hours[run.run_id]) for run in open_runs if hours[run.run_id] is not None]
-    gpu_hours = sum(_gpus(run) * (own or 0.0) for run, own in known)
+    out.print(f"{len(open_runs)} of {len(runs)} runs to do" + _expected_cost(open_runs, hours), highlight=False)
+
+
+def _expected_cost(open_runs: Sequence[ExpectedRun], hours: Mapping[str, float | None]) -> str:
+    """What the runs will take by earlier records, as the end of a sentence."""
+    known = [(run, own) for run in open_runs if (own := hours[run.run_id]) is not None]
+    if not open_runs:
+        return ""
+    if not known:
+        return "; no earlier run tells how long they take"
+    gpu_hours = sum(_gpus(run) * own for run, own in known)
     unknown = len(open_runs) - len(known)
-    out.print(
-        f"{len(open_runs)} of {len(runs)} runs to do: {sum(own or 0.0 for _, own in known):.1f} hours of runs, "
-        f"{gpu_hours:.1f} GPU hours by earlier records"
-        + (f"; {unknown} runs without an earlier one" if unknown else ""),
-        highlight=False,
-    )
+    cost = f": {sum(own for _, own in known):.1f} hours of runs, {gpu_hours:.1f} GPU hours by earlier records"
+    return cost + (f"; {unknown} runs without an earlier one" if unknown else "")
 
 
 def estimated_hours(run: ExpectedRun, records: Sequence[Record]) -> float | None:

@@ -44,7 +44,7 @@ def test_runs_with_equal_parameters_are_counted_together(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "sbatch, 2 runs: time=30 nodes=1" in printed
     assert "sbatch, 1 runs: time=90 nodes=1" in printed
-    assert "3 of 3 runs to do: 0.0 hours of runs, 0.0 GPU hours by earlier records; 3 runs without" in printed
+    assert "3 of 3 runs to do; no earlier run tells how long they take" in printed
 
 
 def test_parameters_name_what_is_given_and_nothing_else() -> None:
