@@ -42,10 +42,12 @@ def start(runs: list[ExpectedRun], folder: str) -> None:
 
 def _spawn(run: ExpectedRun, folder: str) -> BaseProcess:
     """A run's process; stop signals are held back there until the run can hear them."""
-    resource_tracker.ensure_running()  # which takes the block away when Python 3.11 starts it with the first child
     child = multiprocessing.get_context("spawn").Process(target=_execute, args=(run, folder), name=run.run_id)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
+        # It comes with the first child and must outlive signals, too; starting it, Python 3.11 takes the block away.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         child.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -61,7 +63,12 @@ def _execute(run: ExpectedRun, folder: str) -> None:
         code = EXIT_CODES[Status.interrupted]
         return "its job is queued again once the other runs in it have saved"
 
-    job.start(run, folder, queue_again)
+    try:
+        job.start(run, folder, queue_again)
+    finally:
+        # SLURM may send the signal to every process, and then it comes twice: what has saved itself does not end by it.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
