@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -161,12 +162,19 @@ def degrees_of_freedom(share: np.ndarray, n: int, freedom: np.ndarray) -> np.nda
     three seeds hold 93 %. So 1 / freedom is averaged over the fiducial distribution of the seeds' variance: what was
     found, divided by chi-squared over its n - 1 degrees of freedom.
     """
-    from scipy.special import gammaincinv
-
-    found = share[:, None] * (n - 1) / (2 * gammaincinv((n - 1) / 2, QUANTILES))
+    found = share[:, None] * (n - 1) / _chi_squared(n - 1)
     weight = found / (found + (1 - share)[:, None])
     averaged: np.ndarray = 1 / np.mean(weight**2 / (n - 1) + (1 - weight) ** 2 / freedom[:, None], axis=1)
     return averaged
+
+
+@cache
+def _chi_squared(freedom: int) -> np.ndarray:
+    """Its quantiles at QUANTILES."""
+    from scipy.special import gammaincinv
+
+    quantiles: np.ndarray = 2 * gammaincinv(freedom / 2, QUANTILES)
+    return quantiles
 
 
 def holm(p: Sequence[float]) -> list[float]:
