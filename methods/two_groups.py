@@ -11,7 +11,6 @@ import numpy as np
 FEWEST = 8  # figures of a set that is asked about
 ROUNDS = 20  # of fitting two Gaussians
 ROUNDS_OF_SHARE = 200  # of fitting the share of sets with two groups; each costs nothing
-HALVINGS = 50  # of the interval that holds the scale of a Gumbel distribution
 LARGEST_EVIDENCE = 500.0  # that counts, so that its exponential is finite
 SMALLEST_VARIANCE = 1e-3
 
@@ -78,22 +77,9 @@ def _two_gaussians(values: np.ndarray) -> _TwoGaussians:
 
 def _one_group(values: np.ndarray) -> float:
     """The logarithm of the likelihood of the likelier of a Gaussian and a Gumbel distribution of smallest values."""
-    gaussian = -0.5 * (math.log(2 * math.pi * float(values.var())) + 1)
-    scale, log_mean = _gumbel(values - values.mean())
-    return len(values) * max(gaussian, -log_mean - math.log(scale) - 1)
+    from scipy.stats import gumbel_l, norm  # takes half a second, and few runs need it
 
-
-def _gumbel(values: np.ndarray) -> tuple[float, float]:
-    """The likeliest scale for values of mean 0, and then the logarithm of the mean of exp(values / scale).
-
-    The scale is where the mean of values weighted by exp(values / scale) equals it, which happens once.
-    """
-    low, high = 0.0, float(values.max())
-    for _ in range(HALVINGS):
-        scale = (low + high) / 2
-        weight = np.exp((values - values.max()) / scale)
-        low, high = (scale, high) if (weight * values).sum() > scale * weight.sum() else (low, scale)
-    return scale, float(values.max() / scale + np.log(np.exp((values - values.max()) / scale).mean()))
+    return max(float(family.logpdf(values, *family.fit(values)).sum()) for family in (norm, gumbel_l))
 
 
 def _have_two(evidence: np.ndarray) -> np.ndarray:

@@ -7,8 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import psutil
 from harness.errors import UserError
 from harness.record.manifest import ExpectedRun
 from harness.run.scheduler import outside_of_allocations
-from harness.run.signals import STOP_SIGNALS
+from harness.run.signals import held_back
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,9 @@ class Forks:
         program = "import sys; from harness.launch.loaded import serve; serve(sys.argv[1])"
         command = [sys.executable, "-P", "-u", "-c", program, str(self.folder)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _stop_signals_held_back(), outside_of_allocations():
+        # A terminal, and who stops a group of processes, signals all of them. Of a terminal that closes none hears: the
+        # launcher stops its runs then.
+        with held_back(signal.SIGHUP), outside_of_allocations():
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -68,17 +68,3 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-@contextmanager
-def _stop_signals_held_back() -> Iterator[None]:
-    """For processes that are started meanwhile: a terminal, and who stops a group of processes, signals all of them.
-
-    Blocked signals stay so over exec and fork. They reach a run as soon as it can hear them, and it saves itself. Of a
-    terminal that closes none hears: the launcher stops its runs then.
-    """
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)

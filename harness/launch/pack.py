@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from harness.launch import job
 from harness.record.manifest import ExpectedRun
-from harness.record.record import Status, record_as_found
+from harness.record.record import Status
 from harness.run import scheduler
 from harness.run.outcome import EXIT_CODES
-from harness.run.signals import STOP_SIGNALS, StopFlag
+from harness.run.signals import STOP_SIGNALS, StopFlag, held_back
 
 POLL_SECONDS = 0.5
 
@@ -29,28 +28,23 @@ def start(runs: list[ExpectedRun], folder: str) -> None:
     cancelled, is left alone.
     """
     with StopFlag() as stop:
-        own = scheduler.own_job()
         if runs[0].resources.get("comment") is None:
             scheduler.name_self(" ".join(run.run_id for run in runs))
-        failed = [run for run in runs if job.has_failed(record_as_found(Path(folder), run.run_id), own)]
-        codes = _wait([_spawn(run, folder) for run in runs if run not in failed], stop)
+        codes = _wait([_spawn(run, folder) for run in runs], stop)
         if EXIT_CODES[Status.interrupted] in codes:
             print(scheduler.requeue_self(), file=sys.stderr)
-        elif failed or any(codes):
+        elif any(codes):
             sys.exit(EXIT_CODES[Status.failed])
 
 
 def _spawn(run: ExpectedRun, folder: str) -> BaseProcess:
     """A run's process; stop signals are held back there until the run can hear them."""
     child = multiprocessing.get_context("spawn").Process(target=_execute, args=(run, folder), name=run.run_id)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        # It comes with the first child and must outlive signals, too; starting it, Python 3.11 takes the block away.
+    # The tracker comes with the first child and must outlive signals, too; starting it, Python 3.11 unblocks them.
+    with held_back():
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    with held_back():
         child.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return child
 
 

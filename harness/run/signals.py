@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # SIGUSR2 comes ahead of a time limit or a preemption with grace, SIGTERM with every other end, SIGINT from Ctrl-C.
@@ -48,3 +50,16 @@ class StopFlag:
         if number == signal.SIGINT and self.reason == "SIGINT":
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+
+
+@contextmanager
+def held_back(*numbers: int) -> Iterator[None]:
+    """Stop signals, and those named, are blocked meanwhile: in this thread, and in processes that it starts.
+
+    Blocked signals stay so over exec and fork. They reach a run as soon as it can hear them, and it saves itself.
+    """
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, *numbers))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
