@@ -17,11 +17,13 @@ from harness.evaluate.lvis_compat import numpy_float
 REAL = Path(__file__).parent / "lvis_val_100.json"
 
 
-def make_results(annotations: Annotations, per_image: int, rng: np.random.Generator, ties: bool = True) -> list[dict]:
+def make_results(
+    annotations: Annotations, per_image: int, rng: np.random.Generator, ties: bool = True, images: int | None = None
+) -> list[dict]:
     """Results entries with box and mask: shifted annotations, some of another category, and boxes of negative,
-    not-exhaustive and any categories. With `ties`, scores have two digits."""
+    not-exhaustive and any categories. With `ties`, scores have two digits. images: so many first ones have results."""
     results = []
-    for image in range(len(annotations.image_ids)):
+    for image in range(len(annotations.image_ids))[:images]:
         height, width = int(annotations.heights[image]), int(annotations.widths[image])
         own = np.arange(len(annotations.areas))[annotations.annotations_of(image)]
         listed = np.concatenate([annotations.negatives_of(image), annotations.not_exhaustive_of(image)])

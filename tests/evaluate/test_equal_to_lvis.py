@@ -30,9 +30,9 @@ def test_package_still_needs_our_help():
         LVISEval(truth, LVISResults(truth, results), "bbox").run()
 
 
-@pytest.mark.parametrize(("per_image", "ties"), [(40, True), (330, False)])
-def test_real_annotations(real, per_image, ties):
-    results = make_results(real, per_image, np.random.default_rng(per_image), ties)
+@pytest.mark.parametrize(("per_image", "ties", "images"), [(40, True, None), (330, False, 25)])
+def test_real_annotations(real, per_image, ties, images):
+    results = make_results(real, per_image, np.random.default_rng(per_image), ties, images)
     ours = evaluate(real, Detections.from_results(results))
     for iou_type in ("bbox", "segm"):
         assert 0.1 < ours.metrics[iou_type]["AP"] < 0.9
@@ -53,7 +53,7 @@ def test_replicated_and_sharded(tmp_path):
     path = tmp_path / "twice.json"
     path.write_text(json.dumps(replicate(REAL, 2)))
     annotations = load_annotations(path)
-    results = make_results(annotations, 30, np.random.default_rng(0))
+    results = make_results(annotations, 10, np.random.default_rng(0))
     detections = Detections.from_results(results)
     for iou_type in ("bbox", "segm"):
         parts = [match(annotations, detections, iou_type, np.arange(r, 200, 4)) for r in (2, 0, 3, 1)]

@@ -5,14 +5,16 @@ Held-back files of the same kinds are read from the folder that the environment 
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from harness.config import Precision
 from harness.data.sample import Batch, Sample, View
@@ -20,12 +22,20 @@ from harness.engine.native import NativeEngine
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.bsgal import BSGAL, Estimator, Mode
-from methods.contract import LossTable, Selection, Start, ViewKind
+from methods.contract import Scope, Selection, Start, ViewKind
 from tests.golden import published_detector as made
 
 HEIGHT, WIDTH, IMAGES = 224, 256, 2
 START = {"bsgal_": (1, 11), "heldout_bsgal_": (2, 500)}  # salt of the weights, first seed
 FILES = made.golden_files(*START)
+# By the kind of file. The methods of a mode take their steps together.
+METHODS = {
+    "r50": BSGAL(),
+    "r50_rejected": BSGAL(tau=0.5),
+    "or_ori_gradient": BSGAL(mode=Mode.paste_or_ori),
+    "or_ori_loss_difference": BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference),
+}
+STEPS = {Mode.paste_only: 3, Mode.paste_or_ori: 2}
 CONTRIBUTION, LOSS = 1e-3, 1e-4
 
 pytestmark = pytest.mark.timeout(900)
@@ -64,17 +74,54 @@ def sample(seed: int) -> Sample:
     )
 
 
-def published_steps(file: Path, number: int) -> Iterator[TrainingStep]:
-    salt, first = start_of(file)
-    for t in range(number):
+class Step(TrainingStep):
+    """Takes a loss's gradient once, whichever method asks: the methods here see the same weights and batches."""
+
+    def __init__(self, salt: int, first: int, t: int) -> None:
         batch = Batch([sample(first + 100 * t + 10 * i) for i in range(IMAGES)])
-        yield TrainingStep(engine(salt), batch, StepPosition(0, t, number), Ranks())
+        super().__init__(engine(salt), batch, StepPosition(0, t, 3), Ranks())
+        self._gradients: dict[float, Tensor] = {}
+
+    def gradient(
+        self, loss: Tensor, scope: Scope = Scope.all, out: Tensor | None = None, *, keep_graph: bool = True
+    ) -> Tensor:
+        value = float(loss.detach())
+        if (known := self._gradients.get(value)) is None:
+            known = self._gradients[value] = super().gradient(loss, scope, keep_graph=keep_graph)
+        return known.clone() if out is None else out.copy_(known)
 
 
-def started(method: BSGAL) -> BSGAL:
-    method.validate()
-    method.start(Start(3, torch.device("cpu"), IMAGES, dataset=None, pool=None))  # type: ignore[arg-type]
-    return method
+@dataclass
+class Decided:
+    """What a method decided on a step and logged, and the losses that the step then trains on, by name and in all."""
+
+    selection: Selection
+    logged: dict[str, float]
+    losses: dict[str, float]
+    total: float
+    total_of_views: dict[ViewKind, float]
+
+
+@cache
+def decided(mode: Mode, salt: int, first: int) -> dict[str, list[Decided]]:
+    """The steps of the mode's methods by the kind of file. No method may change the weights."""
+    methods = {kind: copy.deepcopy(method) for kind, method in METHODS.items() if method.mode is mode}
+    for method in methods.values():
+        method.validate()
+        method.start(Start(3, torch.device("cpu"), IMAGES, dataset=None, pool=None))  # type: ignore[arg-type]
+    weights = [parameter.clone() for parameter in engine(salt).module.parameters()]
+    found: dict[str, list[Decided]] = {kind: [] for kind in methods}
+    for t in range(STEPS[mode]):
+        step = Step(salt, first, t)
+        for kind, method in methods.items():
+            found[kind].append(decision(method, step))
+            assert all(torch.equal(a, b) for a, b in zip(weights, engine(salt).module.parameters(), strict=True))
+    return found
+
+
+def steps_of(file: Path) -> list[Decided]:
+    kind = kind_of(file)
+    return decided(METHODS[kind].mode, *start_of(file))[kind]
 
 
 def figures_of(file: Path) -> dict[str, np.ndarray]:
@@ -82,56 +129,55 @@ def figures_of(file: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def assert_losses_equal(step: TrainingStep, table: LossTable, golden: dict[str, float]) -> None:
-    losses = {name: float(value.detach()) for name, value in step.batch_losses(table).items()}
-    assert losses == pytest.approx(golden, rel=LOSS)
+def decision(method: BSGAL, step: Step) -> Decided:
+    selection = method.select(step)
+    table = step.trained_table(selection)
+    return Decided(
+        replace(selection, gradient=None),
+        logged={name: float(value) for name, value in step.logged.items()},
+        losses={name: float(value.detach()) for name, value in step.batch_losses(table).items()},
+        total=float(table.total().detach()),
+        total_of_views={view: float(step.losses(view).total()) for view in (ViewKind.ORIGINAL, ViewKind.AUGMENTED)},
+    )
 
 
 def test_the_four_shipped_files_are_there() -> None:
     kinds = {kind_of(file) for file in FILES}
-    assert kinds == {"r50", "r50_rejected", "or_ori_gradient", "or_ori_loss_difference"}
+    assert kinds == METHODS.keys()
 
 
 @each_file("r50", "r50_rejected")
 def test_paste_only(file: Path) -> None:
     golden = figures_of(file)
     rejected = kind_of(file) == "r50_rejected"
-    method = started(BSGAL(tau=0.5 if rejected else None))
-    for t, step in enumerate(published_steps(file, 3)):
-        selection = method.select(step)
-        assert float(selection.contribution) == pytest.approx(golden["contribution"][t], rel=CONTRIBUTION)
-        norms = [float(step.logged[f"contribution/{name}_norm"]) for name in ("reference", "pasted")]
+    for t, step in enumerate(steps_of(file)):
+        contribution = golden["contribution"][t]
+        assert float(step.selection.contribution) == pytest.approx(contribution, rel=CONTRIBUTION)
+        norms = [step.logged[f"contribution/{name}_norm"] for name in ("reference", "pasted")]
         assert norms == pytest.approx(golden["norm_reference_and_pasted"][t].tolist(), rel=CONTRIBUTION)
-        assert selection.keep.tolist() == [not rejected] * IMAGES
-        table = step.trained_table(selection)
-        trained = ViewKind.ORIGINAL if rejected else ViewKind.AUGMENTED
-        assert torch.equal(table.total(), step.losses(trained).total())
-        assert_losses_equal(step, table, _final_losses(golden, t))
+        assert step.selection.keep.tolist() == [not rejected] * IMAGES
+        assert step.total == step.total_of_views[ViewKind.ORIGINAL if rejected else ViewKind.AUGMENTED]
+        assert step.losses == pytest.approx(_final_losses(golden, t), rel=LOSS)
 
 
 @each_file("or_ori_gradient")
 def test_paste_or_ori_by_gradient(file: Path) -> None:
     golden = figures_of(file)
-    method = started(BSGAL(mode=Mode.paste_or_ori))
-    for t, step in enumerate(published_steps(file, 2)):
-        selection = method.select(step)
-        assert float(selection.contribution) == pytest.approx(golden["contribution_augmented"][t], rel=CONTRIBUTION)
-        assert float(selection.threshold) == pytest.approx(golden["contribution_original"][t], rel=CONTRIBUTION)
-        assert_kept(selection, golden["contribution_augmented"][t] >= golden["contribution_original"][t])
+    for t, step in enumerate(steps_of(file)):
+        augmented, original = (golden[f"contribution_{view}"][t] for view in ("augmented", "original"))
+        assert float(step.selection.contribution) == pytest.approx(augmented, rel=CONTRIBUTION)
+        assert float(step.selection.threshold) == pytest.approx(original, rel=CONTRIBUTION)
+        assert_kept(step.selection, augmented >= original)
 
 
 @each_file("or_ori_loss_difference")
 def test_paste_or_ori_by_loss_difference(file: Path) -> None:
     golden = figures_of(file)
-    method = started(BSGAL(mode=Mode.paste_or_ori, estimator=Estimator.loss_difference))
-    weights = [parameter.clone() for parameter in engine(start_of(file)[0]).module.parameters()]
-    for t, step in enumerate(published_steps(file, 2)):
-        selection = method.select(step)
+    for t, step in enumerate(steps_of(file)):
         after = {name: golden[f"reference_loss_after_{name}"][t] for name in ("original", "augmented")}
         for name, value in after.items():
-            assert float(step.logged[f"reference_loss/after_{name}"]) == pytest.approx(value, rel=LOSS)
-        assert_kept(selection, after["augmented"] < after["original"])
-    assert all(torch.equal(a, b) for a, b in zip(weights, step.engine.module.parameters(), strict=True))
+            assert step.logged[f"reference_loss/after_{name}"] == pytest.approx(value, rel=LOSS)
+        assert_kept(step.selection, after["augmented"] < after["original"])
 
 
 def assert_kept(selection: Selection, expected: bool) -> None:

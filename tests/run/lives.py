@@ -29,7 +29,7 @@ from harness.training.loop import Trainer
 from tests.small_training import TIMES, TINY
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([__name__])
+context.set_forkserver_preload([__name__, "harness.launch.loaded"])
 
 SHORT = [
     *TINY,

@@ -19,17 +19,18 @@ from tests import command_line
 from tests.command_line import Ended
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
-SHORT = ["schedule.iterations=8", "evaluation.limit=12", "data.workers=1", "schedule.checkpoint_every=2"]
+SMALL = ["schedule.global_batch=2", "schedule.batch_per_rank=2", "data.workers=1"]
+SHORT = [*SMALL, "schedule.iterations=8", "evaluation.limit=12", "schedule.checkpoint_every=2"]
 
-SWEEP = """
+SWEEP = f"""
 description: "Two short runs"
-defaults: [data=mini, schedule.iterations=6, evaluation.limit=12, data.workers=1]
+defaults: [data=mini, schedule.iterations=6, evaluation.limit=12, {", ".join(SMALL)}]
 grid:
-  - {name: baseline, method: baseline, seed: 0}
-  - {method: bsgal, data.pool: half_bad, seed: 0}
+  - {{name: baseline, method: baseline, seed: 0}}
+  - {{method: bsgal, data.pool: half_bad, seed: 0}}
 after:
-  - when: {method: bsgal}
-    init_from: {name: baseline}
+  - when: {{method: bsgal}}
+    init_from: {{name: baseline}}
 report: mini
 """
 

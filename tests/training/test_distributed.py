@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -95,15 +96,23 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     made.end()
 
 
-def run_forked(forks: Forks, *overrides: str) -> None:
+def start_forked(forks: Forks, *overrides: str) -> list[psutil.Process]:
     """Two ranks as launcher=local starts them, which takes seconds less than torchrun."""
     run = ExpectedRun("forked", "forked", list(overrides), {}, resources={"ranks": 2})
     ranks = forks.start(Request(run, str(forks.folder), []))
     assert len(ranks) == 2
+    return ranks
+
+
+def wait_for(ranks: list[psutil.Process]) -> None:
     deadline = time.monotonic() + 300
     while any(map(is_alive, ranks)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def run_forked(forks: Forks, *overrides: str) -> None:
+    wait_for(start_forked(forks, *overrides))
 
 
 def final(runs: Path) -> dict[str, Any]:
@@ -285,12 +294,8 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(
     ranks = []
     for rank in range(2):
         tasks = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        tasks |= {
-            "SLURM_JOB_NODELIST": "localhost",
-            "SLURM_JOB_NUM_NODES": "1",
-            "SLURM_NODEID": "0",
-            "SLURM_STEP_ID": "0",
-        }
+        tasks |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1"}
+        tasks |= {"SLURM_NODEID": "0", "SLURM_STEP_ID": "0"}
         own = {**environment(), **tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks.append(subprocess.Popen([*RUN, f"runs_dir={tmp_path}"], env=own, stderr=subprocess.PIPE, text=True))
     try:
@@ -320,9 +325,18 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_bit_for_bit(
     assert_same_figures(two_ranks, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "during", ["training", "evaluation on the way", pytest.param("evaluation", marks=pytest.mark.slow)]
-)
+BEGUN = {
+    "training": "bsgal*/metrics.jsonl",
+    "evaluation on the way": "bsgal*/evaluation/*/*.parquet",
+    "evaluation": "bsgal*/evaluation/*.parquet",
+}
+
+
+def has_begun(during: str, runs: Path) -> bool:
+    return any(path.stat().st_size for path in runs.glob(BEGUN[during]))
+
+
+@pytest.mark.parametrize("during", ["training", *(pytest.param(d, marks=pytest.mark.slow) for d in list(BEGUN)[1:])])
 def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_bit(
     during: str, two_ranks: Path, forks: Forks, tmp_path: Path
 ) -> None:
@@ -330,22 +344,32 @@ def test_sigterm_to_the_group_of_torchrun_stops_all_and_the_run_resumes_bit_for_
     further = ["data.workers=2", "evaluation.save_minutes=0"]
     command = [*TORCHRUN, "-m", "harness.run", *OVERRIDES, f"runs_dir={tmp_path}", *further]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    begun = {
-        "training": "bsgal*/metrics.jsonl",
-        "evaluation on the way": "bsgal*/evaluation/*/*.parquet",
-        "evaluation": "bsgal*/evaluation/*.parquet",
-    }[during]
     deadline = time.monotonic() + 300
-    while not [path for path in tmp_path.glob(begun) if path.stat().st_size]:
+    while not has_begun(during, tmp_path):
         assert time.monotonic() < deadline, "nothing to see in time"
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=200)[1]
     assert process.returncode != 0, said
+    assert_goes_on(two_ranks, tmp_path, forks, said)
+
+
+def test_sigterm_to_all_ranks_while_they_evaluate_loses_nothing(two_ranks: Path, forks: Forks, tmp_path: Path) -> None:
+    ranks = start_forked(forks, *OVERRIDES, f"runs_dir={tmp_path}", "data.workers=2", "evaluation.save_minutes=0")
+    while not has_begun("evaluation on the way", tmp_path):
+        assert all(map(is_alive, ranks))
+        time.sleep(0.005)
+    for process in [*ranks, *(child for rank in ranks for child in rank.children())]:
+        process.terminate()
+    wait_for(ranks)
+    assert_goes_on(two_ranks, tmp_path, forks, "")
+
+
+def assert_goes_on(two_ranks: Path, tmp_path: Path, forks: Forks, said: str) -> None:
+    """The run was told to stop; started again, it ends as one that nobody disturbs."""
     (record,) = read_records(tmp_path)
     assert record.status is Status.interrupted, (record, said)
-
     run_forked(forks, *OVERRIDES, f"runs_dir={tmp_path}", "data.workers=2")
     calm, resumed = final(two_ranks), final(tmp_path)
     for part in ("model", "model_ema"):
