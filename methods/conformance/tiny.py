@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,30 @@ class TinyEngine:
         self.passes += 1
         detector = self.module
         assert isinstance(detector, TinyDetector)
-        parts = [self._of_image(detector, view, proposals, rng) for view in views]
-        return LossTable({name: _stacked([part[name] for part in parts]) for name in parts[0]})
+        regions = _regions(views, BACKGROUND if proposals is Proposals.SAMPLED else 0, rng)
+        features = self._features(views, regions)
+        goal = F.one_hot(regions.labels, CLASSES + 1)[:, :CLASSES].to(features.dtype)
+        found = {}
+        for number, stage in enumerate(detector.stages):
+            logits = stage(features)
+            each = F.binary_cross_entropy_with_logits(logits, goal, reduction="none").sum(1)
+            loss = regions.loss(LossKind.CLASSIFICATION, each, pasted=True)
+            every = torch.ones_like(goal, dtype=torch.bool)
+            seen = LastLayer(features.detach(), logits.detach(), regions.labels, every, regions.image)
+            found[f"cls_stage{number}"] = replace(loss, last_layer=seen)
+        true = regions.take(regions.instance >= 0)
+        real = features[regions.instance >= 0]
+        found["box"] = true.loss(LossKind.BOX, detector.box(real).abs().sum(1))
+        found["mask"] = true.loss(LossKind.MASK, detector.box(real).square().sum(1))
+        proposal = F.softplus(-detector.proposal(real)).sum(1)
+        found["proposal"] = true.loss(LossKind.PROPOSAL, proposal, across_ranks=True)
+        return LossTable(found)
+
+    def _features(self, views: Sequence[Any], regions: _Regions) -> Tensor:
+        detector = self.module
+        assert isinstance(detector, TinyDetector)
+        features: Tensor = detector(_described(views, regions).to(detector.box.weight.dtype))
+        return features
 
     def shared_counts(self, views: Sequence[Any]) -> dict[str, Tensor]:
         return {"proposal": torch.tensor(float(sum(len(view.targets) for view in views)))}
@@ -140,42 +162,11 @@ class TinyEngine:
     def confidence(self, views: Sequence[Any], table: LossTable) -> Tensor:
         detector = self.module
         assert isinstance(detector, TinyDetector)
-        found = torch.zeros(len(views), max(1, *(len(view.targets) for view in views)))
-        for image, view in enumerate(views):
-            features = detector(_described(view.image, view.targets.boxes).to(detector.box.weight.dtype))
-            each = torch.stack([stage(features).sigmoid() for stage in detector.stages]).mean(0)
-            found[image, : len(each)] = each.gather(1, view.targets.labels[:, None]).squeeze(1)
-        return found
-
-    def _of_image(
-        self, detector: TinyDetector, view: Any, proposals: Proposals, rng: torch.Generator
-    ) -> dict[str, Loss]:
-        targets, boxes = view.targets, view.targets.boxes
-        labels = targets.labels
-        pasted = targets.pasted
-        if proposals is Proposals.SAMPLED:
-            height, width = view.image.shape[1:]
-            corner = torch.rand(BACKGROUND, 2, generator=rng, device=boxes.device) * torch.tensor([width, height]) / 2
-            boxes = torch.cat([boxes, torch.cat([corner, corner + 4], 1)])
-            labels = F.pad(labels, (0, BACKGROUND), value=CLASSES)
-            pasted = F.pad(pasted, (0, BACKGROUND))
-        dtype = detector.box.weight.dtype
-        features = detector(_described(view.image, boxes).to(dtype))
-        goal = F.one_hot(labels, CLASSES + 1)[:, :CLASSES].to(dtype)
-        found = {}
-        for number, stage in enumerate(detector.stages):
-            logits = stage(features)
-            each = F.binary_cross_entropy_with_logits(logits, goal, reduction="none").sum(1)
-            loss = _loss(LossKind.CLASSIFICATION, each, len(targets), (each * pasted).sum())
-            every, image = torch.ones_like(goal, dtype=torch.bool), torch.zeros_like(labels)
-            seen = LastLayer(features.detach(), logits.detach(), labels, every, image)
-            found[f"cls_stage{number}"] = replace(loss, last_layer=seen)
-        real = features[: len(targets)]
-        found["box"] = _loss(LossKind.BOX, detector.box(real).abs().sum(1), len(targets))
-        found["mask"] = _loss(LossKind.MASK, detector.box(real).square().sum(1), len(targets))
-        found["proposal"] = _loss(
-            LossKind.PROPOSAL, F.softplus(-detector.proposal(real)).sum(1), len(targets), across_ranks=True
-        )
+        regions = _regions(views, 0, torch.Generator())
+        features = self._features(views, regions)
+        each = torch.stack([stage(features).sigmoid() for stage in detector.stages]).mean(0)
+        found = torch.zeros(regions.shape)
+        found.view(-1)[regions.instance] = each.gather(1, regions.labels[:, None]).squeeze(1).to(found.dtype)
         return found
 
     def backbone_features(self, images: Sequence[Tensor]) -> Tensor:
@@ -198,61 +189,63 @@ class TinyEngine:
         return "everything matched"
 
 
-def _described(image: Tensor, boxes: Tensor) -> Tensor:
-    """(n, 5): mean colour of each box and its width and height as shares of the image's."""
-    height, width = image.shape[1:]
-    sums = F.pad(image.double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # of all that lies above and to the left
-    x0, y0, x1, y1 = boxes.round().long().unbind(1)
+@dataclass(frozen=True)
+class _Regions:
+    """R regions of n images in their order: instances, then background. instance (R,): as `Attribution` has it."""
+
+    boxes: Tensor
+    labels: Tensor
+    pasted: Tensor
+    image: Tensor
+    instance: Tensor
+    shape: tuple[int, int]
+
+    def take(self, rows: Tensor) -> _Regions:
+        held = (self.boxes, self.labels, self.pasted, self.image, self.instance)
+        return _Regions(*(each[rows] for each in held), self.shape)
+
+    def loss(self, kind: LossKind, each: Tensor, *, pasted: bool = False, across_ranks: bool = False) -> Loss:
+        """each (R,): a term of each region."""
+
+        def by_image(values: Tensor) -> Tensor:
+            return values.new_zeros(self.shape[0]).index_add(0, self.image, values)
+
+        ones = torch.ones_like(each)
+        of_pasted = by_image(each * self.pasted) if pasted else None
+        belongs = Attribution(each, ones, self.instance, self.shape)
+        return Loss(kind, by_image(each), by_image(ones), of_pasted, across_ranks, belongs)
+
+
+def _regions(views: Sequence[Any], background: int, rng: torch.Generator) -> _Regions:
+    """The instances of views, and so many places of each that are drawn."""
+    most = max(1, *(len(view.targets) for view in views))
+    boxes, labels, pasted, image, instance = [], [], [], [], []
+    for number, view in enumerate(views):
+        targets, count = view.targets, len(view.targets)
+        height, width = view.image.shape[1:]
+        corner = torch.rand(background, 2, generator=rng) * torch.tensor([width, height]) / 2
+        boxes += [targets.boxes, torch.cat([corner, corner + 4], 1)]
+        labels += [targets.labels, torch.full((background,), CLASSES)]
+        pasted += [targets.pasted, torch.zeros(background, dtype=torch.bool)]
+        image.append(torch.full((count + background,), number))
+        instance += [torch.arange(number * most, number * most + count), torch.full((background,), -1)]
+    held = (torch.cat(parts) for parts in (boxes, labels, pasted, image, instance))
+    return _Regions(*held, (len(views), most))
+
+
+def _described(views: Sequence[Any], regions: _Regions) -> Tensor:
+    """(R, 5): mean colour of each region and its width and height as shares of the image's."""
+    images = torch.stack([view.image for view in views]).double()
+    height, width = images.shape[2:]
+    sums = F.pad(images.cumsum(2).cumsum(3), (1, 0, 1, 0))  # of all that lies above and to the left
+    x0, y0, x1, y1 = regions.boxes.round().long().unbind(1)
     x0, y0 = x0.clamp(0, width - 1), y0.clamp(0, height - 1)
     x1, y1 = torch.maximum(x1, x0 + 1).clamp(max=width), torch.maximum(y1, y0 + 1).clamp(max=height)
-    size = torch.stack([x1 - x0, y1 - y0])
-    inside = sums[:, y1, x1] - sums[:, y0, x1] - sums[:, y1, x0] + sums[:, y0, x0]
-    colour = (inside / size.prod(0)).T.float() / 255
-    return torch.cat([colour, size.T / boxes.new_tensor([width, height])], 1)
-
-
-def _loss(
-    kind: LossKind, each: Tensor, instances: int, pasted: Tensor | None = None, *, across_ranks: bool = False
-) -> Loss:
-    """Of one image whose first terms are its instances', one each."""
-    place = torch.arange(len(each), device=each.device)
-    belongs = Attribution(each, torch.ones_like(each), torch.where(place < instances, place, -1), (1, instances))
-    return Loss(kind, each.sum(), each.new_tensor(float(len(each))), pasted, across_ranks, belongs)
-
-
-def _stacked(parts: list[Loss]) -> Loss:
-    """Losses of single images as one of the batch."""
-    pasted = [part.pasted for part in parts if part.pasted is not None]
-    first = parts[0]
-    belongs = [part.attribution for part in parts if part.attribution is not None]
-    seen = [part.last_layer for part in parts if part.last_layer is not None]
-    most = max(1, *(each.shape[1] for each in belongs))
-    places = [torch.where(each.instance < 0, -1, each.instance + i * most) for i, each in enumerate(belongs)]
-    return Loss(
-        first.kind,
-        torch.stack([part.sum for part in parts]),
-        torch.stack([part.count for part in parts]),
-        torch.stack(pasted) if pasted else None,
-        first.across_ranks,
-        Attribution(
-            torch.cat([each.terms for each in belongs]),
-            torch.cat([each.units for each in belongs]),
-            torch.cat(places),
-            (len(parts), most),
-        ),
-        _together(seen) if seen else None,
-    )
-
-
-def _together(parts: list[LastLayer]) -> LastLayer:
-    """What the last layer sees of single images' regions, as that of the batch's."""
-    return LastLayer(
-        inputs=torch.cat([part.inputs for part in parts]),
-        logits=torch.cat([part.logits for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        counted=torch.cat([part.counted for part in parts]),
-        image=torch.cat([part.image + i for i, part in enumerate(parts)]),
-    )
+    size = torch.stack([x1 - x0, y1 - y0], 1)
+    i = regions.image
+    inside = sums[i, :, y1, x1] - sums[i, :, y0, x1] - sums[i, :, y1, x0] + sums[i, :, y0, x0]
+    colour = (inside / size.prod(1, keepdim=True)).float() / 255
+    return torch.cat([colour, size / regions.boxes.new_tensor([width, height])], 1)
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:

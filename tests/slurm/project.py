@@ -93,12 +93,16 @@ class Project:
         """Until nothing runs or is queued any more; the states then."""
         end = time.monotonic() + seconds
         while True:
+            # The queue is asked often and at next to no cost; `status` then says what has become of the runs.
+            look = time.monotonic() + 5
+            while self.job_names() and time.monotonic() < look:
+                time.sleep(0.2)
             states = self.states(*words)
             if not any(row["state"] in ("running", "pending") for row in states.values()):
                 return states
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.harness('status', *words, code=None)}\n{self.output()}")
-            time.sleep(1.0)
+            time.sleep(0.2)
 
     def run(self, sweep: str, place: int = 0) -> ExpectedRun:
         manifest = read_manifest(self.runs, sweep)

@@ -56,7 +56,7 @@ def test_watching_goes_on_when_the_controller_is_away(held: Project) -> None:
     held.silence("squeue")
     watching = held.start("status", "four", "--watch")
     with pytest.raises(subprocess.TimeoutExpired):
-        watching.communicate(timeout=10)
+        watching.communicate(timeout=7)  # the second look is after five seconds
     held.unshim()
     held.harness("cancel", "four")
     printed, _ = watching.communicate(timeout=60)
@@ -99,7 +99,7 @@ def test_whole_arrays_are_cancelled_as_one(held: Project) -> None:
     assert {row["state"] for row in held.states("four").values()} == {"cancelled"}
 
 
-@pytest.mark.parametrize("runs", [1, 4])
+@pytest.mark.parametrize("runs", [1, 2])
 def test_sbatch_without_an_answer_is_found_by_name(project: Project, runs: int) -> None:
     """The jobs were accepted, and get the instructions that submitit puts in place after sbatch."""
     project.write_sweep("four", FOUR)

@@ -86,14 +86,16 @@ after:
 
 def test_cancel_by_filter_and_retry_goes_on_from_the_checkpoint(project: Project) -> None:
     project.write_sweep("long", LONG)
-    project.sweep("long")
+    project.sweep("long", "+launcher.sbatch.hold=true")
+    release(project, "long", "0")
     project.cluster.wait_for(lambda: len(list(project.runs.glob("*-s0-*/checkpoint/0*"))) > 0, 120)
     project.harness("cancel", "long", "seed=0")
     states = {row["axes"]["seed"]: row["state"] for row in project.states("long").values()}
-    assert states["1"] in ("running", "pending")
+    assert states["1"] == "pending"
     (one,) = project.runs.glob("*-s0-*")
     project.cluster.wait_for(lambda: project.states("long", "seed=0")[one.name]["state"] == "cancelled", 60)
     assert "resumed" in project.harness("retry", "long", "seed=0", "launcher.minutes=9")
+    release(project, "long", "0")
     project.cluster.wait_for(lambda: "resuming from step" in (one / "log.txt").read_text(), 120)
     project.harness("cancel", "long")
     project.wait("long")
@@ -101,6 +103,12 @@ def test_cancel_by_filter_and_retry_goes_on_from_the_checkpoint(project: Project
         "sacct", "--noheader", "--allocations", "--format=TimelimitRaw", "--starttime=now-1hours"
     )
     assert "9" in limits.split()
+
+
+def release(project: Project, sweep: str, seed: str) -> None:
+    """Lets a job start that was submitted held."""
+    (row,) = project.states(sweep, f"seed={seed}").values()
+    project.cluster.command("scontrol", "release", row["job"])
 
 
 def test_killed_without_accounting_is_seen_and_resumed(without_accounts: Project) -> None:
