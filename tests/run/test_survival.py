@@ -14,6 +14,9 @@ from harness.record.record import Status, read_records
 from tests.run.lives import assert_equal, left_behind, live
 
 KILLS = 50
+# The moments of a run that are told to stop, one in each life: of eight predictions an evaluation, at least five come
+# after the second stop, and at most eight before those of the last evaluation.
+STOPS = {"training": ("_step", 2), "evaluation on the way": ("predict", 3), "evaluation": ("predict", 9)}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -25,19 +28,18 @@ def calm(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return left_behind(runs), json.loads((runs / "events.json").read_text())
 
 
-@pytest.mark.parametrize("during", ["training", "evaluation on the way", "evaluation"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR2])
 def test_told_to_stop_it_saves_with_its_workers_alive_and_goes_on(
-    during: str, sent: signal.Signals, calm: tuple[dict[str, Any], list[str]], tmp_path: Path
+    sent: signal.Signals, calm: tuple[dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     """While training and while evaluating; SIGTERM to the whole group, loader workers among it."""
     expected, events = calm
-    predicted = [place for place, event in enumerate(events) if event == "predict"]
-    begun = {"training": events.index("_step"), "evaluation on the way": predicted[0], "evaluation": predicted[8]}
-    assert live(tmp_path, begun[during] + 6, sent) == 75, (tmp_path / "stderr").read_text()
-    (record,) = read_records(tmp_path)
-    assert record.status is Status.interrupted
-    assert record.failure == {"kind": "stopped", "message": sent.name}
+    assert events.count("predict") == 16
+    for during, event in STOPS.items():
+        assert live(tmp_path, event, sent) == 75, (during, (tmp_path / "stderr").read_text())
+        (record,) = read_records(tmp_path)
+        assert record.status is Status.interrupted
+        assert record.failure == {"kind": "stopped", "message": sent.name}
     assert live(tmp_path) == 0
     assert_equal(left_behind(tmp_path), expected)
 
