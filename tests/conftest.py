@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 # What computes longest begins, so that no worker is left alone with it at the end.
 LONGEST = (
-    "tests/golden/test_bsgal.py",
-    "tests/test_docs.py",
-    "tests/run/test_end_to_end.py",
-    "tests/launch/test_local.py",
     "tests/training/test_distributed.py",
+    "tests/test_docs.py",
+    "tests/golden/test_bsgal.py",
+    "tests/run/test_survival.py",
+    "tests/launch/test_local.py",
+    "tests/commands/test_full_disk.py",
+    "tests/methods/test_bsgal.py",
+    "tests/run/test_end_to_end.py",
+    "tests/reports/test_browser.py",
     "tests/evaluate/test_equal_to_lvis.py",
 )
 

@@ -111,7 +111,7 @@ DATA = {
     "data pool-stats": "data pool-stats data=mini data.pool=clean --out DISK/stats.png",
     "mini dataset": "data check data=mini data.root=DISK/mini",
     "evaluate": f"evaluate RESULTS -a {REAL} --iou bbox --json DISK/figures.json",
-    "sweep": "sweep noise runs_dir=DISK/runs launcher.parallel=1",
+    "sweep": "sweep mini runs_dir=DISK/runs launcher.parallel=1",
 }  # fmt: skip
 
 

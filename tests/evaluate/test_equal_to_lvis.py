@@ -53,7 +53,7 @@ def test_replicated_and_sharded(tmp_path):
     path = tmp_path / "twice.json"
     path.write_text(json.dumps(replicate(REAL, 2)))
     annotations = load_annotations(path)
-    results = make_results(annotations, 10, np.random.default_rng(0))
+    results = make_results(annotations, 30, np.random.default_rng(0))
     detections = Detections.from_results(results)
     for iou_type in ("bbox", "segm"):
         parts = [match(annotations, detections, iou_type, np.arange(r, 200, 4)) for r in (2, 0, 3, 1)]
