@@ -37,7 +37,8 @@ APART = {  # in processes of their own, as a user has them: one that trains and 
 }
 ON_A_CPU = [
     "launcher.gpus=0", "schedule.global_batch=2", "schedule.batch_per_rank=2", "schedule.precision=fp32",
-    "backbone.weights=null", "data.test_short=96", "data.test_long=128", "detector.channels=64", "detector.fc_width=64",
+    "backbone.weights=null", "data.test_short=96", "data.test_long=128",
+    "detector.channels=64", "detector.fc_width=64", "detector.mask_channels=32", "detector.detections=20",
 ]  # fmt: skip
 SHORTER = ["schedule.iterations=2", "evaluation.limit=4", "data.workers=0", "data.size=96"]
 INCOMPLETE = "harness data check data=lvis_v1"  # its exit code says that the folder's LVIS is a small one

@@ -14,9 +14,13 @@ from harness.record.record import Status, read_records
 from tests.run.lives import assert_equal, left_behind, live
 
 KILLS = 50
-# The moments of a run that are told to stop, one in each life: of eight predictions an evaluation, at least five come
-# after the second stop, and at most eight before those of the last evaluation.
-STOPS = {"training": ("_step", 2), "evaluation on the way": ("predict", 3), "evaluation": ("predict", 9)}
+# One stop in each life, at an event, and what it leaves. An evaluation predicts eight times: of the first one at least
+# five are left after the second stop, so that the ninth of the third life is of the last evaluation.
+STOPS = {
+    "training": (("_step", 2), "*/checkpoint/000000002"),
+    "evaluation on the way": (("predict", 3), "*/evaluation/*/*.parquet"),
+    "evaluation": (("predict", 9), "*/evaluation/*.parquet"),
+}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -33,10 +37,11 @@ def test_told_to_stop_it_saves_with_its_workers_alive_and_goes_on(
     sent: signal.Signals, calm: tuple[dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     """While training and while evaluating; SIGTERM to the whole group, loader workers among it."""
-    expected, events = calm
-    assert events.count("predict") == 16
-    for during, event in STOPS.items():
+    expected, _ = calm
+    for during, (event, left) in STOPS.items():
+        assert not list(tmp_path.glob(left))
         assert live(tmp_path, event, sent) == 75, (during, (tmp_path / "stderr").read_text())
+        assert list(tmp_path.glob(left)), during
         (record,) = read_records(tmp_path)
         assert record.status is Status.interrupted
         assert record.failure == {"kind": "stopped", "message": sent.name}
