@@ -193,16 +193,16 @@ class TinyEngine:
 class _Regions:
     """R regions of n images in their order: instances, then background. instance (R,): as `Attribution` has it."""
 
+    shape: tuple[int, int]
     boxes: Tensor
     labels: Tensor
     pasted: Tensor
     image: Tensor
     instance: Tensor
-    shape: tuple[int, int]
 
     def take(self, rows: Tensor) -> _Regions:
         held = (self.boxes, self.labels, self.pasted, self.image, self.instance)
-        return _Regions(*(each[rows] for each in held), self.shape)
+        return _Regions(self.shape, *(each[rows] for each in held))
 
     def loss(self, kind: LossKind, each: Tensor, *, pasted: bool = False, across_ranks: bool = False) -> Loss:
         """each (R,): a term of each region."""
@@ -230,7 +230,7 @@ def _regions(views: Sequence[Any], background: int, rng: torch.Generator) -> _Re
         image.append(torch.full((count + background,), number))
         instance += [torch.arange(number * most, number * most + count), torch.full((background,), -1)]
     held = (torch.cat(parts) for parts in (boxes, labels, pasted, image, instance))
-    return _Regions(*held, (len(views), most))
+    return _Regions((len(views), most), *held)
 
 
 def _described(views: Sequence[Any], regions: _Regions) -> Tensor:
