@@ -136,7 +136,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
     records = [record for record in read_records(folder) if not record.stage]
     sweeps, expected = _expected_runs(spec, folder)
     runs = _join(records, expected)
-    runs = [run for run in runs if _matches(spec.filters, run.settings)]
+    runs = _matching(spec.filters, runs)
     rows, entries = [], []
     for row, chosen in _assign(spec, runs):
         chosen = _resolve(chosen, expected)
@@ -251,18 +251,19 @@ def canonical(value: Any) -> str:
     return text.lower() if text.lower() in ("true", "false") else text
 
 
-def _matches(where: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    for key, wanted in where.items():
-        found = canonical(settings.get(key))
-        if found not in ([canonical(each) for each in wanted] if isinstance(wanted, list) else [canonical(wanted)]):
-            return False
-    return True
+def _matching(where: Mapping[str, Any], runs: list[Run]) -> list[Run]:
+    """The runs whose settings have these values, or one of several."""
+    wanted = {
+        key: {canonical(each) for each in values} if isinstance(values, list) else {canonical(values)}
+        for key, values in where.items()
+    }
+    return [run for run in runs if all(canonical(run.settings.get(key)) in wanted[key] for key in wanted)]
 
 
 def _assign(spec: Spec, runs: list[Run]) -> Iterable[tuple[TableRow, list[Run]]]:
     """Each table row with its runs, in the order of the groups and the spec's rows."""
     groups: list[str | None] = list(spec.group_values) if spec.group else [None]
-    matching = {row.key: [run for run in runs if _matches(row.where, run.settings)] for row in spec.rows}
+    matching = {row.key: _matching(row.where, runs) for row in spec.rows}
     for group, row in itertools.product(groups, spec.rows):
         chosen = [r for r in matching[row.key] if group is None or canonical(r.settings.get(spec.group or "")) == group]
         for values, part in _each(row, chosen):
