@@ -65,7 +65,8 @@ class Collection:
     """What a report is made from.
 
     entries: of each row (TableRow.key), one a run: row, seed, run_id, state, stale, superseded, the columns of
-    `figures_of`, the spec's settings and `run`, the Run itself. frame: the same as a table. damaged: a sentence for each damaged file that `tolerant` readers met.
+    `figures_of`, the spec's settings and `run`, the Run itself. frame: the same as a table. damaged: a sentence for
+    each damaged file that `tolerant` readers met.
     """
 
     rows: list[TableRow]
