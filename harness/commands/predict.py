@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from harness.commands.drawing import draw_targets
 from harness.data.augment import evaluation_size, resize
-from harness.data.picture_files import NoPicture, check_picture
+from harness.data.picture_files import NoPicture, decode, read_picture
 from harness.engine.contract import Engine, Prediction
 from harness.errors import UserError
 from harness.record.files import write_atomically
@@ -77,10 +77,9 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        check_picture(str(path))
+        picture = decode(read_picture(str(path)), cv2.IMREAD_COLOR_RGB)
     except NoPicture as fault:
         raise UserError(f"{path} is not an image: {fault}") from fault
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise UserError(f"{path} {'is not an image that OpenCV can read' if path.is_file() else 'does not exist'}")
     return picture

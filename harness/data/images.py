@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from harness.data.lvis.annotations import Annotations
-from harness.data.picture_files import NoPicture, check_picture
+from harness.data.picture_files import NoPicture, decode, read_picture
 from harness.errors import UserError
 
 
@@ -33,10 +33,9 @@ class TrainingImages:
             return latest[1]
         path = self.path(index)
         try:
-            check_picture(str(path))
+            image = decode(read_picture(str(path)), cv2.IMREAD_COLOR_RGB)
         except NoPicture as fault:
             raise UserError(f"{path} is not an image: {fault}") from fault
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise UserError(_what_is_wrong(path, self.root))
         expected = int(self.annotations.heights[index]), int(self.annotations.widths[index])

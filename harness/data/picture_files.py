@@ -7,8 +7,9 @@ import io
 import os
 import struct
 import warnings
-from typing import BinaryIO
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from harness.errors import UserError
@@ -16,6 +17,7 @@ from harness.record.reading import regular_file
 
 MOST_PIXELS = "BSGAL_BENCH_MOST_PIXELS"  # the variable that sets the limit
 USUAL_MOST = 2**26  # 8192², a quarter of a gigabyte as RGBA
+BYTES_A_PIXEL = 16  # twice what a file of 16-bit RGBA takes that is not compressed
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -31,10 +33,10 @@ def most_pixels() -> int:
     return int(chosen)
 
 
-def check_picture(path: str) -> None:
-    """Raises NoPicture for anything but a regular file, and for more than `most_pixels` in the file's header.
+def read_picture(path: str) -> bytes | None:
+    """A picture file's content, checked by `check_encoded`; None if it cannot be opened.
 
-    Missing files and unknown formats pass: the decoder reports them.
+    Raises NoPicture, also for anything but a regular file.
     """
     if "\0" in path:
         raise NoPicture("no file's name")
@@ -42,33 +44,38 @@ def check_picture(path: str) -> None:
         with regular_file(path) as file:
             if file is None:
                 raise NoPicture("no regular file")
-            _check(file)
+            size = os.fstat(file.fileno()).st_size
+            if size > BYTES_A_PIXEL * most_pixels():
+                raise NoPicture(f"{size} bytes, and {most_pixels()} pixels take fewer; {MOST_PIXELS} sets the limit")
+            content = file.read(size)
     except OSError:
-        return
+        return None
+    check_encoded(content)
+    return content
 
 
 def check_encoded(content: bytes) -> None:
-    """Like `check_picture`, for a file's content."""
-    _check(io.BytesIO(content))
-
-
-def _check(file: BinaryIO) -> None:
-    width, height = _size(file)
+    """Raises NoPicture for more than `most_pixels` in a picture's header. Unknown formats pass: the decoder reports
+    them."""
+    width, height = _size(content)
     if width * height > most_pixels():
         raise NoPicture(
             f"{width}x{height} pixels, and more than {most_pixels()} are not decoded; {MOST_PIXELS} sets the limit"
         )
 
 
-def _size(file: BinaryIO) -> tuple[int, int]:
+def decode(content: bytes | None, flags: int) -> np.ndarray | None:
+    """(H, W) or (H, W, channels) by OpenCV, `flags` being its IMREAD_*; None for what is no picture."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+
+
+def _size(content: bytes) -> tuple[int, int]:
     """Width and height by the header; (0, 0) where it is none that is known."""
-    head = file.read(24)
-    if len(head) == 24 and head.startswith(_PNG):
-        width, height = struct.unpack(">II", head[16:])
+    if len(content) >= 24 and content.startswith(_PNG):
+        width, height = struct.unpack_from(">II", content, 16)
         return width, height
-    file.seek(0)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             return image.size
     except Image.DecompressionBombError:
         return 2**16, 2**16

@@ -210,7 +210,7 @@ def _make_instance(
     look = looks[true_category][1] if true_category >= 0 else None
     path = f"instances/{name}/{number:04d}.png"
     rgba = _render_instance(look, style, prompt_id, kind == "broken_mask", rng)
-    write_png(folder / path, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    write_png(folder / path, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), compression=2)
     score = round(float(rng.normal(CLIP_MEAN[kind], CLIP_DEVIATION)), 3)
     area = round(isolate(rgba, path)[1], 4)
     prompt = PROMPTS[prompt_id].format(name=name)

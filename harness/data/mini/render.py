@@ -350,6 +350,9 @@ def finish_photograph(canvas: Array, rng: np.random.Generator) -> NDArray[np.uin
     return np.clip(exposed * 255 + noise, 0, 255).round().astype(np.uint8)
 
 
-def write_png(path: Path, image: NDArray[Any]) -> None:
-    """Writes (h, w, 3 or 4) uint8, BGR(A). Raises OSError, which cv2.imwrite does not on a full disk."""
-    path.write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 5])[1].tobytes())
+def write_png(path: Path, image: NDArray[Any], compression: int) -> None:
+    """Writes (h, w, 3 or 4) uint8, BGR(A); `compression` is zlib's, 0 to 9.
+
+    Raises OSError, which cv2.imwrite does not on a full disk.
+    """
+    path.write_bytes(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1].tobytes())

@@ -10,11 +10,11 @@ from enum import Enum
 
 import cv2
 import numpy as np
-from kornia_rs.io import decode_image_png_u8, read_image_png_u8
+from kornia_rs.io import decode_image_png_u8
 
 from harness.data.images import TrainingImages
 from harness.data.lvis.annotations import rasterise_crop
-from harness.data.picture_files import NoPicture, check_encoded, check_picture
+from harness.data.picture_files import NoPicture, check_encoded, decode, read_picture
 from harness.data.pool.packed import read_span
 from harness.data.pool.sources import AnnotationSource, FileSource, Span
 
@@ -103,32 +103,31 @@ def annotated_cutout(images: TrainingImages, source: AnnotationSource) -> Cutout
 
 def _decode(source: FileSource, path: str, span: Span | None, missing: Fault, undecodable: Fault) -> np.ndarray:
     """(H, W) or (H, W, 3 or 4) uint8, RGB or RGBA."""
-    content = read_span(source.archive, span) if source.archive and span else None
-    if content == b"":
-        raise FaultyInstance(undecodable, path)
     try:
-        if content is None:
-            check_picture(path)
-        else:
-            check_encoded(content)
+        content = _content(source, path, span)
     except NoPicture:
         raise FaultyInstance(undecodable, path) from None
-    # Decoding is most of what pasting costs, and kornia's decoder takes 40 % of OpenCV's time for 8-bit RGBA.
-    # It raises bare Exceptions for all else, from a missing file to a palette.
-    with contextlib.suppress(Exception):
-        decoded: np.ndarray = read_image_png_u8(path, "rgba") if content is None else _decode_rgba(content)
-        return decoded
     if content is None:
-        image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    else:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        raise FaultyInstance(undecodable if os.path.isfile(path) else missing, path)
+    # Decoding is most of what pasting costs, and kornia's decoder takes 40 % of OpenCV's time for 8-bit RGBA.
+    # It raises bare Exceptions for what is damaged.
+    with contextlib.suppress(Exception):
+        return _decode_rgba(content)
+    image = decode(content, cv2.IMREAD_UNCHANGED)
     if image is None:
-        there = content is not None or os.path.isfile(path)
-        raise FaultyInstance(undecodable if there else missing, path)
+        raise FaultyInstance(undecodable, path)
     image = (image // 256 if image.dtype == np.uint16 else image).astype(np.uint8, copy=False)
     if image.ndim == 2:
         return image
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _content(source: FileSource, path: str, span: Span | None) -> bytes | None:
+    if not source.archive or not span:
+        return read_picture(path)
+    content = read_span(source.archive, span)
+    check_encoded(content)
+    return content
 
 
 def _decode_rgba(content: bytes) -> np.ndarray:
