@@ -103,7 +103,8 @@ class Collection:
     def _complete(self) -> dict[str, pd.DataFrame]:
         done = self.frame[~self.frame["superseded"] & (self.frame["state"] == "complete")]
         done = done.set_index("seed").sort_index()
-        return {str(key): runs for key, runs in done.groupby("row", sort=False)}
+        # Copies: pandas keeps a list of all views of one frame, and a thousand of them make each access slow.
+        return {str(key): runs.copy() for key, runs in done.groupby("row", sort=False)}
 
     @cached_property
     def _nothing(self) -> pd.DataFrame:
