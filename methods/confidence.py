@@ -33,8 +33,8 @@ class Confidence(PoolPasting):
     With `scores`, a ranking by confidence as `harness score` writes it, the pool is judged once before training. Where
     the log-odds of a category's scores fall into two groups, the lower one is left out, and others are drawn in its
     place; where they are one group, all stay. Where that is doubtful in a category, the others of the pool decide: if
-    most have two groups, so has it. So the share of bad instances need not be known, and a clean pool stays nearly as
-    it is. An instance without a score is left out.
+    most have two groups, so has it, and if hardly any has, none has. So the share of bad instances need not be known,
+    and a clean pool stays as it is. An instance without a score is left out.
 
     Without, each instance is judged as it is pasted, by the detector as it is then. It stays when its confidence
     reaches `level` times the 0.9 quantile of the last `window` ones of its category; `warmup`: so many of a category

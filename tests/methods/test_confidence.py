@@ -57,6 +57,16 @@ def test_what_is_doubtful_in_one_set_is_decided_by_the_others(apart: float) -> N
     assert dividing_lines([doubtful, *twos])[0] == pytest.approx(apart / 2, abs=0.05)
 
 
+@pytest.mark.parametrize(("few", "parted"), [(1, False), (3, False), (6, True)])
+def test_two_groups_in_few_of_24_sets_are_no_sign_of_bad_ones(few: int, parted: bool) -> None:
+    rng = np.random.default_rng(5)
+    ones = [-rng.gumbel(size=64) for _ in range(24 - few)]
+    # A quarter is hard, as of one clean category by the baseline of seed 10.
+    middle = np.where(np.arange(64) < 17, -5.6, -1.3)
+    twos = [middle + rng.normal(0, 0.9, 64) for _ in range(few)]
+    assert (~np.isnan(dividing_lines([*twos, *ones]))).tolist() == [parted] * few + [False] * len(ones)
+
+
 def test_one_group_is_as_likely_as_the_likelier_of_both_distributions() -> None:
     rng = np.random.default_rng(4)
     even, left_tailed = rng.normal(2, 3, 64), 1 - rng.gumbel(0, 2, 64)
