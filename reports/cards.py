@@ -43,7 +43,15 @@ def _card(name: str, known: dict[str, Any], rows: dict[str, None], values: dict[
     defaults = known.get("options") or {}
     options = []
     for option, found in values.items():
-        default = canonical(None if (text := defaults.get(option)) == "null" else text)
+        default = _default(defaults.get(option))
         other = option in defaults and list(found) != [default]
         options.append((option, " | ".join(found) + (f" (default {default})" if other else "")))
     return Card(name, known.get("about") or OLD, options, known.get("source") or "", list(rows))
+
+
+def _default(text: Any) -> str:
+    """A default, which a record has as text, spelled as the settings are: 21 for 21.0."""
+    try:
+        return canonical(None if text == "null" else float(text))
+    except (TypeError, ValueError):
+        return canonical(text)

@@ -64,11 +64,13 @@ class Run:
 class Collection:
     """What a report is made from.
 
-    frame: one row a run: row (TableRow.key), seed, run_id, state, stale, superseded, the columns of `figures_of`, the
-    spec's settings and `run`, the Run itself. damaged: a sentence for each damaged file that `tolerant` readers met.
+    entries: of each row (TableRow.key), one a run: row, seed, run_id, state, stale, superseded, the columns of
+    `figures_of`, the spec's settings and `run`, the Run itself. frame: the same as a table. damaged: a sentence for
+    each damaged file that `tolerant` readers met.
     """
 
     rows: list[TableRow]
+    entries: Mapping[str, list[dict[str, Any]]]
     frame: pd.DataFrame
     folder: Path
     sweeps: list[str]
@@ -98,25 +100,18 @@ class Collection:
         return found
 
     @cached_property
-    def entries(self) -> dict[str, list[dict[str, Any]]]:
-        """The frame's lines by row."""
-        found: dict[str, list[dict[str, Any]]] = {row.key: [] for row in self.rows}
-        for entry in self.frame.to_dict("records"):
-            found[entry["row"]].append({str(key): value for key, value in entry.items()})
-        return found
-
-    @cached_property
     def _complete(self) -> dict[str, pd.DataFrame]:
         done = self.frame[~self.frame["superseded"] & (self.frame["state"] == "complete")]
         done = done.set_index("seed").sort_index()
-        return {str(key): runs for key, runs in done.groupby("row", sort=False)}
+        # Copies: pandas keeps a list of all views of one frame, and a thousand of them make each access slow.
+        return {str(key): runs.copy() for key, runs in done.groupby("row", sort=False)}
 
     @cached_property
     def _nothing(self) -> pd.DataFrame:
         return self.frame.iloc[:0].set_index("seed", drop=False)
 
     def runs_of(self, key: str) -> list[dict[str, Any]]:
-        """The frame's lines of the runs that count for a row."""
+        """Those of the row's runs that count."""
         return [entry for entry in self.entries[key] if not entry["superseded"]]
 
     def complete(self, key: str) -> pd.DataFrame:
@@ -143,7 +138,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
     records = [record for record in read_records(folder) if not record.stage]
     sweeps, expected = _expected_runs(spec, folder)
     runs = _join(records, expected)
-    runs = [run for run in runs if _matches(spec.filters, run.settings)]
+    runs = _matching(spec.filters, runs)
     rows, entries = [], []
     for row, chosen in _assign(spec, runs):
         chosen = _resolve(chosen, expected)
@@ -153,8 +148,12 @@ def collect(spec: Spec, folder: Path) -> Collection:
         entries += [_entry(spec, row, run) for run in chosen]
     if not sweeps:
         entries += _inferred_missing(spec, rows, entries)
+    _mark_old_code(entries)
+    by_row: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
+    for entry in entries:
+        by_row[entry["row"]].append(entry)
     frame = pd.DataFrame(entries, columns=_columns(spec)).astype({"superseded": bool})
-    return Collection(rows, _mark_old_code(frame), folder, sweeps)
+    return Collection(rows, by_row, frame, folder, sweeps)
 
 
 def figures_of(record: Record) -> dict[str, float]:
@@ -254,18 +253,19 @@ def canonical(value: Any) -> str:
     return text.lower() if text.lower() in ("true", "false") else text
 
 
-def _matches(where: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    for key, wanted in where.items():
-        found = canonical(settings.get(key))
-        if found not in ([canonical(each) for each in wanted] if isinstance(wanted, list) else [canonical(wanted)]):
-            return False
-    return True
+def _matching(where: Mapping[str, Any], runs: list[Run]) -> list[Run]:
+    """The runs whose settings have these values, or one of several."""
+    wanted = {
+        key: {canonical(each) for each in values} if isinstance(values, list) else {canonical(values)}
+        for key, values in where.items()
+    }
+    return [run for run in runs if all(canonical(run.settings.get(key)) in wanted[key] for key in wanted)]
 
 
 def _assign(spec: Spec, runs: list[Run]) -> Iterable[tuple[TableRow, list[Run]]]:
     """Each table row with its runs, in the order of the groups and the spec's rows."""
     groups: list[str | None] = list(spec.group_values) if spec.group else [None]
-    matching = {row.key: [run for run in runs if _matches(row.where, run.settings)] for row in spec.rows}
+    matching = {row.key: _matching(row.where, runs) for row in spec.rows}
     for group, row in itertools.product(groups, spec.rows):
         chosen = [r for r in matching[row.key] if group is None or canonical(r.settings.get(spec.group or "")) == group]
         for values, part in _each(row, chosen):
@@ -367,22 +367,19 @@ def _inferred_missing(spec: Spec, rows: list[TableRow], entries: list[dict[str, 
     ]
 
 
-def _mark_old_code(frame: pd.DataFrame) -> pd.DataFrame:
+def _mark_old_code(entries: list[dict[str, Any]]) -> None:
     """A complete run is stale when its code is not the newest complete run's."""
-    done = [run for run in frame["run"] if run.state == "complete" and not run.superseded]
-    newest = max(done, key=lambda run: run.record.ended or 0.0, default=None)
-    if newest is None or not newest.record.provenance.get("code"):
-        return frame
-    code = newest.record.provenance["code"]
-    old = {run.run_id for run in done if run.record.provenance.get("code") != code}
-    frame = frame.copy()
-    fresh = frame["run_id"].isin(old) & frame["stale"].eq("")
-    frame.loc[fresh, "stale"] = "code changed"
-    return frame
+    done = [entry for entry in entries if entry["state"] == "complete" and not entry["superseded"]]
+    newest = max((entry["run"].record for entry in done), key=lambda record: record.ended or 0.0, default=None)
+    if newest is None or not newest.provenance.get("code"):
+        return
+    for entry in done:
+        if entry["run"].record.provenance.get("code") != newest.provenance["code"] and not entry["stale"]:
+            entry["stale"] = "code changed"
 
 
 def states(entries: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """How many of these lines of the frame are in which state; stale ones are counted as complete and apart."""
+    """How many of these runs are in which state; stale ones are counted as complete and apart."""
     counted: Counter[str] = Counter()
     for entry in entries:
         counted[entry["state"]] += 1

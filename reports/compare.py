@@ -105,7 +105,7 @@ def _metrics(a: Record, b: Record, runs: Path) -> Sheet:
             mine, theirs = (record.metrics.get(iou, {}).get(metric) for record in (a, b))
             beside = _beside(metric, mine, theirs, 2)
             column = COLUMNS[f"{metric}_{kind}"]
-            part = images.of(_as_series(b), _as_series(a), column) if images else None
+            part = images.of([b.run_id], [a.run_id], column) if images else None
             if part is not None and mine is not None and theirs is not None:
                 low, high = image_interval(theirs - mine, part, LEVEL)
                 interval = f"[{number(low, 2, signed=True)}, {number(high, 2, signed=True)}]"
@@ -114,12 +114,6 @@ def _metrics(a: Record, b: Record, runs: Path) -> Sheet:
         rows.append(shown)
     sheet = _sheet("metrics", "Metrics, in percent", rows, BOTH_KINDS)
     return replace(sheet, note=IMAGES_NOTE if images else OTHER_IMAGES)
-
-
-def _as_series(record: Record) -> pd.Series:
-    import pandas as pd
-
-    return pd.Series({0: record.run_id})
 
 
 def _faults(a: Record, b: Record, runs: Path) -> list[Sheet]:

@@ -57,16 +57,16 @@ def find_differences(spec: Spec, collection: Collection) -> Differences:
     images."""
     images = ImageParts(collection.folder, collection.tolerant(read_matches))
     metrics = [column for column in spec.columns if column.metric]
-    names = [column.key for column in metrics]
     keys, pairs, parts = [], [], []
     for row, key, other in compared(collection, spec):
         ours, theirs = paired_runs(collection.complete(row.key), collection.complete(other.key))
-        table = ours[names].to_numpy(float) - theirs[names].to_numpy(float)
-        for column, values in zip(metrics, table.T, strict=True):
+        runs = [side["run_id"].to_numpy() for side in (ours, theirs)]
+        for column in metrics:
+            values = ours[column.key].to_numpy(float) - theirs[column.key].to_numpy(float)
             known = ~np.isnan(values)
             keys.append((row.key, key, column.key))
             pairs.append(values[known])
-            parts.append(images.of(ours["run_id"][known], theirs["run_id"][known], column))
+            parts.append(images.of(runs[0][known], runs[1][known], column))
     found = zip(keys, differences(pairs, parts, spec.level), strict=True)
     return {key: difference for key, difference in found if difference is not None}
 

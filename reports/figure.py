@@ -12,7 +12,7 @@ import numpy as np
 from harness.record.reading import Damaged, read_typed
 from reports import style
 from reports.collect import Collection, TableRow
-from reports.differences import baseline_row
+from reports.differences import baseline_row, paired_runs
 from reports.figure_curve import draw_curve
 from reports.figure_decisions import draw_roc, draw_training
 from reports.figure_learning import draw_learning
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-MOST_DOTS = 60  # of a group of categories
+MOST_DOTS = 60  # of a row; more hide one another
+IN_PLACE_OF_DOTS = "the thick line covers the middle half of them and the thin one the middle nine tenths"
 LONGEST_NAME = 1024  # letters of a category
 
 
@@ -65,8 +66,11 @@ def _rows(spec: Spec, collection: Collection, tables: list[Table], figure: Figur
         axis.set_title(" · ".join(part for part in (group, title) if part))
     rows = [row for row in collection.rows if len(collection.complete(row.key))]
     first = f" The dashed line is the mean of {spec.label_of(spec.baselines[0])}." if spec.baselines else ""
+    many = any(len(collection.complete(row.key)) > MOST_DOTS for row in rows)
+    lines = f" With more than {MOST_DOTS} seeds, {IN_PLACE_OF_DOTS}." if many else ""
     caption = (
-        f"Each dot is a seed and each bar the mean, in percent, from the records of {collection.seeds_of(rows)}.{first}"
+        f"Each dot is a seed and each bar the mean, in percent, from the records of {collection.seeds_of(rows)}."
+        f"{lines}{first}"
     )
     return style.picture(canvas, name, figure.title, caption)
 
@@ -76,7 +80,10 @@ def _dots(axis: Axes, spec: Spec, collection: Collection, table: Table, column: 
         values = collection.complete(line.row.key)[column.key].dropna().to_numpy(float)
         shade = MUTED if line.row.row.key in spec.baselines[:1] else colour(0)
         if len(values):
-            axis.plot(values, np.full(len(values), y), "o", ms=5, color=shade, alpha=0.55, mew=0)
+            if len(values) <= MOST_DOTS:
+                axis.plot(values, np.full(len(values), y), "o", ms=5, color=shade, alpha=0.55, mew=0)
+            else:
+                _quantiles(axis, y, values, shade)
             axis.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=shade, lw=2.4, solid_capstyle="butt")
         else:
             axis.annotate(
@@ -124,8 +131,8 @@ def _categories(
     axes[1].set_xlabel(f"difference of {'box' if iou == 'bbox' else 'mask'} AP to {spec.label_of(spec.baselines[0])}")
     caption = (
         "Every category's difference, paired by seed and averaged over the seeds that both have. The bar is the "
-        "group's mean. Each dot is a category; with more than 60, the thick line covers the middle half of them "
-        "and the thin one the middle nine tenths. From per_category.parquet beside the records."
+        f"group's mean. Each dot is a category; with more than {MOST_DOTS}, {IN_PLACE_OF_DOTS}. From "
+        "per_category.parquet beside the records."
     )
     return style.picture(canvas, name, figure.title, caption)
 
@@ -136,10 +143,15 @@ def _spread(axis: Axes, place: int, values: np.ndarray) -> None:
         jitter = np.random.default_rng(place).uniform(-0.2, 0.2, len(values))
         axis.plot(values, place + jitter, "o", ms=4, mew=0, alpha=0.5, color=colour(0))
     else:
-        low, lower, upper, high = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
-        axis.plot([low, high], [place] * 2, color=colour(0), lw=0.9, alpha=0.6)
-        axis.plot([lower, upper], [place] * 2, color=colour(0), lw=5, alpha=0.45, solid_capstyle="butt")
+        _quantiles(axis, place, values, colour(0))
     axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(0), lw=2.2, solid_capstyle="butt")
+
+
+def _quantiles(axis: Axes, place: int, values: np.ndarray, shade: str) -> None:
+    """In place of more than `MOST_DOTS` dots."""
+    low, lower, upper, high = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
+    axis.plot([low, high], [place] * 2, color=shade, lw=0.9, alpha=0.6)
+    axis.plot([lower, upper], [place] * 2, color=shade, lw=5, alpha=0.45, solid_capstyle="butt")
 
 
 def _row_axis(axis: Axes, rows: int) -> None:
@@ -177,10 +189,12 @@ def category_ap(folder: Path, iou: str) -> pd.DataFrame | None:
 def _category_difference(collection: Collection, row: TableRow, other: TableRow, iou: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    ours, theirs = collection.complete(row.key)["run_id"], collection.complete(other.key)["run_id"]
+    sides = paired_runs(collection.complete(row.key), collection.complete(other.key))
+    read = collection.tolerant(category_ap)
     found, groups = [], None
-    for seed in ours.index.intersection(theirs.index):
-        mine, base = (collection.tolerant(category_ap)(collection.folder / runs[seed], iou) for runs in (ours, theirs))
+    for ours, theirs in zip(*(side["run_id"].to_numpy() for side in sides), strict=True):
+        mine = read(collection.folder / ours, iou)
+        base = None if mine is None else read(collection.folder / theirs, iou)
         if mine is not None and base is not None:
             found.append(mine["AP"] - base["AP"])
             groups = mine["frequency"]

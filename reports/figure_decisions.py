@@ -12,7 +12,7 @@ from reports.collect import Collection, TableRow
 from reports.decisions import decisions_of
 from reports.spec import Figure as FigureSpec
 from reports.spec import Spec
-from reports.style import RULE, Picture, colour
+from reports.style import RULE, Picture, colour, stroke
 from reports.table import Table
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def draw_training(
     for place, (row, runs) in enumerate(rows.items()):
         label = spec.label_in_group(row.label, row.group)
         middle, accepted = _binned(runs, "accepted")
-        axes[0].plot(middle, 100 * accepted.mean(0), color=colour(place), label=label)
+        axes[0].plot(middle, 100 * accepted.mean(0), **stroke(place), label=label)
         if row in deciding:
             middle, contribution = _binned(runs, "contribution")
-            axes[1].plot(middle, contribution.mean(0), color=colour(place), label=label)
+            axes[1].plot(middle, contribution.mean(0), **stroke(place), label=label)
             axes[1].fill_between(
                 middle, contribution.min(0), contribution.max(0), color=colour(place), alpha=0.15, lw=0
             )
@@ -75,11 +75,10 @@ def draw_roc(spec: Spec, collection: Collection, tables: list[Table], figure: Fi
     for row in collection.rows:
         curve = contribution_roc(pd.concat(found)) if (found := decisions_of(collection, row)) else None
         if curve is not None:
-            shade = colour(len(drawn))
             axis.plot(
                 curve.bad,
                 curve.good,
-                color=shade,
+                **stroke(len(drawn)),
                 label=f"{spec.label_in_group(row.label, row.group)}, area {curve.auroc:.2f}",
             )
             drawn.append(row)

@@ -12,7 +12,7 @@ from harness.record.reading import Damaged, read_bytes
 from reports import style
 from reports.collect import MOST_RUNS, Collection, TableRow
 from reports.spec import IOU_TYPES, Spec
-from reports.style import Picture, colour
+from reports.style import Picture, stroke
 
 BINS = 50  # of iterations
 
@@ -30,9 +30,9 @@ def draw_learning(spec: Spec, collection: Collection) -> Picture | None:
     for place, (row, curves) in enumerate(rows.items()):
         iteration, loss = _binned(curves)
         label = spec.label_in_group(row.label, row.group)
-        axes[0].plot(iteration, loss, color=colour(place), lw=1.3, label=label)
+        axes[0].plot(iteration, loss, **stroke(place), lw=1.3, label=label)
         if row in evaluated:
-            axes[1].plot(*_by_iteration(evaluated[row]), "o-", ms=3, color=colour(place), lw=1.3, label=label)
+            axes[1].plot(*_by_iteration(evaluated[row]), marker="o", ms=3, **stroke(place), lw=1.3, label=label)
     axes[0].set_title("loss")
     for axis in axes:
         axis.set_xlabel("iteration")

@@ -13,19 +13,15 @@ single image counts with what its removal does to the mean (the jackknife).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.record.matches import THRESHOLDS, RankedMatches, read_matches
 from reports.spec import IOU_TYPES, Column
 from reports.statistics import ImagePart, image_part
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A column's subscript: the categories that it is the mean of, and the IoU thresholds.
 FIGURES = {
@@ -49,15 +45,14 @@ class ImageParts:
     read: Callable[[Path, str], RankedMatches | None] = read_matches
     _of_runs: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
 
-    def of(self, ours: pd.Series, baseline: pd.Series, column: Column) -> ImagePart | None:
-        """ours, baseline: run_ids by seed. Of the mean difference, in percent, over the seeds that both have; None
-        where a run has left no matches, or the column is none of `FIGURES`."""
-        seeds = ours.index.intersection(baseline.index)
-        if column.subscript not in FIGURES or seeds.empty:
+    def of(self, ours: Sequence[str], baseline: Sequence[str], column: Column) -> ImagePart | None:
+        """ours, baseline: run_ids of the same seeds. Of the mean difference, in percent; None without a seed, where a
+        run has left no matches, or the column is none of `FIGURES`."""
+        if column.subscript not in FIGURES or not len(ours):
             return None
         moved = []
-        for seed in seeds:
-            pair = [self.derivatives(run[seed], column) for run in (ours, baseline)]
+        for runs in zip(ours, baseline, strict=True):
+            pair = [self.derivatives(run, column) for run in runs]
             if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
                 return None
             moved.append(pair[0] - pair[1])

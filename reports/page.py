@@ -43,6 +43,7 @@ from reports.text import (
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
 GENERATOR = "harness report"  # what a page says it was written by
@@ -139,7 +140,7 @@ def _template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["prose"] = prose
+    environment.filters |= {"prose": prose, "heading": heading_html}
     return environment.get_template(name)
 
 
@@ -149,6 +150,21 @@ def prose(text: str) -> str:
     for column in COLUMNS.values():
         if column.superscript:
             written = written.replace(column.plain, html_heading(column))
+    return written
+
+
+def heading_html(heading: Heading) -> Markup:
+    """A heading with its sub- and superscript one above the other."""
+    from markupsafe import Markup
+
+    written = Markup("{}").format(heading.base)
+    if heading.subscript:
+        both = '<span class="scripts"><sup>{}</sup><sub>{}</sub></span>'
+        written += Markup(both).format(heading.superscript, heading.subscript)
+    elif heading.superscript:
+        written += Markup("<sup>{}</sup>").format(heading.superscript)
+    if heading.unit:
+        written += Markup(' <span class="unit">{}</span>').format(heading.unit)
     return written
 
 

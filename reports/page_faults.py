@@ -16,7 +16,7 @@ from reports.faults import BINS, CALIBRATION, KINDS, Calibration, calibration, f
 from reports.page import Heading, Sheet, Shown, sortable
 from reports.spec import IOU_TYPES, Spec
 from reports.statistics import Difference, differences, summarise
-from reports.style import MUTED, RULE, Picture, colour
+from reports.style import MUTED, RULE, Picture, stroke
 from reports.text import interval_text, number, spread_text, test_text
 
 ABOUT = {
@@ -131,7 +131,7 @@ def _picture(spec: Spec, curves: Mapping[TableRow, list[Calibration]], kind: str
                 for name in ("score", "hits")
             )
         known = counts > 0
-        axis.plot(score[known], hits[known], "o-", ms=3.5, color=colour(place), label=_label(spec, row))
+        axis.plot(score[known], hits[known], marker="o", ms=3.5, **stroke(place), label=_label(spec, row))
     axis.set_aspect("equal")
     axis.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     axis.xaxis.label.set_color(MUTED)

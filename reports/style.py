@@ -27,6 +27,7 @@ VARIABLES = {
     **{colour: f"--series-{index}" for index, colour in enumerate(PALETTE)},
 }
 MARKERS = "osD^vPX*"
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 WIDTH = 4.6  # inches
 SHORT = 16  # letters of a label, three of which fit side by side
 
@@ -122,9 +123,14 @@ def colour(place: int) -> str:
     return PALETTE[place % len(PALETTE)]
 
 
+def stroke(place: int) -> dict[str, Any]:
+    """Colour and dashes of the line at a place: where colours repeat, dashes tell lines apart."""
+    return {"color": colour(place), "ls": DASHES[place // len(PALETTE) % len(DASHES)]}
+
+
 def marker(place: int) -> str:
-    """The marker of the line or row at a place; repeats after the last."""
-    return MARKERS[place % len(MARKERS)]
+    """The marker of the line or row at a place; where colours repeat, it is another one."""
+    return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
 
 def legend_above(canvas: Figure, axes: list[Axes], last: Collection[str] = ()) -> None:

@@ -199,9 +199,9 @@ def _marks_beside_baseline(spec: Spec, collection: Collection, row: TableRow) ->
     theirs = ours if other is None else collection.complete(other.key)
     if ours.empty or theirs.empty:
         return {}
-    evaluated = Counter(theirs["evaluated"])
+    evaluated = Counter(theirs["evaluated"].to_numpy())
     usual = min(evaluated, key=lambda each: (-evaluated[each], each))
-    found = {"other images": int((ours["evaluated"] != usual).sum())}
+    found = {"other images": int((ours["evaluated"].to_numpy() != usual).sum())}
     ours, theirs = of_shared_seeds(ours, theirs)
     apart = (ours["load"].to_numpy() - theirs["load"].to_numpy()).astype(float)
     elsewhere = (ours["machine"].to_numpy() != theirs["machine"].to_numpy()).any()

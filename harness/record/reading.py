@@ -52,30 +52,41 @@ def is_name(text: str) -> bool:
 def regular_file(path: Path | str) -> Iterator[BinaryIO | None]:
     """A file opened to be read; None for a folder, a device, or a pipe, which is not waited for. Raises OSError as
     `open` does."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
+    handle = _regular(path)
+    if handle is None:
         yield None
         return
     with os.fdopen(handle, "rb") as file:
         yield file
 
 
+def _regular(path: Path | str) -> int | None:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    return None
+
+
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
     """A regular file's contents; None if there is none. Raises Damaged for what is no file, or larger than `most`.
 
-    A pipe in its place is not waited for. Raises OSError as `open` does.
+    A pipe in its place is not waited for. Raises OSError as `open` does. Without a file object: ten thousand records
+    are read by several threads, which wait for one another at every call of the system.
     """
     try:
-        with regular_file(path) as file:
-            if file is None:
-                raise Damaged(f"{path} is not a regular file; move it away")
-            size = min(os.fstat(file.fileno()).st_size, most)
-            content = file.read(size + 1)  # room for `most` at once would take longer than reading
-            if len(content) > size:
-                content += file.read(most)
+        handle = _regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if handle is None:
+        raise Damaged(f"{path} is not a regular file; move it away")
+    try:
+        size = min(os.fstat(handle).st_size, most)
+        content = os.read(handle, size + 1)  # room for `most` at once would take longer than reading
+        while len(content) != size and len(content) <= most and (more := os.read(handle, 2**20)):
+            content += more
+    finally:
+        os.close(handle)
     if len(content) > most:
         raise Damaged(f"{path} is larger than {most // 2**20} MB, larger than any such file of ours; move it away")
     return content

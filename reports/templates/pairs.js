@@ -13,6 +13,8 @@ function make(tag, attributes, ...children) {
 }
 
 const written = (value) => (value === null ? "–" : value.toFixed(1).replace("-", "−"));
+// A name with places after its underscores where a line may end.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, make("wbr", {})]);
 const signed = (value) => (value === null ? "–" : (value > 0 ? "+" : "") + written(value));
 
 function categories() {
@@ -41,7 +43,7 @@ function fillTable() {
       make(
         "tr",
         {},
-        make("th", { scope: "row" }, String(name)),
+        make("th", { scope: "row" }, ...breakable(String(name))),
         ...[frequency, written(mine), written(theirs), signed(change), instances, images].map((text) => make("td", {}, String(text))),
       ),
     ),

@@ -98,7 +98,7 @@ def write_categories(
         centre = np.array([metrics[iou][f"AP{letter}"] or 0.0 for letter in frequency])
         ap = np.clip((centre + place + rng.normal(0, 2.5, count)) / 100, 0, 1)
         ids = np.arange(1, count + 1)
-        names = [f"category {i}" for i in ids]
+        names = [f"category_with_a_remarkably_long_name_{i}" for i in ids]
         tables.append(
             pa.table(
                 {

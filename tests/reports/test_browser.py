@@ -154,6 +154,15 @@ def test_text_in_figures_is_readable(browser, mini: Path, width: int) -> None:  
         assert len(browser.find_element("id", caption).text) > 20
 
 
+@pytest.mark.parametrize("width", [400, 1280])
+def test_names_of_categories_and_figures_do_not_overlap(browser, mini: Path, width: int) -> None:  # type: ignore[no-untyped-def]
+    folder = compare_command("xpaste-s0", "bsgal-s0", mini.parent / "runs", mini.parent / "compared_names")
+    beyond = "return [...document.querySelectorAll('tbody th')].map(e => e.scrollWidth - e.clientWidth)"
+    for page in (mini, folder):
+        view(browser, page / "index.html", width)
+        assert max(browser.execute_script(beyond)) <= 0
+
+
 def test_sorting_is_shown_and_told(browser, mini: Path) -> None:  # type: ignore[no-untyped-def]
     view(browser, mini / "index.html", 400)
     arrow = "return getComputedStyle(document.querySelector('#results-all th .arrow'), '::after').content"

@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from harness.record.matches import RankedMatches, read_matches
@@ -100,7 +99,7 @@ def test_a_category_in_a_single_image_counts_with_its_removal_by_hand() -> None:
 
 
 def test_a_run_against_itself_has_no_images_part(run: Path) -> None:
-    runs = pd.Series({0: run.name, 1: run.name})
+    runs = [run.name, run.name]
     part = ImageParts(run.parent).of(runs, runs, COLUMNS["APr_box"])
     assert part is not None
     assert (part.variance, part.interaction) == (0.0, 0.0)
@@ -111,8 +110,8 @@ def test_the_images_part_needs_both_runs_and_a_figure_of_all_sizes(tmp_path: Pat
         (tmp_path / name).mkdir()
         write_matches(tmp_path / name, np.random.default_rng(1), gain)
     parts = ImageParts(tmp_path)
-    part = parts.of(pd.Series({0: "b"}), pd.Series({0: "a", 1: "a"}), COLUMNS["AP_box"])
+    part = parts.of(["b"], ["a"], COLUMNS["AP_box"])
     assert part is not None
     assert 0.1 < part.variance**0.5 < 5  # of 100
-    assert parts.of(pd.Series({0: "b"}), pd.Series({0: "gone"}), COLUMNS["AP_box"]) is None
-    assert parts.of(pd.Series({0: "b"}), pd.Series({0: "a"}), COLUMNS["APs_box"]) is None
+    assert parts.of(["b"], ["gone"], COLUMNS["AP_box"]) is None
+    assert parts.of(["b"], ["a"], COLUMNS["APs_box"]) is None
