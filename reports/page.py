@@ -43,7 +43,6 @@ from reports.text import (
 
 if TYPE_CHECKING:
     import jinja2
-    from markupsafe import Markup
 
 FILES = ("config.yaml", "log.txt", "metrics.jsonl", "record.json")  # of a run that the page leads to
 GENERATOR = "harness report"  # what a page says it was written by
@@ -153,19 +152,13 @@ def prose(text: str) -> str:
     return written
 
 
-def heading_html(heading: Heading) -> Markup:
+def heading_html(heading: Heading) -> str:
     """A heading with its sub- and superscript one above the other."""
-    from markupsafe import Markup
-
-    written = Markup("{}").format(heading.base)
-    if heading.subscript:
-        both = '<span class="scripts"><sup>{}</sup><sub>{}</sub></span>'
-        written += Markup(both).format(heading.superscript, heading.subscript)
-    elif heading.superscript:
-        written += Markup("<sup>{}</sup>").format(heading.superscript)
-    if heading.unit:
-        written += Markup(' <span class="unit">{}</span>').format(heading.unit)
-    return written
+    base, above, below, unit = map(html.escape, (heading.base, heading.superscript, heading.subscript, heading.unit))
+    scripts = f"<sup>{above}</sup>" if above else ""
+    if below:
+        scripts = f'<span class="scripts"><sup>{above}</sup><sub>{below}</sub></span>'
+    return base + scripts + (f' <span class="unit">{unit}</span>' if unit else "")
 
 
 def heading_of(column: Column) -> Heading:
