@@ -20,7 +20,7 @@ from reports.text import number
 
 @pytest.fixture(scope="module")
 def csv(paper_main: Path) -> pd.DataFrame:
-    return pd.read_csv(paper_main / "table.csv").set_index(["backbone", "row"])
+    return pd.read_csv(paper_main / "table.csv", float_precision="round_trip").set_index(["backbone", "row"])
 
 
 def figures(report: Path, method: str, backbone: str, seeds: tuple[int, ...], iou: str, metric: str) -> np.ndarray:
