@@ -5,6 +5,7 @@ The processes are forked from a server that has torch imported, so that a life c
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -104,6 +105,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def _life(runs: Path, event: int | tuple[str, int] | None, sent: signal.Signals, overrides: Sequence[str]) -> None:
+    gc.freeze()  # looking for garbage would copy what the server has loaded
     os.setsid()
     sys.stderr = (runs / "stderr").open("a")
     events = _Events(event, sent)
