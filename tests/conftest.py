@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis  # noqa: F401  before what is imported is frozen: it counts references, which are not seen then
 import pytest
 import torch
 from filelock import FileLock
