@@ -26,6 +26,8 @@ from methods.contract import Method
 if TYPE_CHECKING:
     from tests.small_training import Trained
 
+# Given a name and what makes a folder, that folder.
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 # What computes longest begins, so that no worker is left alone with it at the end.
 LONGEST = (
     "tests/training/test_distributed.py",
@@ -66,8 +68,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.index(_file(item)))
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # nothing that was imported is garbage, and looking for some took a tenth of the tests' time
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nothing that is imported is garbage, and looking for some took an eighth of the tests' time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _file(item: pytest.Item) -> str:
@@ -87,6 +96,25 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of this session, one for all its workers."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def make_once(shared: Path) -> MakeOnce:
+    """Makes a folder of this session in the first of its workers that asks for it; the others wait until it is there.
+
+    What it makes is not to be changed.
+    """
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                path.mkdir()
+                make(path)
+                whole.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reports.command import report_command
+from tests.conftest import MakeOnce
 from tests.reports import made_up
 
 
 @pytest.fixture(scope="session")
-def paper_main(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paper_main(make_once: MakeOnce) -> Path:
     """The folder of the report `paper_main` on made-up records; the runs lie beside it."""
-    folder = tmp_path_factory.mktemp("paper_main")
-    made_up.write_paper_main(folder / "runs")
-    return report_command("paper_main", folder / "runs", out=folder / "report")
+    return _report("paper_main", made_up.write_paper_main, make_once)
 
 
 @pytest.fixture(scope="session")
-def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mini")
-    made_up.write_mini(folder / "runs")
-    return report_command("mini", folder / "runs", out=folder / "report")
+def mini(make_once: MakeOnce) -> Path:
+    return _report("mini", made_up.write_mini, make_once)
+
+
+def _report(name: str, write: Callable[[Path], object], make_once: MakeOnce) -> Path:
+    def make(folder: Path) -> None:
+        write(folder / "runs")
+        report_command(name, folder / "runs", out=folder / "report")
+
+    return make_once(name, make) / "report"

@@ -17,14 +17,15 @@ from harness.record.record import Status, read_records
 from reports.faults import fault_gains
 from tests import command_line
 from tests.command_line import Ended
+from tests.small_training import TINY
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
-SMALL = ["schedule.global_batch=2", "schedule.batch_per_rank=2", "data.workers=1"]
+SMALL = [*TINY, "data.workers=1"]
 SHORT = [*SMALL, "schedule.iterations=8", "evaluation.limit=12", "schedule.checkpoint_every=2"]
 
 SWEEP = f"""
 description: "Two short runs"
-defaults: [data=mini, schedule.iterations=6, evaluation.limit=12, {", ".join(SMALL)}]
+defaults: [data=mini, {", ".join(SMALL)}, schedule.iterations=6, evaluation.limit=12]
 grid:
   - {{name: baseline, method: baseline, seed: 0}}
   - {{method: bsgal, data.pool: half_bad, seed: 0}}

@@ -16,13 +16,11 @@ from harness.record.manifest import ExpectedRun, Submission, read_manifest
 from harness.record.record import Record, read_record
 from tests.command_line import harness
 from tests.slurm.cluster import Cluster
+from tests.small_training import TINY
 
 ROOT = Path(__file__).parents[2]
 # A few steps of real training; small, since twelve such runs share the cores of a test machine.
-QUICK = [
-    "data=mini", "detector=small", "data.workers=0", "schedule.global_batch=2", "schedule.batch_per_rank=2",
-    "schedule.log_every=1", "schedule.checkpoint_every=4", "evaluation.limit=4",
-]  # fmt: skip
+QUICK = ["data=mini", "detector=small", *TINY, "schedule.checkpoint_every=4", "evaluation.limit=4"]
 RESOURCES = ["launcher=slurm", "launcher.gpus=0", "launcher.cpus=2", "launcher.memory_gb=2", "launcher.minutes=30"]
 
 
@@ -96,7 +94,7 @@ class Project:
             # The queue is asked often and at next to no cost; `status` then says what has become of the runs.
             look = time.monotonic() + 5
             while self.job_names() and time.monotonic() < look:
-                time.sleep(0.2)
+                time.sleep(0.5)
             states = self.states(*words)
             if not any(row["state"] in ("running", "pending") for row in states.values()):
                 return states
