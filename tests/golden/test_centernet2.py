@@ -144,11 +144,12 @@ def assert_same_boxes(boxes: Tensor, scores: Tensor, golden_boxes: np.ndarray, g
     """
     assert len(boxes) == len(golden_boxes)
     np.testing.assert_allclose(scores, golden_scores, atol=SCORE, rtol=0)
-    free, order = list(range(len(boxes))), []
+    found, numbers, free = boxes.numpy(), scores.double().numpy(), np.ones(len(boxes), dtype=bool)
+    order = []
     for box, score in zip(golden_boxes, golden_scores, strict=True):
-        near = [i for i in free if abs(scores[i].item() - score) <= SCORE]
-        best = min(near, key=lambda i: np.abs(boxes[i].numpy() - box).max())
-        np.testing.assert_allclose(boxes[best], box, atol=PIXELS, rtol=0)
-        free.remove(best)
+        near = np.flatnonzero(free & (np.abs(numbers - score) <= SCORE))
+        best = near[np.abs(found[near] - box).max(1).argmin()]
+        np.testing.assert_allclose(found[best], box, atol=PIXELS, rtol=0)
+        free[best] = False
         order.append(best)
     return np.array(order)
