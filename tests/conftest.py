@@ -31,15 +31,22 @@ MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 # What computes longest begins, so that no worker is left alone with it at the end.
 LONGEST = (
     "tests/training/test_distributed.py",
-    "tests/test_docs.py",
-    "tests/golden/test_bsgal.py",
     "tests/run/test_survival.py",
+    "tests/engine/test_mmdet_methods.py",
+    "tests/golden/test_bsgal.py",
+    "tests/launch/test_shipped_lvis.py",
     "tests/launch/test_local.py",
-    "tests/commands/test_full_disk.py",
-    "tests/methods/test_bsgal.py",
-    "tests/run/test_end_to_end.py",
     "tests/reports/test_browser.py",
+    "tests/test_docs.py",
+    "tests/launch/test_shipped.py",
     "tests/evaluate/test_equal_to_lvis.py",
+    "tests/commands/test_full_disk.py",
+    "tests/engine/test_mmdet.py",
+    "tests/run/test_end_to_end.py",
+    "tests/methods/test_bsgal.py",
+    "tests/launch/test_expand.py",
+    "tests/methods/test_conformance.py",
+    "tests/run/test_single_instances.py",
 )
 
 
