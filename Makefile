@@ -1,4 +1,4 @@
-# make demo: the embedded dataset, a sweep of every method on it, and the report.   make test: the tests.
+# make demo: the embedded dataset, a sweep of seven methods and controls on it, and the report.   make test: the tests.
 # make docs: the documentation in site/.   make docs-serve: the same at http://127.0.0.1:8000, rebuilt on every change.
 PYTHON ?= python3
 VENV := .venv

@@ -69,7 +69,9 @@ def sweep(
 ) -> None:
     """Run a sweep. Complete runs are skipped, and interrupted ones resume from their last checkpoint.
 
-    `launcher=slurm` submits the runs and returns; `launcher=local` waits until all have ended.Exit codes: as `status`.
+    `launcher=slurm` submits the runs and returns; `launcher=local` waits until all have ended.
+
+    Exit codes: as `harness status --help` lists them.
     """
     from harness.launch.sweep import launch_sweep
 

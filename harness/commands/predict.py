@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -13,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from harness.commands.drawing import draw_targets
 from harness.data.augment import evaluation_size, resize
-from harness.data.picture_files import NoPicture, decode, read_picture
+from harness.data.picture_files import read_rgb
 from harness.engine.contract import Engine, Prediction
 from harness.errors import UserError
 from harness.record.files import write_atomically
@@ -76,10 +75,7 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        picture = decode(read_picture(str(path)), cv2.IMREAD_COLOR_RGB)
-    except NoPicture as fault:
-        raise UserError(f"{path} is not an image: {fault}") from fault
+    picture = read_rgb(path)
     if picture is None:
         raise UserError(f"{path} {'is not an image that OpenCV can read' if path.is_file() else 'does not exist'}")
     return picture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from harness.data.lvis.annotations import Annotations
-from harness.data.picture_files import NoPicture, decode, read_picture
+from harness.data.picture_files import read_rgb
 from harness.errors import UserError
 
 
@@ -32,10 +31,7 @@ class TrainingImages:
         if latest is not None and latest[0] == index:
             return latest[1]
         path = self.path(index)
-        try:
-            image = decode(read_picture(str(path)), cv2.IMREAD_COLOR_RGB)
-        except NoPicture as fault:
-            raise UserError(f"{path} is not an image: {fault}") from fault
+        image = read_rgb(path)
         if image is None:
             raise UserError(_what_is_wrong(path, self.root))
         expected = int(self.annotations.heights[index]), int(self.annotations.widths[index])

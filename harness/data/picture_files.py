@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -67,6 +68,17 @@ def check_encoded(content: bytes) -> None:
 def decode(content: bytes | None, flags: int) -> np.ndarray | None:
     """(H, W) or (H, W, channels) by OpenCV, `flags` being its IMREAD_*; None for what is no picture."""
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+
+
+def read_rgb(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 of a picture file; None if it is missing or OpenCV cannot decode it.
+
+    Raises UserError that names a file which must not be decoded.
+    """
+    try:
+        return decode(read_picture(str(path)), cv2.IMREAD_COLOR_RGB)
+    except NoPicture as fault:
+        raise UserError(f"{path} is not an image: {fault}") from fault
 
 
 def _size(content: bytes) -> tuple[int, int]:

@@ -64,8 +64,8 @@ class Local:
         try:
             with _signals_end_like_ctrl_c():
                 while self.running or self._next() is not None:
-                    self._start()
                     self._reap()
+                    self._start()
                     self.on_change()
                     time.sleep(POLL_SECONDS)
             return True

@@ -124,17 +124,20 @@ class TinyEngine:
             self.module: nn.Module = TinyDetector().to(dtype)
         self.passes = 0
 
+    @property
+    def _detector(self) -> TinyDetector:
+        assert isinstance(self.module, TinyDetector)
+        return self.module
+
     def losses(
         self, views: Sequence[Any], proposals: Proposals, rng: torch.Generator, *, backbone_in_eval: bool = False
     ) -> LossTable:
         self.passes += 1
-        detector = self.module
-        assert isinstance(detector, TinyDetector)
         regions = _regions(views, BACKGROUND if proposals is Proposals.SAMPLED else 0, rng)
         features = self._features(views, regions)
         goal = F.one_hot(regions.labels, CLASSES + 1)[:, :CLASSES].to(features.dtype)
         found = {}
-        for number, stage in enumerate(detector.stages):
+        for number, stage in enumerate(self._detector.stages):
             logits = stage(features)
             each = F.binary_cross_entropy_with_logits(logits, goal, reduction="none").sum(1)
             loss = regions.loss(LossKind.CLASSIFICATION, each, pasted=True)
@@ -143,16 +146,14 @@ class TinyEngine:
             found[f"cls_stage{number}"] = replace(loss, last_layer=seen)
         true = regions.take(regions.instance >= 0)
         real = features[regions.instance >= 0]
-        found["box"] = true.loss(LossKind.BOX, detector.box(real).abs().sum(1))
-        found["mask"] = true.loss(LossKind.MASK, detector.box(real).square().sum(1))
-        proposal = F.softplus(-detector.proposal(real)).sum(1)
+        found["box"] = true.loss(LossKind.BOX, self._detector.box(real).abs().sum(1))
+        found["mask"] = true.loss(LossKind.MASK, self._detector.box(real).square().sum(1))
+        proposal = F.softplus(-self._detector.proposal(real)).sum(1)
         found["proposal"] = true.loss(LossKind.PROPOSAL, proposal, across_ranks=True)
         return LossTable(found)
 
     def _features(self, views: Sequence[Any], regions: _Regions) -> Tensor:
-        detector = self.module
-        assert isinstance(detector, TinyDetector)
-        features: Tensor = detector(_described(views, regions).to(detector.box.weight.dtype))
+        features: Tensor = self._detector(_described(views, regions).to(self._detector.box.weight.dtype))
         return features
 
     def shared_counts(self, views: Sequence[Any]) -> dict[str, Tensor]:
@@ -160,11 +161,9 @@ class TinyEngine:
 
     @torch.no_grad()
     def confidence(self, views: Sequence[Any], table: LossTable) -> Tensor:
-        detector = self.module
-        assert isinstance(detector, TinyDetector)
         regions = _regions(views, 0, torch.Generator())
         features = self._features(views, regions)
-        each = torch.stack([stage(features).sigmoid() for stage in detector.stages]).mean(0)
+        each = torch.stack([stage(features).sigmoid() for stage in self._detector.stages]).mean(0)
         found = torch.zeros(regions.shape)
         found.view(-1)[regions.instance] = each.gather(1, regions.labels[:, None]).squeeze(1).to(found.dtype)
         return found

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        ("mini", 18),
+        ("mini", 14),
+        ("pasting", 10),
         ("confidence", 24),
         ("confidence_pools", 38),
         ("mini_backbones", 24),

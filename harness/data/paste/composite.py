@@ -53,26 +53,21 @@ def hide(instances: Sequence[Instance], mask: np.ndarray, x: int, y: int) -> lis
     go although nothing covers it. Source: X-Paste (2212.03863).
     """
     shown = []
-    h, w = mask.shape
     for instance in instances:
-        left, top, right, bottom = instance.extent
-        x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)
-        rest: Instance | None = instance
-        if x0 < x1 and y0 < y1:
-            rest = _without(instance, mask[y0 - y : y1 - y, x0 - x : x1 - x], (x0 - left, y0 - top))
-        elif instance.annotated is not None:
-            rest = replace(instance, annotated=None)
+        rest = _without(instance, mask, x, y)
         if rest is instance or (rest is not None and _stays(instance, rest)):
             shown.append(rest)
     return shown
 
 
-def _without(instance: Instance, over: np.ndarray, corner: tuple[int, int]) -> Instance | None:
-    """What `over`, at a corner x, y of its mask, leaves of an instance, with its mask's box: the same object where that
-    is all, None if it is nothing."""
-    (x, y), (h, w) = corner, over.shape
-    window = slice(y, y + h), slice(x, x + w)
-    if not (instance.mask[window] & over).any():
+def _without(instance: Instance, mask: np.ndarray, x: int, y: int) -> Instance | None:
+    """What `mask` at x, y leaves of an instance, the same object where that is all; None if it is nothing."""
+    h, w = mask.shape
+    left, top, right, bottom = instance.extent
+    x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)
+    window = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    over = mask[y0 - y : y1 - y, x0 - x : x1 - x] if x1 > x0 and y1 > y0 else None
+    if over is None or not (instance.mask[window] & over).any():
         return instance if instance.annotated is None else replace(instance, annotated=None)
     rest = instance.mask.copy()
     rest[window] &= 1 - over

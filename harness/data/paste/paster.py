@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import ceil, sqrt
+from math import ceil
 
 import cv2
 import numpy as np
@@ -167,7 +167,7 @@ class Paster:
             rgba = read_rgba(source)
         shape = rgba.shape[0], rgba.shape[1]
         if known:
-            size = area_size(shape, view, float(self.areas.mean[category]), float(self.areas.std[category]), rng)
+            size = area_size(shape, view, self.areas.mean[category], self.areas.std[category], rng)
         else:
             size = free_size(shape, view, rng)
         return None if size is None else self._anywhere(rgba, size, view, rng)
@@ -231,7 +231,7 @@ def area_size(
     height, width = view
     side = min(max(mean + rng.standard_normal() * std, MIN_SIDE / height), MAX_SHARE)
     aspect = cutout[1] / cutout[0] * rng.uniform(1 - ASPECT_JITTER, 1 + ASPECT_JITTER)
-    exact = sqrt(aspect * side**2 * height * width)
+    exact = np.sqrt(aspect * side**2 * height * width)
     return _accepted((int(exact / aspect), int(exact)), view, SMALLEST_SIDE)
 
 
