@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 STEP_CLOCKS = {"gpu": "step_gpu_seconds", "cpu": "step_cpu_seconds"}  # and where the record has them
 MOST_RUNS = 500  # of a report whose runs' larger files are read: matches, categories, metrics, pictures
+MEASURED = [(f"{metric}_{kind}", iou, metric) for kind, iou in IOU_TYPES.items() for metric in METRICS]
 ABSENT = "—"  # the value of a setting that a run does not have
 
 
@@ -102,7 +103,7 @@ class Collection:
     @cached_property
     def _complete(self) -> dict[str, pd.DataFrame]:
         done = self.frame[~self.frame["superseded"] & (self.frame["state"] == "complete")]
-        done = done.set_index("seed").sort_index()
+        done = done.set_index("seed").sort_index().copy()  # joins columns of a type, or each row's copy would
         # Copies: pandas keeps a list of all views of one frame, and a thousand of them make each access slow.
         return {str(key): runs.copy() for key, runs in done.groupby("row", sort=False)}
 
@@ -158,11 +159,7 @@ def collect(spec: Spec, folder: Path) -> Collection:
 
 def figures_of(record: Record) -> dict[str, float]:
     """The record's figures under the names of `spec.COLUMNS`, NaN where it has none."""
-    figures = {
-        f"{metric}_{kind}": _number(record.metrics.get(iou, {}).get(metric))
-        for kind, iou in IOU_TYPES.items()
-        for metric in METRICS
-    }
+    figures = {key: _number(record.metrics.get(iou, {}).get(metric)) for key, iou, metric in MEASURED}
     cost = record.cost
     seconds, iterations = _number(cost.get("train_seconds")), _number(cost.get("iterations"))
     of_steps = _number(cost.get(STEP_CLOCKS.get(_clock(record), "train_seconds")))

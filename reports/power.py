@@ -65,8 +65,7 @@ def first_of(spec: Spec) -> tuple[str, str]:
 
 def smallest_shown(noise: Noise, seeds: int) -> float:
     """The smallest difference that a paired t-test over so many seeds shows with a power of `POWER`."""
-    from scipy.optimize import brentq
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import nctdtrinc, stdtrit
 
     images = noise.images or 0.0
     error = math.sqrt(noise.seeds / seeds + images)
@@ -75,7 +74,7 @@ def smallest_shown(noise: Noise, seeds: int) -> float:
     share = np.array([noise.seeds / seeds / error**2])
     freedom = float(degrees_of_freedom(share, seeds, np.array([MANY]))[0])
     critical = stdtrit(freedom, 1 - RATE / 2)
-    return error * float(brentq(lambda shift: 1 - nctdtr(freedom, shift, critical) - POWER, 0.0, 10 * critical + 10))
+    return error * float(nctdtrinc(freedom, 1 - POWER, critical))
 
 
 def seeds_needed(noise: Noise, difference: float = WANTED) -> int | None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Spec:
     decimals: int
     figures: tuple[Figure, ...]
 
-    @property
+    @cached_property
     def settings(self) -> list[str]:
         """Every setting that the report looks at."""
         named = [*self.filters, *([self.group] if self.group else [])]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,8 @@ from harness.record.files import write_json
 from harness.record.reading import Damaged, Label, Name, Time, is_name, of_types, read_json
 
 SCHEMA = 1
-READERS = 8  # threads: over a network each file waits
+READERS = 8  # threads, where each file waits, as over a network
+FIRST, LONG = 200, 0.0005  # files that tell whether they wait; seconds of waiting for each from which on they do
 
 
 class Status(str, Enum):
@@ -146,8 +149,14 @@ def read_records(runs: Path) -> list[Record]:
     if not runs.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
-    parts = [names[start::READERS] for start in range(READERS)]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda part: [record_as_found(runs, name) for name in part], parts))
-    records = (found[place % READERS][place // READERS] for place in range(len(names)))
-    return [record for record in records if record is not None]
+    read = partial(record_as_found, runs)
+    found = list(map(read, names[:1]))  # takes longer: it prepares the checks
+    begun = time.perf_counter() - time.thread_time()
+    found += map(read, names[1:FIRST])
+    waited = time.perf_counter() - time.thread_time() - begun
+    if waited < LONG * FIRST:
+        found += map(read, names[FIRST:])  # threads would wait for one another instead, at three times the CPU time
+    else:
+        with ThreadPoolExecutor(READERS) as pool:
+            found += pool.map(read, names[FIRST:])
+    return [record for record in found if record is not None]

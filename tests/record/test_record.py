@@ -20,6 +20,17 @@ def test_a_record_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
     assert read_record(tmp_path, "b-2") is None
 
 
+def test_records_whose_files_wait_are_read_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then threads read all but the first ones."""
+    for place in range(20):
+        write_record(tmp_path, Record(f"a-{place}", "bsgal", Status.complete))
+    at_once = read_records(tmp_path)
+    monkeypatch.setattr("harness.record.record.FIRST", 2)
+    monkeypatch.setattr("harness.record.record.LONG", 0.0)
+    assert read_records(tmp_path) == at_once
+    assert [record.run_id for record in at_once] == sorted(f"a-{place}" for place in range(20))
+
+
 def test_the_run_id_follows_from_the_content_and_not_from_its_order() -> None:
     first = run_id("x", {"a": 1, "b": {"c": 2, "d": None}})
     assert first == run_id("x", {"b": {"d": None, "c": 2}, "a": 1})
