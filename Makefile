@@ -11,9 +11,8 @@ demo: $(VENV)/.installed
 	$(BIN)/harness sweep mini
 	$(BIN)/harness report mini
 
-# On all cores, eight at most: a worker takes about 1 GB, and for a while 4.
 test: $(VENV)/.test-installed
-	$(BIN)/pytest --numprocesses=logical --maxprocesses=8 --durations=25
+	$(BIN)/pytest --numprocesses=auto --durations=25
 
 # Swin-L, long training, a SLURM cluster under chaos: minutes each.
 slow: $(VENV)/.test-installed

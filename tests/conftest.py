@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis  # noqa: F401  before what is imported is frozen: it counts references, which are not seen then
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -57,6 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # One thread here and in the processes that tests start: workers and SLURM's jobs share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Four more than cores, since tests of SLURM wait; eight at most, and one for every 2 GiB of free memory."""
+    free = psutil.virtual_memory().available // 2**31
+    return int(max(1, min((psutil.cpu_count() or 1) + 4, 8, free)))
 
 
 def _mini_sources() -> str:
