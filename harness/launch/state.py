@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
@@ -28,6 +27,7 @@ from harness.launch.slurm import found_jobs
 from harness.record.manifest import ExpectedRun, Manifest, Submission
 from harness.record.reading import regular_file
 from harness.record.record import FailureKind, Record, Status, record_as_found
+from harness.record.waiting import read_each
 from harness.run import claim
 from harness.run.provenance import code_fingerprint
 
@@ -115,23 +115,22 @@ def collect(runs: Path, manifests: Sequence[Manifest], look: Look | None = None)
     if look is None:
         look = queue.look(submission for manifest in manifests for submission in manifest.submissions)
     found: list[RunState] = []
-    with ThreadPoolExecutor(16) as pool:
-        for manifest in manifests:
-            found += _sweep_states(runs, manifest, look, pool)
+    for manifest in manifests:
+        found += _sweep_states(runs, manifest, look)
     _say_what_is_waited_for(found)
     return found
 
 
-def _sweep_states(runs: Path, manifest: Manifest, look: Look, pool: ThreadPoolExecutor) -> Iterable[RunState]:
+def _sweep_states(runs: Path, manifest: Manifest, look: Look) -> list[RunState]:
     all_jobs = jobs_of(manifest, look)
     jobs = {run.run_id: all_jobs.get(run.run_id, []) for run in manifest.runs}
-    records = dict(zip(jobs, pool.map(partial(record_as_found, runs), jobs), strict=True))
+    records = dict(zip(jobs, read_each(partial(record_as_found, runs), jobs), strict=True))
     known = _Known(look, _ended_jobs(manifest, jobs, records, look), code_fingerprint())
 
     def state(run: ExpectedRun) -> RunState:
         return _state(runs, manifest, run, records[run.run_id], jobs[run.run_id], known)
 
-    return pool.map(state, manifest.runs)
+    return read_each(state, manifest.runs)
 
 
 def jobs_of(manifest: Manifest, look: Look = queue.NOTHING_ASKED) -> dict[str, list[tuple[Submission, str]]]:

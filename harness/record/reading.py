@@ -71,8 +71,8 @@ def _regular(path: Path | str) -> int | None:
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
     """A regular file's contents; None if there is none. Raises Damaged for what is no file, or larger than `most`.
 
-    A pipe in its place is not waited for. Raises OSError as `open` does. Without a file object: ten thousand records
-    are read by several threads, which wait for one another at every call of the system.
+    A pipe in its place is not waited for. Raises OSError as `open` does. Without a file object: a report
+    may read ten thousand records, and every call of the system counts.
     """
     try:
         handle = _regular(path)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import partial
@@ -19,10 +17,9 @@ from typing_extensions import TypedDict
 
 from harness.record.files import write_json
 from harness.record.reading import Damaged, Label, Name, Time, is_name, of_types, read_json
+from harness.record.waiting import read_each
 
 SCHEMA = 1
-READERS = 8  # threads, where each file waits, as over a network
-FIRST, LONG = 200, 0.0005  # files that tell whether they wait; seconds of waiting for each from which on they do
 
 
 class Status(str, Enum):
@@ -149,14 +146,5 @@ def read_records(runs: Path) -> list[Record]:
     if not runs.is_dir():
         return []
     names = sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
-    read = partial(record_as_found, runs)
-    found = list(map(read, names[:1]))  # takes longer: it prepares the checks
-    begun = time.perf_counter() - time.thread_time()
-    found += map(read, names[1:FIRST])
-    waited = time.perf_counter() - time.thread_time() - begun
-    if waited < LONG * FIRST:
-        found += map(read, names[FIRST:])  # threads would wait for one another instead, at three times the CPU time
-    else:
-        with ThreadPoolExecutor(READERS) as pool:
-            found += pool.map(read, names[FIRST:])
+    found = read_each(partial(record_as_found, runs), names)
     return [record for record in found if record is not None]

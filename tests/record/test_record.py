@@ -25,8 +25,8 @@ def test_records_whose_files_wait_are_read_in_the_same_order(tmp_path: Path, mon
     for place in range(20):
         write_record(tmp_path, Record(f"a-{place}", "bsgal", Status.complete))
     at_once = read_records(tmp_path)
-    monkeypatch.setattr("harness.record.record.FIRST", 2)
-    monkeypatch.setattr("harness.record.record.LONG", 0.0)
+    monkeypatch.setattr("harness.record.waiting.FIRST", 2)
+    monkeypatch.setattr("harness.record.waiting.LONG", 0.0)
     assert read_records(tmp_path) == at_once
     assert [record.run_id for record in at_once] == sorted(f"a-{place}" for place in range(20))
 
