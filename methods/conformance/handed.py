@@ -117,7 +117,8 @@ _ledgers: WeakKeyDictionary[HandedStep, Ledger] = WeakKeyDictionary()
 def outside(elsewhere: HostTensors | None) -> Iterator[None]:
     """While the harness computes, nothing that a method does is watched."""
     profile = sys.getprofile()
-    sys.setprofile(None)
+    if profile is not None:  # else left alone: Python 3.11 fails when two threads, here ranks, set theirs at once
+        sys.setprofile(None)
     paused, other = elsewhere, elsewhere is not None and elsewhere.paused
     if paused is not None:
         paused.paused = True
@@ -126,7 +127,8 @@ def outside(elsewhere: HostTensors | None) -> Iterator[None]:
     finally:
         if paused is not None:
             paused.paused = other
-        sys.setprofile(profile)
+        if profile is not None:
+            sys.setprofile(profile)
 
 
 def _tensors(value: Any) -> list[Tensor]:

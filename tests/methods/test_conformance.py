@@ -1,6 +1,8 @@
 """The kit passes the built-in methods, and catches every method in tests/methods/wrong with a sentence of its own."""
 
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 import methods
 from methods.conformance import check_method, run_checks
+from methods.conformance.handed import outside
 from methods.contract import Method, Selection, Step
 
 WRONG = sorted(Path(__file__).with_name("wrong").glob("*.py"))
@@ -55,6 +58,23 @@ def test_a_wrong_method_is_caught_once_with_its_sentence(path: Path) -> None:
     faults = [result.fault for result in run_checks(path.stem, processes=False).faults]
     assert len(faults) == 1, faults
     assert re.search(path.read_text().split("\n")[0].removeprefix("# "), faults[0]), faults
+
+
+def test_ranks_that_take_turns_at_any_moment_conform() -> None:
+    """Each rank is a thread; Python 3.11 raises where two threads set a profile function at once."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as ranks:
+            list(ranks.map(_leave_and_come_back, [2000, 2000]))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _leave_and_come_back(times: int) -> None:
+    for _ in range(times):
+        with outside(None):
+            pass
 
 
 @dataclass
