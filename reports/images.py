@@ -8,7 +8,10 @@ two runs subtract image by image, so that what makes an image hard for both canc
 
 Where few images hold a category, resampling understates how its AP varies: a mean of m images by (m - 1) / m, and a
 category in a single image hardly varies at all. So derivatives are stretched by sqrt(m / (m - 1)), and a category in a
-single image counts with what its removal does to the mean (the jackknife).
+single image counts with what its removal does to the mean (the jackknife). Removal takes what sets categories apart for
+chance, too. So it is scaled down to the variance of one image in the categories that two or three images hold, if
+there are `ENOUGH` of these and it is less. Surveys treat strata with a single unit likewise (`lonely.psu = "average"`
+of Lumley's R package survey).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ FIGURES = {
     "50": ("rcf", slice(0, 1)),
     "75": ("rcf", slice(5, 6)),
 }
+ENOUGH = 10  # categories in two or three images, to say how much one image varies
 
 
 @dataclass
@@ -98,6 +102,10 @@ def image_influence(matches: RankedMatches) -> tuple[np.ndarray, np.ndarray]:
             alone = (holding == 1) & chosen
             rows = alone[matches.truth_category]
             left_out = (ap[matches.truth_category[rows]] - figures[place]) / max(chosen.sum() - 1, 1)
+            few = chosen & np.isin(holding, (2, 3))
+            if left_out.any() and few.sum() >= ENOUGH:
+                one = _variance_of_one(matches, category, few, of_detection, of_instance, holding) / chosen.sum() ** 2
+                left_out *= min(1, one / np.mean(left_out**2)) ** 0.5
             moved[place] += np.bincount(matches.truth_image[rows], left_out, matches.images)
     return figures, moved
 
@@ -110,6 +118,25 @@ def _of_images(
     of_truth = (of_instance * stretch)[matches.truth_category] * matches.instances
     found = np.bincount(matches.image, of_detection * stretch[category], matches.images)
     return found + np.bincount(matches.truth_image, of_truth, matches.images)
+
+
+def _variance_of_one(
+    matches: RankedMatches,
+    category: np.ndarray,
+    few: np.ndarray,
+    of_detection: np.ndarray,
+    of_instance: np.ndarray,
+    holding: np.ndarray,
+) -> float:
+    """Of a category's AP by the one image that holds it, from the categories `few` (C,): each is held by m images, and
+    one image's variance is m times that of all m."""
+    rows = np.concatenate([category, matches.truth_category])
+    image = np.concatenate([matches.image, matches.truth_image])
+    moved = np.concatenate([of_detection, of_instance[matches.truth_category] * matches.instances])
+    rows, image, moved = (values[few[rows]] for values in (rows, image, moved))
+    m = holding[few]
+    cells = np.bincount((np.cumsum(few) - 1)[rows] * matches.images + image, moved, len(m) * matches.images)
+    return float(np.mean((cells.reshape(len(m), -1) ** 2).sum(axis=1) * m**2 / (m - 1)))
 
 
 def _derivatives(

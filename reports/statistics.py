@@ -87,7 +87,7 @@ def paired(ours: np.ndarray, baseline: np.ndarray, seeds: np.ndarray, baseline_s
 
 
 def image_part(influence: np.ndarray) -> ImagePart:
-    """Of (n, images): for each seed's difference, its derivatives by the images' weights (`reports.influence`)."""
+    """Of (n, images): for each seed's difference, its derivatives by the images' weights (`reports.images`)."""
     mean = influence.mean(axis=0)
     squares = float(mean @ mean)
     interaction = float(influence.var(axis=0, ddof=1).sum()) if len(influence) > 1 else 0.0

@@ -98,6 +98,41 @@ def test_a_category_in_a_single_image_counts_with_its_removal_by_hand() -> None:
     assert np.isnan(figures[2:4]).all()
 
 
+@pytest.mark.parametrize(
+    ("half_found", "found", "expected"),
+    [
+        (5, 5, [0.25**0.5 / 12] * 2),
+        (0, 10, [0.0, 0.0]),
+        (10, 0, [0.5 / 11] * 2),  # one image varies by more than removal says
+        (4, 5, [(1 - 8 / 11) / 10, 8 / 11 / 10]),  # nine categories are too few to tell
+    ],
+)
+def test_removal_is_scaled_down_to_what_one_image_varies_by_by_hand(
+    half_found: int, found: int, expected: list[float]
+) -> None:
+    """Rare categories in two images each, one instance in each. Of some one instance is found: their images' AP, 1 and
+    0, has a variance of 1/2; of the others both are, a variance of 0. Two more have a single image, found and not."""
+    pairs = half_found + found
+    hits = [(c, image) for c in range(pairs) for image in range(1 if c < half_found else 2)] + [(pairs, 2)]
+    truth = [(c, image) for c in range(pairs) for image in range(2)] + [(pairs, 2), (pairs + 1, 3)]
+    category, image = np.array(hits).T
+    truth_category, truth_image = np.array(truth).T
+    matches = RankedMatches(
+        images=4,
+        image=image,
+        starts=np.searchsorted(category, np.arange(pairs + 3)),
+        hit=np.ones((10, len(hits)), bool),
+        counted=np.ones((10, len(hits)), bool),
+        truth_image=truth_image,
+        truth_category=truth_category,
+        instances=np.ones(len(truth), int),
+        frequency=np.array(["r"] * (pairs + 2)),
+    )
+    moved = image_influence(matches)[1][list(FIGURES).index("r"), 2:]
+    assert (moved[0] >= 0, moved[1] <= 0) == (True, True)
+    np.testing.assert_allclose((moved**2).sum(), np.square(expected).sum(), atol=1e-12)
+
+
 def test_a_run_against_itself_has_no_images_part(run: Path) -> None:
     runs = [run.name, run.name]
     part = ImageParts(run.parent).of(runs, runs, COLUMNS["APr_box"])
