@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
         ("pasting", 10),
         ("confidence", 24),
         ("confidence_pools", 38),
-        ("mini_backbones", 24),
+        ("mini_backbones", 48),
         ("random_rate", 24),
         ("noise", 48),
         ("bsgal_ablation", 38),
