@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from harness.compose import compose
+from harness.compose import _composed_by_hydra, _composed_tree, compose, initialised, register_groups
 from harness.config import cache_folder
 from harness.errors import UserError
 
@@ -18,6 +19,27 @@ def test_overrides_reach_the_typed_configuration() -> None:
     assert composed.settings["method"] == "bsgal"
     assert composed.settings["backbone"] == "resnet50"
     assert composed.settings["method.mode"] == "paste_or_ori"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["recipe=bsgal_r50", "backbone=swin_l", "seed=3", "data.paste.blending=basic"],
+        ["seed=1", "method=bsgal", "seed=2", "method.tau=0.1", "seed=1"],
+        ["method.scores='a b.npy'", "method=confidence", "detector.strides=[8,16]", "name=a/b"],
+        ["data=mini", "data.pool=null", "+launcher.extra.qos=high", "launcher=slurm"],
+        ["data.root=${cache_dir}/x", "schedule=mini_continue", "init_from=abc"],
+    ],
+)
+def test_kept_groups_compose_as_hydra_does(overrides: list[str]) -> None:
+    compose([])  # keeps what groups make
+    register_groups(overrides)
+    with initialised():
+        for _ in range(2):
+            (tree, choices), (expected, chosen) = _composed_tree(overrides), _composed_by_hydra(overrides)
+            assert tree == expected
+            assert (choices, OmegaConf.is_struct(tree)) == (chosen, True)
 
 
 @pytest.mark.parametrize(
