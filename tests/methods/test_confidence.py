@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
+import scipy  # loads what is used of it when that is used
 import torch
 
 from harness.compose import compose

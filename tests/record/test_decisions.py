@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import mannwhitneyu
+import scipy  # loads what is used of it when that is used
 
 from harness.record.decision_log import DecisionLog
 from harness.record.decision_log import write_decisions as join_logs
@@ -163,7 +163,9 @@ def test_auroc_is_mann_whitneys_u_over_the_pairs() -> None:
     clean, bad = (np.repeat(decisions["contribution"], n.round().astype(int)) for n in clean_and_bad(decisions))
     curve = contribution_roc(decisions)
     assert curve is not None
-    assert curve.auroc == pytest.approx(mannwhitneyu(clean, bad).statistic / (len(clean) * len(bad)), abs=1e-12)
+    assert curve.auroc == pytest.approx(
+        scipy.stats.mannwhitneyu(clean, bad).statistic / (len(clean) * len(bad)), abs=1e-12
+    )
 
 
 def test_the_ceiling_of_decisions_by_image() -> None:

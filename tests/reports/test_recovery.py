@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+import scipy  # loads what is used of it when that is used
 from typer.testing import CliRunner
 
 from harness.cli import app
@@ -43,7 +43,7 @@ def recovered(folder: Path, half: list[float], oracle: list[float]) -> Recovery:
 
 def fieller(ours: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
     """The roots of (mean a − s mean b)² = q² var(a − s b) / n."""
-    n, q = len(ours), t.ppf(0.975, len(ours) - 1)
+    n, q = len(ours), scipy.stats.t.ppf(0.975, len(ours) - 1)
     a, b = ours - KEPT, oracle - KEPT
     (aa, ab), (_, bb) = np.cov(a, b) * q**2 / n
     roots = np.roots([b.mean() ** 2 - bb, -2 * (a.mean() * b.mean() - ab), a.mean() ** 2 - aa])
