@@ -104,6 +104,7 @@ def test_owner_elsewhere_lives_as_long_as_its_heartbeat_counts(tmp_path: Path) -
     _pretend_elsewhere(tmp_path)
     assert take(tmp_path, patience=5.0) is None
     process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)  # until all its threads have stopped: a heartbeat may have been under way
     follower = take(tmp_path, patience=1.0)
     assert follower is not None
     assert follower.generation == 2
