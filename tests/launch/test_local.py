@@ -19,28 +19,42 @@ from harness.record.manifest import read_manifest
 from harness.record.record import Status, read_record
 from harness.run import claim
 from tests.command_line import harness
+from tests.small_training import TINY
 
 ROOT = Path(__file__).parents[2]
-SWEEP = """
-defaults:
-  - data=mini
-  - detector=small
-  - data.workers=0
-  - schedule.global_batch=2
-  - schedule.batch_per_rank=2
-  - schedule.log_every=1
-  - schedule.checkpoint_every=2
-  - evaluation.limit=4
+# Trains on until it is stopped, and leaves the cores to other tests meanwhile.
+PATIENT = '''
+import time
+from dataclasses import dataclass
+
+import torch
+
+from methods import register
+from methods.contract import Method, Selection
+
+
+@register("patient")
+@dataclass
+class Patient(Method):
+    """Keeps everything, slowly."""
+
+    def select(self, step):
+        time.sleep(0.3)
+        return Selection(keep=torch.ones_like(step.has_pasted))
+'''
+SWEEP = f"""
+defaults: [data=mini, detector=small, {", ".join(TINY)}, schedule.checkpoint_every=2, 'method_paths=[patient.py]']
 grid:
-  - {name: baseline, method: baseline, schedule: mini, schedule.iterations: 4}
-  - {name: continued, method: baseline, schedule: mini_continue, schedule.iterations: 300}
+  - {{name: baseline, method: baseline, schedule: mini, schedule.iterations: 4}}
+  - {{name: continued, method: patient, schedule: mini_continue, schedule.iterations: 1000}}
 after:
-  - {when: {name: continued}, init_from: {name: baseline}}
+  - {{when: {{name: continued}}, init_from: {{name: baseline}}}}
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path, mini_root: Path) -> Path:
+    (tmp_path / "patient.py").write_text(PATIENT)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "two.yaml").write_text(SWEEP)
     return tmp_path

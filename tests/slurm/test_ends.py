@@ -17,7 +17,6 @@ from harness.run import claim
 from tests.slurm.project import Project
 
 FOUR = "grid: {method: baseline, schedule.iterations: 4, seed: [0, 1, 2, 3]}\n"
-LONG = "grid: {method: baseline, schedule.iterations: 100000, seed: [0]}\n"
 HELD = "+launcher.sbatch.hold=true"
 GREEDY = '''
 import time

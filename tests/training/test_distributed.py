@@ -75,20 +75,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(
-    runs: Path, *overrides: str, base: Sequence[str] = OVERRIDES, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*TORCHRUN, "-m", "harness.run", *base, f"runs_dir={runs}", *overrides],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     made = Forks(tmp_path_factory.mktemp("forks"))
@@ -140,9 +126,9 @@ def assert_same_figures(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(mini_root: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("two")
-    torchrun(runs)
+    run_forked(forks, *OVERRIDES, f"runs_dir={runs}")
     return runs
 
 
@@ -238,10 +224,10 @@ def test_two_ranks_train_as_one_process_that_averages(two_ranks: Path, measure: 
 
 
 @pytest.mark.slow
-def test_ranks_leave_out_and_weight_instances_of_their_own(mini_root: Path, tmp_path: Path) -> None:
+def test_ranks_leave_out_and_weight_instances_of_their_own(mini_root: Path, forks: Forks, tmp_path: Path) -> None:
     measure = Measure(MIXED)
     measure.run()
-    torchrun(tmp_path, base=MIXED)
+    run_forked(forks, *MIXED, f"runs_dir={tmp_path}")
     assert_trained_alike(tmp_path, measure)
     keys = ["iteration", "rank", "image"]
     found, expected = (
