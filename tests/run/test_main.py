@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
+import harness.compose
 from harness.compose import Composed
 from harness.record.record import Status
 from harness.run import application as command
@@ -38,6 +39,7 @@ def composings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return compose(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr(harness.compose, "_trees", {})  # what other tests have composed
     return found
 
 

@@ -134,7 +134,7 @@ def test_two_nodes_with_two_ranks_each_train_together(project: Project) -> None:
     project.write_sweep("ranks", "grid: {method: baseline, schedule.iterations: 3}\n")
     # The nodes' names are not to be found outside of this cluster.
     address = 'launcher.setup=["export MASTER_ADDR=127.0.0.1"]'
-    nodes = ("launcher.nodes=2", "launcher.cpus=1", "+launcher.sbatch.gpus-per-node=2")
+    nodes = ("launcher.nodes=2", "launcher.cpus=1", "launcher.memory_gb=4", "+launcher.sbatch.gpus-per-node=2")
     project.sweep("ranks", "schedule.global_batch=8", *nodes, address)
     (row,) = project.wait("ranks").values()
     assert row["state"] == "complete", project.output()
