@@ -61,6 +61,8 @@ $(VENV)/.docs-installed: $(VENV)/.installed
 
 $(VENV)/.mmdet-installed: $(VENV)/.installed
 	$(call install_headless,.[mmdet])
+	@# mmdet's yapf writes its grammar to the user's cache when it is first imported; tests would do so all at once.
+	$(BIN)/python -c 'import yapf'
 
 clean:
 	rm -rf $(VENV) runs report site
