@@ -269,15 +269,15 @@ def explained(error: Exception, overrides: Sequence[str]) -> UserError:
 
 
 def _explanation(error: Exception, overrides: Sequence[str]) -> str:
-    groups = _group_options()
+    groups = _groups() - {"hydra"}
     read = {text: _override(text) for text in overrides}
     for text, override in read.items():
         if override is None:
             quoted = f"'{text}'" if text.isprintable() else shown(text)
             return f"cannot read the override {quoted}: {quoting(text)}"
         key, value = override.key_or_group, override.value()
-        if key in groups and isinstance(value, str) and value not in groups[key]:
-            return f"{key}={value}: no such {key}; {nearest(value, groups[key])}"
+        if key in groups and isinstance(value, str) and value not in (options := _options(key)):
+            return f"{key}={value}: no such {key}; {nearest(value, options)}"
     chosen = [text for text, override in read.items() if override is not None and override.key_or_group in groups]
     try:
         tree, choices = _composed_tree(chosen)
@@ -317,7 +317,6 @@ def _innermost(error: BaseException) -> str:
     return f"{full_key}: {line}" if full_key else line
 
 
-def _group_options() -> dict[str, list[str]]:
-    """Every configuration group with its options."""
-    loader = GlobalHydra.instance().config_loader()
-    return {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+def _options(group: str) -> list[str]:
+    """Of one group: to list them, Hydra copies all that is stored."""
+    return GlobalHydra.instance().config_loader().get_group_options(group)

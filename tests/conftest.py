@@ -61,9 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Four more than cores, since tests of SLURM wait; eight at most, and one for every 2 GiB of free memory."""
+    """Two more than cores, since tests of SLURM wait; eight at most, and one for every 2 GiB of free memory."""
     free = psutil.virtual_memory().available // 2**31
-    return int(max(1, min((psutil.cpu_count() or 1) + 4, 8, free)))
+    return int(max(1, min((psutil.cpu_count() or 1) + 2, 8, free)))
 
 
 def _mini_sources() -> str:

@@ -252,6 +252,18 @@ def test_extra_categories_are_pasted_by_the_free_rule(small) -> None:
     assert (found >= 24).any()
 
 
+def test_workers_are_forked_however_their_run_was_started(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that shares its job with others was spawned, and what it starts would be, too."""
+    monkeypatch.setattr(
+        "multiprocessing.context._default_context._actual_context", multiprocessing.get_context("spawn")
+    )
+    config = small.config(Pasting(), workers=1)
+    loader = training_loader(training_data(config, Pasting()), config.schedule)
+    next(loader)
+    (worker,) = multiprocessing.active_children()
+    assert isinstance(worker, multiprocessing.get_context("fork").Process)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_training_image_is_named(small, workers: int, tmp_path: Path) -> None:
     root = tmp_path / "copy"
