@@ -7,6 +7,7 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -105,4 +106,10 @@ def _file(module: ModuleType | None) -> Path | None:
 
 def _versions(package: str) -> list[str]:
     """Such as "keep-easy 0.1" for each distribution that brings a top-level package."""
-    return [f"{name} {metadata.version(name)}" for name in metadata.packages_distributions().get(package, [])]
+    return [f"{name} {metadata.version(name)}" for name in _distributions(tuple(sys.path)).get(package, [])]
+
+
+@cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """What is installed, by top-level package. Once for a path: it is all read, which takes a fifth of a second."""
+    return metadata.packages_distributions()

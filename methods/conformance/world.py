@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,6 +14,7 @@ from torch import Tensor
 from harness.data.policies import Policies
 from harness.data.sample import Batch, Masks, Sample, Targets, View
 from harness.data.seeding import generator
+from harness.data.transport import PackedBatch, pack, unpack
 from harness.training.distributed import Ranks
 from harness.training.step import StepPosition, TrainingStep
 from methods.conformance.elsewhere import HostTensors
@@ -91,13 +91,18 @@ def tiny_step(
     ranks: Ranks | None = None,
 ) -> TrainingStep:
     ranks = ranks or Ranks()
-    batch = copy.deepcopy(_batch(100 * iteration + 10000 * ranks.rank, pasted, references))
+    batch = unpack(_own(_packed(100 * iteration + 10000 * ranks.rank, pasted, references)))
     return TrainingStep(engine, batch, StepPosition(0, iteration, STEPS), ranks)
 
 
 @lru_cache(256)
-def _batch(seed: int, pasted: tuple[int, ...], references: int) -> Batch:
-    return tiny_batch(seed, pasted, references)
+def _packed(seed: int, pasted: tuple[int, ...], references: int) -> PackedBatch:
+    """As a loader worker sends it, but in memory of its own: shared memory would keep a file open for each."""
+    return _own(pack(tiny_batch(seed, pasted, references)))
+
+
+def _own(packed: PackedBatch) -> PackedBatch:
+    return dataclasses.replace(packed, block=packed.block.clone())
 
 
 def tiny_batch(seed: int, pasted: tuple[int, ...] = (0, 2), references: int = IMAGES, images: int = IMAGES) -> Batch:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import methods
-from methods import registry
+from methods import registry, sources
 from methods.contract import Method
 
 PLUGIN = textwrap.dedent(
@@ -225,6 +225,7 @@ def test_an_installed_plugin_s_version_counts(importable: Path) -> None:
         (info / "top_level.txt").write_text("of_a_test_module\n")
         (info / "RECORD").write_text("of_a_test_module.py,,\n")
         importlib.invalidate_caches()
+        sources._distributions.cache_clear()
         return fingerprint_of("of_a_test_module")
 
     assert len({alone, installed("1.0"), installed("1.1")}) == 3
