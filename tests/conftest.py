@@ -22,6 +22,7 @@ from harness.data.lvis.annotations import Annotations
 from harness.data.lvis.cache import load_annotations
 from harness.data.mini import make
 from harness.data.mini.make import MiniPaths, make_mini
+from harness.launch.forks import Forks
 from methods.contract import Method
 
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ def make_once(shared: Path) -> MakeOnce:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """Every method on a small model of mmdet: steps on the embedded dataset, resuming, two ranks, a whole run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,14 @@ pytest.importorskip("mmdet", reason="mmdet is not installed: pip install 'bsgal-
 
 import methods
 from harness.engine.mmdet.engine import CAPABILITIES
+from harness.launch.forks import Forks
 from harness.record.decision_log import write_decisions
 from harness.record.record import Status, read_records
 from tests.engine.mmdet_models import MODELS
+from tests.forked import run_forked
 from tests.small_training import TINY, SmallRun, raw
 
 pytestmark = pytest.mark.usefixtures("mini_root")
-
-ROOT = Path(__file__).parents[2]
 
 
 def on_mmdet(model: str = "mask_rcnn", *further: str) -> list[str]:
@@ -91,7 +88,7 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(value, raw(resumed.engine)[name]), name
 
 
-def test_ranks_that_decide_differently_do_not_wait_for_one_another(tmp_path: Path) -> None:
+def test_ranks_that_decide_differently_do_not_wait_for_one_another(forks: Forks, tmp_path: Path) -> None:
     """One rank makes a pass more than the other; a collective inside a pass would pair up wrongly, or hang."""
     overrides = [
         *TINY,
@@ -102,15 +99,7 @@ def test_ranks_that_decide_differently_do_not_wait_for_one_another(tmp_path: Pat
         "schedule.global_batch=4",
         "evaluation.limit=2",
     ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "harness.run", *overrides, f"runs_dir={tmp_path}"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_forked(forks, *overrides, f"runs_dir={tmp_path}")
     (record,) = read_records(tmp_path)
     assert record.status is Status.complete
     assert set(record.metrics) == {"bbox", "segm"}

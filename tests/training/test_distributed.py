@@ -14,13 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -29,8 +28,7 @@ from harness.compose import compose
 from harness.data.sample import Batch
 from harness.engine.contract import Engine
 from harness.errors import UserError
-from harness.launch.forks import Forks, Request, is_alive
-from harness.record.manifest import ExpectedRun
+from harness.launch.forks import Forks, is_alive
 from harness.record.record import Status, read_records
 from harness.run.run import execute
 from harness.training import checkpoint
@@ -40,6 +38,7 @@ from harness.training.loop import _decisions
 from harness.training.schedule import learning_rate
 from harness.training.step import StepPosition, TrainingStep
 from methods.contract import LossTable, Scope
+from tests.forked import run_forked, start_forked, wait_for
 from tests.small_training import TINY, SmallRun, raw, setup
 
 ROOT = Path(__file__).parents[2]
@@ -73,32 +72,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    made = Forks(tmp_path_factory.mktemp("forks"))
-    yield made
-    made.end()
-
-
-def start_forked(forks: Forks, *overrides: str) -> list[psutil.Process]:
-    """Two ranks as launcher=local starts them, which takes seconds less than torchrun."""
-    run = ExpectedRun("forked", "forked", list(overrides), {}, resources={"ranks": 2})
-    ranks = forks.start(Request(run, str(forks.folder), []))
-    assert len(ranks) == 2
-    return ranks
-
-
-def wait_for(ranks: list[psutil.Process]) -> None:
-    deadline = time.monotonic() + 300
-    while any(map(is_alive, ranks)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def run_forked(forks: Forks, *overrides: str) -> None:
-    wait_for(start_forked(forks, *overrides))
 
 
 def final(runs: Path) -> dict[str, Any]:
