@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,20 @@ def test_the_cpu_is_deterministic_and_fills_no_memory() -> None:
     prepare_torch(compose(["threads=1"]).config)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_memory_that_was_freed_is_at_hand() -> None:
+    prepare_torch(compose([]).config)
+    _pages_asked_for()
+    assert _pages_asked_for() < 1000
+
+
+def _pages_asked_for() -> int:
+    """While a step's worth of tensors, 16384 pages, are made and freed."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(2**21) for _ in range(8)]
+    del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 @pytest.mark.usefixtures("mini_root")
