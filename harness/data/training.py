@@ -141,7 +141,7 @@ def training_loader(
         _Guarded(data),
         batch_sampler=_requests(data, schedule, start_iteration, rank, world, policies),  # type: ignore[arg-type]
         num_workers=data.data.workers,
-        # Whatever started this process: its own way, which children of multiprocessing inherit, may import torch anew.
+        # However this process was started: one that was spawned would spawn its workers, and each would load torch.
         multiprocessing_context="fork" if data.data.workers else None,
         prefetch_factor=policies.prefetch(data.data.workers) if policies else None,
         collate_fn=_collate,

@@ -43,7 +43,7 @@ def prepare_torch(config: RunConfig) -> None:
 
 def _keep_freed_memory() -> None:
     """glibc returns a large tensor's memory to the system as soon as it is freed. The next one's is then handed out
-    page by page, which costs up to a tenth of a step on a virtual machine. Other C libraries do as they do."""
+    page by page, which costs a fifteenth of a step on a virtual machine. Other C libraries have no such call."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)

@@ -1,7 +1,10 @@
 """What stands between mmdet and today's libraries, and whether it is still needed."""
 
 import contextlib
+import os
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from harness.weights import file as weights_file
 from harness.weights.file import read_weights
 from tests.engine.mmdet_models import make_engine
 
+ROOT = Path(__file__).parents[2]
 WITHOUT_COMPILED = isinstance(sys.modules[mmdet_ops.NAME], mmdet_ops._StandIn)
 
 
@@ -165,3 +169,33 @@ def test_mmcv_s_roi_align_is_torchvision_s(aligned: bool, ratio: int) -> None:
         gradients.append((pooled.detach(), features.grad))
     for own, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(own, theirs)
+
+
+FINDS_HALF = """
+import sys, threading, time
+from pathlib import Path
+from harness.engine.mmdet import first_import
+from harness.errors import UserError
+
+cache, whole = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+cache.write_bytes(whole[: len(whole) // 2])
+first_import.PATIENCE_SECONDS = 0.2
+try:
+    first_import.import_yapf()
+except UserError as error:
+    assert "delete ~/.cache/YAPF" in str(error)
+else:
+    raise SystemExit("half a grammar was read")
+first_import.PATIENCE_SECONDS = 60
+threading.Timer(0.5, cache.write_bytes, [whole]).start()
+first_import.import_yapf()
+"""
+
+
+def test_a_first_import_waits_for_another_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    run = partial(subprocess.run, env=environment, check=True, timeout=120)
+    run([sys.executable, "-c", "import yapf"])
+    for cache in tmp_path.rglob("*.pickle"):
+        run([sys.executable, "-c", FINDS_HALF, str(cache)])
+    assert len(list(tmp_path.rglob("*.pickle"))) == 2

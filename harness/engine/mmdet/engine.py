@@ -15,13 +15,15 @@ from backbones.registry import Backbone
 from harness.config import Precision, RunConfig
 from harness.data.sample import View
 from harness.engine.contract import Prediction
+from harness.engine.mmdet.first_import import import_yapf
 from harness.engine.mmdet.operations import provide_operations
 from harness.engine.passes import autocast, drawing_from
 from harness.errors import UserError, first_line
 from harness.weights.loading import load_backbone
 from methods.contract import LossTable, Need, Proposals, Scope
 
-provide_operations()  # before mmdet is imported
+import_yapf()
+provide_operations()  # both before mmdet is imported
 
 from mmdet.models.dense_heads import RPNHead  # noqa: E402
 from mmdet.models.detectors import TwoStageDetector  # noqa: E402
