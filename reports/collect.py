@@ -264,11 +264,15 @@ def _assign(spec: Spec, runs: list[Run]) -> Iterable[tuple[TableRow, list[Run]]]
     groups: list[str | None] = list(spec.group_values) if spec.group else [None]
     matching = {row.key: _matching(row.where, runs) for row in spec.rows}
     for group, row in itertools.product(groups, spec.rows):
-        chosen = [r for r in matching[row.key] if group is None or canonical(r.settings.get(spec.group or "")) == group]
+        chosen = [r for r in matching[row.key] if group is None or _group_of(r, spec) == group]
         for values, part in _each(row, chosen):
             label = _label(row, values)
             parts = [row.key, *values.values(), *([group] if group else [])]
             yield TableRow("-".join(parts), row, group, label, values), part
+
+
+def _group_of(run: Run, spec: Spec) -> str | None:
+    return spec.group_of.get(canonical(run.settings.get(spec.group or "")))
 
 
 def _each(row: Row, runs: list[Run]) -> Iterable[tuple[dict[str, str], list[Run]]]:

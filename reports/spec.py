@@ -2,7 +2,7 @@
 
     title, description   shown at the head of the page; heading: what the rows are
     filters              settings that every record of the report has
-    group                {setting: {value: heading}}: one table for each value
+    group                {setting: {value: heading}}: one table for each heading, whose first value names it
     rows                 key -> label, about, where (the key as the record's name without), each, published
     columns              of `COLUMNS`, in the order of the table
     baseline             row key, or several: the first is what rows are tested against
@@ -153,7 +153,8 @@ class Spec:
     heading: str
     filters: Mapping[str, Any]
     group: str | None
-    group_values: Mapping[str, str]
+    group_values: Mapping[str, str]  # those that name a table, with its heading
+    group_of: Mapping[str, str]  # every value, with the one that names its table
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     baselines: tuple[str, ...]
@@ -225,6 +226,8 @@ def _spec(path: Path, content: Any) -> Spec:
         raise ValueError(f"{path}: a report needs rows")
     rows = tuple(_row(path, key, row or {}) for key, row in _mapping(path, "rows", content["rows"]).items())
     group, values = _group(path, content.get("group"))
+    first: dict[str, str] = {}
+    group_of = {value: first.setdefault(heading, value) for value, heading in values.items()}
     baselines = _names(path, "baseline", content.get("baseline", []))
     for key in baselines:
         _known(path, "baseline", key, [row.key for row in rows])
@@ -246,7 +249,8 @@ def _spec(path: Path, content: Any) -> Spec:
         heading=_text(path, "heading", content.get("heading", "method")),
         filters=_mapping(path, "filters", content.get("filters", {})),
         group=group,
-        group_values=values,
+        group_values={value: heading for value, heading in values.items() if group_of[value] == value},
+        group_of=group_of,
         rows=rows,
         columns=tuple(COLUMNS[key] for key in columns),
         baselines=baselines,

@@ -262,6 +262,8 @@ def _recovery_grid(spec: Spec, tables: list[Table]) -> Grid:
     groups = []
     for table in tables:
         lines = [line for line in table.lines if line.recovery is not None]
+        if not lines and len(tables) > 1:  # a setting without an oracle of its own
+            continue
         groups.append((table.heading, [[line.row.label, _together(" ", *recovery_text(line))] for line in lines]))
     return Grid(recovery_title(spec), [spec.heading, RECOVERED], groups)
 

@@ -126,6 +126,18 @@ def test_groups_and_filters(tmp_path: Path) -> None:
     assert len(found.frame) == 2
 
 
+def test_values_with_one_heading_share_a_table(tmp_path: Path) -> None:
+    spec = "group: {data.pool: {clean: Clean, bad: Bad, bad_oracle: Bad}}\nrows: {xpaste: {}, oracle: {}}"
+    for name, pool in (("xpaste", "clean"), ("xpaste", "bad"), ("oracle", "bad_oracle")):
+        write_record(tmp_path / "runs", record(name, 0, figures(40.0), {"data.pool": pool}))
+    found = collected(tmp_path, spec)
+    assert [row.key for row in found.rows if len(found.complete(row.key))] == [
+        "xpaste-clean",
+        "xpaste-bad",
+        "oracle-bad",
+    ]
+
+
 def test_no_record_at_all_gives_empty_rows(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     found = collected(tmp_path)
