@@ -141,8 +141,11 @@ def collect(spec: Spec, folder: Path) -> Collection:
     runs = _join(records, expected)
     runs = _matching(spec.filters, runs)
     rows, entries = [], []
-    for row, chosen in _assign(spec, runs):
-        chosen = _resolve(chosen, expected)
+    assigned = [(row, _resolve(chosen, expected)) for row, chosen in _assign(spec, runs)]
+    present = {row.row.key for row, chosen in assigned if chosen}
+    for row, chosen in assigned:
+        if sweeps and not chosen and row.row.key in present:
+            continue  # the sweeps have it in other groups alone
         if row.values and all(run.superseded for run in chosen):
             continue  # a value that runs of other sweeps alone have makes no row
         rows.append(row)
