@@ -228,6 +228,7 @@ def _spec(path: Path, content: Any) -> Spec:
     group, values = _group(path, content.get("group"))
     first: dict[str, str] = {}
     group_of = {value: first.setdefault(heading, value) for value, heading in values.items()}
+    group_values = {value: heading for heading, value in first.items()}
     baselines = _names(path, "baseline", content.get("baseline", []))
     for key in baselines:
         _known(path, "baseline", key, [row.key for row in rows])
@@ -249,7 +250,7 @@ def _spec(path: Path, content: Any) -> Spec:
         heading=_text(path, "heading", content.get("heading", "method")),
         filters=_mapping(path, "filters", content.get("filters", {})),
         group=group,
-        group_values={value: heading for value, heading in values.items() if group_of[value] == value},
+        group_values=group_values,
         group_of=group_of,
         rows=rows,
         columns=tuple(COLUMNS[key] for key in columns),
@@ -257,7 +258,7 @@ def _spec(path: Path, content: Any) -> Spec:
         primary=_primary(path, content.get("primary"), columns),
         gain=_gain(path, content.get("gain"), rows),
         level=level,
-        published=_tables(path, content.get("published"), values),
+        published=_tables(path, content.get("published"), group_values),
         decimals=decimals,
         figures=tuple(_figure(path, figure, rows) for figure in figures),
     )

@@ -12,6 +12,7 @@ import pickle
 import sys
 from pathlib import Path
 
+import pyarrow.dataset  # noqa: F401  which reading some rows of a Parquet file asks for
 import torch._dynamo  # noqa: F401  which optimisers ask for
 import torch._inductor.config as _inductor  # noqa: F401  which deterministic settings ask for
 

@@ -194,7 +194,7 @@ def read_parquet(path: Path, columns: list[str] | None = None, filters: Any = No
         else:  # the same, without the quarter of a second in which Arrow imports what filters
             with pq.ParquetFile(path) as file:
                 table = file.read(columns)
-        table = table if columns is None else table.select(columns)
+            table = table if columns is None else table.select(columns)  # in this order, as read_table has them
         table.validate(full=True)
         return table
 

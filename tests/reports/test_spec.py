@@ -37,6 +37,7 @@ def test_the_expected_reports_are_shipped() -> None:
         ("rows: {a: {}}\nprimary: AP_msk", "no metric among the columns is called 'AP_msk'; did you mean 'AP_mask'"),
         ("rows: {a: {}}\nlevel: 95", "level is 95; expected a share such as 0.95"),
         ("rows: {a: {}}\ngroup: {b: {x: X}}\npublished: {y: t}", "no value of the group is called 'y'"),
+        ("rows: {a: {}}\ngroup: {b: {x: X, y: X}}\npublished: {y: t}", "no value of the group is called 'y'"),
         ("rows: {}", "a report needs rows"),
         ("rows: [a, b]", "rows must be a mapping, not list"),
         ('rows: {"a\\nb": 1}', "rows has the key 'a\\nb'; use one without line breaks"),
